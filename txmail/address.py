@@ -1,0 +1,216 @@
+"""Addresses: one closed grammar, from text to what stands in a command.
+
+`parse_address` reads an addr-spec and nothing else::
+
+    address     = local-part "@" ( domain / address-literal )
+    local-part  = Dot-string / Quoted-string           RFC 5321 section 4.1.2
+    domain      = label *("." label)                    LDH labels, or IDNA 2008 U-labels
+    literal     = "[" IPv4 "]" / "[IPv6:" IPv6 "]"      RFC 5321 section 4.1.3
+
+Characters beyond ASCII are those of RFC 6531, less what cannot be seen or changes under NFC.
+Everything else is refused and nothing is mended: no comments, source routes, angle brackets,
+surrounding blanks, empty labels or general address literals. What was checked is what is sent.
+
+`parse_mailbox` reads the forms of a header: an address with or without a display name.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+import idna
+
+from .exceptions import AddressError
+
+#: Limits of RFC 5321 section 4.5.3.1, in octets; the path's includes its angle brackets.
+MAX_LOCAL = 64
+MAX_DOMAIN = 255
+MAX_PATH = 256
+
+#: How many parsed addresses are kept: the senders and correspondents of a busy process.
+_CACHE_SIZE = 4096
+
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
+_ADDRESS = re.compile(
+    rf"(?P<local>{_ATEXT}+(?:\.{_ATEXT}+)*"
+    r'|"(?:[ !#-\[\]-~\u0080-\U0010ffff]|\\[ -~])*")'
+    r"@(?P<domain>[^@]+)"
+)
+_LDH_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
+_LITERAL = re.compile(r"\[(?:(?P<four>[0-9.]+)|IPv6:(?P<six>[0-9A-Fa-f:.]+))\]", re.IGNORECASE)
+_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+_QUOTED_NAME = re.compile(r'"(?P<name>(?:[^"\\]|\\.)*)" *<(?P<address>.*)>', re.DOTALL)
+_PLAIN_NAME = re.compile(r'(?P<name>[^"<>()\[\]:;@\\,]*)<(?P<address>.*)>', re.DOTALL)
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One address that can be sent to. Made by `parse_address` only."""
+
+    #: the addr-spec, exactly as given
+    text: str
+    #: the local part, exactly as given, with its quotes if it has any
+    local: str
+    #: the domain with its U-labels as A-labels, or an address literal with its brackets
+    domain: str
+    #: as it stands in a command: ``<local@domain>``
+    path: bytes
+    #: True if the local part is not ASCII, so that the server has to offer SMTPUTF8 (RFC 6531)
+    needs_smtputf8: bool
+
+    @property
+    def addr_spec(self) -> str:
+        """``local@domain`` as it stands in a header: the path without its angle brackets."""
+        return f"{self.local}@{self.domain}"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """An address and the name shown for it, which is data and may be empty."""
+
+    display_name: str
+    address: Address
+
+
+class _Refused(Exception):
+    """Why a text is not an address; becomes an `AddressError` that names its field."""
+
+
+def parse_address(text: str, *, field: str = "address") -> Address:
+    """The `Address` of the addr-spec `text`.
+
+    Raises `AddressError`, naming `field`, for everything that is not exactly one.
+    """
+    if not isinstance(text, str):
+        raise AddressError("a string is needed", field=field, value=text)
+    try:
+        return _parse(text if type(text) is str else str.__str__(text))
+    except _Refused as refused:
+        raise AddressError(str(refused), field=field, value=text) from None
+
+
+def parse_domain(text: str, *, field: str = "domain") -> str:
+    """The domain or address literal `text`, in A-labels. Raises `AddressError`, naming `field`."""
+    if not isinstance(text, str):
+        raise AddressError("a string is needed", field=field, value=text)
+    try:
+        return _domain(text)
+    except _Refused as refused:
+        raise AddressError(str(refused), field=field, value=text) from None
+
+
+def parse_mailbox(value: str | tuple[str, str] | Mailbox, *, field: str = "address") -> Mailbox:
+    """The `Mailbox` of one entry of an address header (RFC 5322 section 3.4).
+
+    `value` is ``"a@b.c"``, ``"<a@b.c>"``, ``"Name <a@b.c>"``, ``'"Last, First" <a@b.c>'`` or a
+    pair of display name and addr-spec. A name with one of ``"<>()[]:;@\\,`` has to be quoted, or
+    given in a pair. The name is data: encoded words in it are not read.
+
+    Raises `AddressError`, naming `field`, for anything else: groups, lists, comments.
+    """
+    if isinstance(value, Mailbox):
+        return value
+    if isinstance(value, tuple):
+        if len(value) != 2 or not all(isinstance(part, str) for part in value):
+            raise AddressError("a pair of name and address is needed", field=field, value=value)
+        return Mailbox(_name(value[0], field), parse_address(value[1], field=field))
+    if not isinstance(value, str) or not value.endswith(">"):
+        return Mailbox("", parse_address(value, field=field))
+    if quoted := _QUOTED_NAME.fullmatch(value):
+        name = _QUOTED_PAIR.sub(r"\1", _name(quoted["name"], field))
+        return Mailbox(name, parse_address(quoted["address"], field=field))
+    plain = _PLAIN_NAME.fullmatch(value)
+    if plain is None:
+        problem = "not a name and an address (is a name with special characters quoted?)"
+        raise AddressError(problem, field=field, value=value)
+    if plain["name"].startswith(" "):
+        raise AddressError("starts with a blank", field=field, value=value)
+    name = _name(plain["name"].rstrip(" "), field)
+    return Mailbox(name, parse_address(plain["address"], field=field))
+
+
+def _name(name: str, field: str) -> str:
+    if _NOT_IN_NAMES.search(name):
+        raise AddressError("a control character in the name", field=field, value=name)
+    return str.__str__(name)
+
+
+@lru_cache(maxsize=_CACHE_SIZE)
+def _parse(text: str) -> Address:
+    # Errors are not cached, so that each of them names its own caller's field.
+    if len(text) > MAX_PATH - 2:
+        raise _Refused(f"longer than {MAX_PATH - 2} characters")
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise _Refused("not an address" if text else "there is none")
+    local = found["local"]
+    _check_local(local)
+    domain = _domain(found["domain"])
+    path = f"<{local}@{domain}>".encode()
+    if len(path) > MAX_PATH:
+        raise _Refused(f"longer than {MAX_PATH} octets as a path")
+    return Address(text, local, domain, path, not local.isascii())
+
+
+def _check_local(local: str) -> None:
+    if not local.isascii():
+        # Not printable are controls, format characters, separators, surrogates, unassigned.
+        if not local.isprintable():
+            raise _Refused("an invisible character in the local part")
+        if unicodedata.normalize("NFC", local) != local:
+            raise _Refused("the local part is not in normalization form C")
+    if len(local.encode()) > MAX_LOCAL:
+        raise _Refused(f"the local part is longer than {MAX_LOCAL} octets")
+
+
+def _domain(text: str) -> str:
+    if text.startswith("["):
+        return _literal(text)
+    domain = ".".join([_label(label) for label in text.split(".")])
+    if len(domain) > MAX_DOMAIN:
+        raise _Refused(f"the domain is longer than {MAX_DOMAIN} octets")
+    return domain
+
+
+def _label(label: str) -> str:
+    if not label.isascii():
+        try:
+            # ASCII letters have no case in the DNS; all other characters must be as IDNA 2008
+            # wants them, because mapping them could lead to somebody else's domain.
+            return idna.alabel(label.translate(_ASCII_LOWER)).decode("ascii")
+        except (idna.IDNAError, UnicodeError) as error:
+            raise _Refused(f"not an IDNA 2008 domain ({_reason(error)})") from None
+    if len(label) > 63:
+        raise _Refused("a label of the domain is longer than 63 octets")
+    if _LDH_LABEL.fullmatch(label) is None:
+        raise _Refused("not a domain")
+    return label
+
+
+def _reason(error: UnicodeError) -> str:
+    # The text of idna's errors repeats characters of the label.
+    return ascii(str(error)).strip("'\"")[:80]
+
+
+def _literal(text: str) -> str:
+    found = _LITERAL.fullmatch(text)
+    if found is None:
+        raise _Refused("not an address literal")
+    try:
+        if found["four"]:
+            IPv4Address(found["four"])
+        else:
+            IPv6Address(found["six"])
+    except AddressValueError:
+        raise _Refused("not an IP address") from None
+    return text

@@ -1,0 +1,169 @@
+"""What is sent, and what became of it: `Envelope` and `Outcome`, both frozen.
+
+An envelope is everything a mail server gets to see of one message (RFC 5321 section 2.3.1): the
+reverse-path, the recipients and the exact content octets. It is made once, at `send()`; nothing
+that happens to the caller's message afterwards can reach it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .address import Address, parse_address
+from .exceptions import AddressError, InvalidMessage
+from .reply import Reply
+
+_MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(?:\r\n[ \t]+)?([^\r\n]*)", re.I | re.M)
+
+#: The null reverse-path of notifications (RFC 5321 section 4.5.5).
+NULL_SENDER = "<>"
+
+
+class Status(StrEnum):
+    """What became of one recipient."""
+
+    #: the next hop took responsibility
+    ACCEPTED = "accepted"
+    #: not now; it may be accepted later
+    DEFERRED = "deferred"
+    #: never in this form
+    FAILED = "failed"
+    #: the content was on its way when the connection ended: it may have been accepted
+    IN_DOUBT = "in_doubt"
+    #: nothing that could lead to a delivery was sent
+    UNSENT = "unsent"
+
+
+class Scope(StrEnum):
+    """What an outcome says something about."""
+
+    ROUTE = "route"
+    MESSAGE = "message"
+    RECIPIENT = "recipient"
+
+
+class Action(StrEnum):
+    """What has to be done about an outcome."""
+
+    DONE = "done"
+    DEFER = "defer"
+    #: try the route later; it says nothing about the message
+    DEFER_ROUTE = "defer_route"
+    FAIL = "fail"
+    #: the route needs a person
+    STOP_ROUTE = "stop_route"
+    IN_DOUBT = "in_doubt"
+    #: too many recipients at once: the rest goes in a transaction of its own
+    SPLIT = "split"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one recipient of one message."""
+
+    #: the address as the envelope has it
+    recipient: str
+    status: Status
+    #: what the outcome is about
+    scope: Scope = Scope.MESSAGE
+    #: what the server said, None if it said nothing
+    reply: Reply | None = None
+    #: the message's Message-ID, with its angle brackets
+    message_id: str = ""
+    #: what to do about it
+    action: Action = Action.DONE
+    #: in words, where there is no reply or it does not tell all
+    reason: str = ""
+    #: False if the server was not asked about this recipient before anything was sent
+    preflighted: bool = True
+
+    def __str__(self) -> str:
+        said = ", ".join(s for s in (self.reason, str(self.reply) if self.reply else "") if s)
+        return f"{self.recipient} {self.status}" + (f" ({said})" if said else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Reverse-path, recipients and content of one message.
+
+    `sender`
+        The reverse-path's address; ``""``, ``"<>"`` or None is the null sender.
+    `recipients`
+        At least one address; repeated ones count once.
+    `content`
+        The exact octets, header section and body, with CRLF line ends.
+
+    Raises `AddressError` for an address that is not one and `InvalidMessage` if there is no
+    recipient. The content is checked by the gate (`txmail.message.gate`) when it is sent.
+    """
+
+    sender: str
+    recipients: tuple[str, ...]
+    content: bytes = field(repr=False)
+    #: Message-ID of the content, with its angle brackets; read from it
+    message_id: str = field(init=False, compare=False)
+    #: the reverse-path as it stands in a command: ``<a@example.com>`` (RFC 5321 section 4.1.2)
+    reverse_path: bytes = field(init=False, repr=False, compare=False)
+    #: the forward-paths, in the order of the recipients
+    forward_paths: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
+    #: True if the server has to offer SMTPUTF8 (RFC 6531): a non-ASCII local part or header
+    needs_smtputf8: bool = field(init=False, repr=False, compare=False)
+    #: True if the content has octets above 127 (RFC 6152)
+    needs_8bitmime: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        recipients = _recipients(self.recipients)
+        if not isinstance(self.content, bytes):
+            raise InvalidMessage("octets are needed", field="content", value=self.content)
+        null = self.sender is None or self.sender in ("", NULL_SENDER)
+        sender = None if null else parse_address(self.sender, field="sender")
+        parsed: dict[bytes, tuple[str, Address]] = {}
+        for recipient in recipients:
+            address = parse_address(recipient, field="recipients")
+            parsed.setdefault(address.path, (recipient, address))
+        set_ = object.__setattr__
+        set_(self, "sender", sender.text if sender else "")
+        set_(self, "recipients", tuple(text for text, _ in parsed.values()))
+        set_(self, "reverse_path", sender.path if sender else b"<>")
+        set_(self, "forward_paths", tuple(parsed))
+        found = _MESSAGE_ID.search(header_section(self.content))
+        set_(self, "message_id", found[1].decode("utf-8", "replace").strip() if found else "")
+        eightbit = not self.content.isascii()
+        set_(self, "needs_8bitmime", eightbit)
+        addresses = [a for _, a in parsed.values()] + ([sender] if sender else [])
+        set_(
+            self,
+            "needs_smtputf8",
+            any(a.needs_smtputf8 for a in addresses)
+            or (eightbit and not header_section(self.content).isascii()),
+        )
+
+    @property
+    def size(self) -> int:
+        """Octets of the content, as the SIZE parameter counts them (RFC 1870)."""
+        return len(self.content)
+
+
+def header_section(content: bytes) -> bytes:
+    """The header section of `content`, with the line end of its last line."""
+    if content.startswith(b"\r\n"):
+        return b""
+    end = content.find(b"\r\n\r\n")
+    return content[: end + 2] if end >= 0 else content
+
+
+def _recipients(recipients: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(recipients, (str, bytes)):
+        raise InvalidMessage(
+            "a list of addresses is needed, not a string", field="recipients", value=recipients
+        )
+    recipients = tuple(recipients)
+    if not recipients:
+        raise InvalidMessage("there is none", field="recipients")
+    for recipient in recipients:
+        if not isinstance(recipient, str):
+            raise AddressError("a string is needed", field="recipients", value=recipient)
+    return recipients

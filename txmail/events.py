@@ -1,0 +1,127 @@
+"""The one seam for what happened: logging, metrics and audit subscribe here.
+
+A mailer and everything below it share one `Events`. Subscribers are called in the thread in which
+the thing happened, in the order of their subscription, with a frozen dataclass of this module.
+A subscriber that raises is logged and the mail goes on; it cannot fail a commit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .envelope import Outcome
+
+log = logging.getLogger("txmail")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Event):
+    """A connection was opened and the server has answered EHLO or HELO."""
+
+    #: the transport's printable name, such as ``smtp://mx.example.com:25``
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost(Event):
+    """A connection ended before we had ended it."""
+
+    route: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSettled(Event):
+    """What became of one message; one event per message that a commit tried to send."""
+
+    message_id: str
+    route: str
+    #: one for each recipient, in the order of the envelope
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def accepted(self) -> bool:
+        """True if every recipient was accepted."""
+        return all(o.status == "accepted" for o in self.outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class SentForNothing(Event):
+    """The transaction failed after its mail had been accepted: nobody can take it back.
+
+    Another data manager raised in `tpc_finish`, or sorts after ours and voted no.
+    """
+
+    message_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VotesAfterUs(Event):
+    """A data manager sorts after ours: if it votes no, the mail is out for rolled-back work."""
+
+    sort_key: str
+
+
+Subscriber = Callable[[Event], object]
+
+
+def log_event(event: Event) -> None:
+    """The default subscriber: one line a message, never a body or an error of ours."""
+    match event:
+        case MessageSettled(message_id, route, outcomes) if event.accepted:
+            if not log.isEnabledFor(logging.INFO):
+                return
+            replies = dict.fromkeys(str(o.reply) for o in outcomes if o.reply is not None)
+            answer = "; ".join(replies) or "accepted"
+            log.info(
+                "sent %s via %s to %d recipient(s): %s", message_id, route, len(outcomes), answer
+            )
+        case MessageSettled(message_id, route, outcomes):
+            for outcome in outcomes:
+                log.warning("%s via %s: %s", message_id, route, outcome)
+        case Connected(route):
+            log.debug("connected to %s", route)
+        case ConnectionLost(route, reason):
+            log.info("connection to %s lost: %s", route, reason)
+        case SentForNothing(message_ids):
+            log.critical(
+                "the transaction failed after its mail was accepted: %s", ", ".join(message_ids)
+            )
+        case VotesAfterUs(sort_key):
+            log.warning(
+                "a data manager with sort key %r votes after the mail was sent; "
+                "if it votes no, the mail is out for rolled-back work",
+                sort_key,
+            )
+
+
+class Events:
+    """Subscribers of what happens to one mailer's mail; `log_event` is there from the start."""
+
+    def __init__(self) -> None:
+        self._subscribers: list[Subscriber] = [log_event]
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call `subscriber` with every `Event` from now on."""
+        self._subscribers = [*self._subscribers, subscriber]
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Stop calling `subscriber`; a ValueError if it is not subscribed."""
+        remaining = list(self._subscribers)
+        remaining.remove(subscriber)
+        self._subscribers = remaining
+
+    def emit(self, event: Event) -> None:
+        """Tell every subscriber; one that raises is logged, the others still hear of it."""
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception:
+                log.exception("a subscriber failed on %s", type(event).__name__)

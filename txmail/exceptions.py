@@ -1,0 +1,164 @@
+"""Every error txmail raises, on one screen.
+
+::
+
+    TxmailError
+      FieldError                 bad input; names the field (also a ValueError)
+        ConfigurationError       a setting or a URL
+        AddressError             an address
+        MessageError             a message
+          InvalidMessage         something is missing or does not fit together
+            BadHeaders           a header name or value that cannot be sent
+          MessageTooLarge        beyond one of our own bounds
+      TransactionClosed          send() where no commit will follow
+      TransportError             a connection failed; says whether to try again
+      DeliveryError              raised by commit(); carries every outcome
+        DeliveryRefused          permanent; nothing went out
+        DeliveryUnavailable      temporary; nothing went out
+        PartialDelivery          something went out, or is in doubt
+
+Errors never carry a password or the text of a message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transaction.interfaces import TransientError
+
+if TYPE_CHECKING:
+    from .envelope import Outcome
+    from .reply import Reply
+
+#: How much of a bad value an error repeats, in characters.
+ECHO_LIMIT = 60
+
+_NO_VALUE: Any = object()
+
+
+def echo(value: object) -> str:
+    """Show a bad value in an error: escaped, at most `ECHO_LIMIT` characters of it."""
+    if isinstance(value, (bytes, bytearray)):
+        return ascii(bytes(value[:ECHO_LIMIT]))
+    if not isinstance(value, str):
+        return f"a value of type {type(value).__name__}"
+    shown = ascii(value[:ECHO_LIMIT])
+    return shown + "..." if len(value) > ECHO_LIMIT else shown
+
+
+class TxmailError(Exception):
+    """The root of all errors of this package."""
+
+
+class FieldError(TxmailError, ValueError):
+    """Bad input. `field` names the argument, header or setting that was wrong."""
+
+    field: str = ""
+
+    def __init__(self, problem: str = "", *, field: str = "", value: object = _NO_VALUE) -> None:
+        text = f"{field}: {problem}" if field else problem
+        if value is not _NO_VALUE:
+            text = f"{text}: {echo(value)}"
+        super().__init__(text)
+        self.field = field
+
+
+class ConfigurationError(FieldError):
+    """A setting or a URL that is unknown, unusable or not supported."""
+
+
+class AddressError(FieldError):
+    """An address that is not one (`txmail.address` has the grammar)."""
+
+
+class MessageError(FieldError):
+    """A message that cannot be sent as it is."""
+
+
+class InvalidMessage(MessageError):
+    """A message in which something is missing or does not fit together."""
+
+
+class BadHeaders(InvalidMessage):
+    """A header name or value that would not come out as the one header it is meant to be."""
+
+
+class MessageTooLarge(MessageError):
+    """A message beyond one of the bounds of `txmail.message` (octets, parts, nesting, headers)."""
+
+
+class TransactionClosed(TxmailError, RuntimeError):
+    """Mail was handed in where no commit will follow, so that it would silently never leave."""
+
+
+class TransportError(TxmailError):
+    """A route could not be used.
+
+    `temporary`
+        Another try may succeed (RFC 5321 section 4.2.1); otherwise a person has to act.
+    `lost`
+        An existing connection ended (EOF, reset, 421): a new one may serve at once.
+    `reply`
+        What the server said, if it said anything.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        temporary: bool = True,
+        lost: bool = False,
+        reply: Reply | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.temporary = temporary
+        self.lost = lost
+        self.reply = reply
+
+
+class DeliveryError(TxmailError):
+    """A commit failed because of its mail: the transaction was aborted.
+
+    `outcomes`
+        What became of every recipient of every message of the transaction, in call order.
+    `databases_may_be_committed`
+        True if a database that commits in its own vote (one-phase zope.sqlalchemy) had voted
+        before the mail failed: its changes may be there although the transaction was aborted.
+    """
+
+    #: True if the same messages may be accepted later.
+    temporary: bool = False
+
+    def __init__(
+        self,
+        problem: str,
+        outcomes: tuple[Outcome, ...] = (),
+        *,
+        databases_may_be_committed: bool = False,
+    ) -> None:
+        super().__init__(problem)
+        self.outcomes = outcomes
+        self.databases_may_be_committed = databases_may_be_committed
+
+    @property
+    def in_doubt(self) -> tuple[Outcome, ...]:
+        """The outcomes of which nobody can say whether the next hop has the message."""
+        return tuple(o for o in self.outcomes if o.status == "in_doubt")
+
+
+class DeliveryRefused(DeliveryError):
+    """A permanent refusal. Nothing was sent."""
+
+
+class DeliveryUnavailable(DeliveryError):
+    """The mail server could not be reached or asked to come back later. Nothing was sent."""
+
+    temporary = True
+
+
+class PartialDelivery(DeliveryError):
+    """At least one message was accepted, or may have been, before sending failed."""
+
+
+class TransientDeliveryUnavailable(DeliveryUnavailable, TransientError):
+    """`DeliveryUnavailable` for mailers with ``transient=True``: `transaction` retries on it."""
