@@ -1,0 +1,212 @@
+"""`Attachment`: a file, or a body with more to say about itself than its text."""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..exceptions import BadHeaders, InvalidMessage
+from .headers import check_value, is_charset
+from .writer import Part, carries, crlf, encode_body, parameter_header
+
+#: What a Content-Transfer-Encoding may be (RFC 2045 section 6.1); binary needs BINARYMIME.
+TRANSFER_ENCODINGS = ("base64", "quoted-printable", "7bit", "8bit")
+
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"  # noqa: S105
+_VALUE = re.compile(rf"\s*({_TOKEN}(?:/{_TOKEN})?)\s*")
+_PARAMETER = re.compile(rf';\s*({_TOKEN})\s*=\s*(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")\s*')
+# Restricted names of RFC 6838 section 4.2.
+_RESTRICTED = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
+_MEDIA_TYPE = re.compile(f"{_RESTRICTED}/{_RESTRICTED}")
+_DISPOSITION = re.compile(_RESTRICTED)
+#: Characters of a parameter's name.
+_LONGEST_NAME = 60
+_CONTENT_ID = re.compile(r"<?([A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]{1,200})>?")
+
+
+class Attachment:
+    """A file to go with a message, or its body in full control.
+
+    `filename`
+        The name the receiver sees; of a path only the last component is kept.
+    `content_type`
+        Media type with parameters, ``"text/csv; charset=utf-8"``; guessed from the file name
+        otherwise, and ``application/octet-stream`` if that does not help.
+    `data`
+        Text, octets, or a file: it is read to its end here and now and left open there.
+    `disposition`
+        ``attachment`` (the default) or ``inline``, with parameters.
+    `transfer_encoding`
+        ``base64`` (the default), ``quoted-printable``, ``7bit`` or ``8bit``.
+    `content_id`
+        What the HTML body calls it after ``cid:``, with or without angle brackets.
+
+    Attributes may be changed until the message is sent. They are checked when it is, or by
+    `validate`; a file that gives neither text nor octets is an `InvalidMessage` at once.
+    """
+
+    def __init__(
+        self,
+        filename: str | None = None,
+        content_type: str | None = None,
+        data: Any = None,
+        disposition: str | None = None,
+        transfer_encoding: str | None = None,
+        content_id: str | None = None,
+    ) -> None:
+        self.filename = filename
+        self.content_type = content_type
+        self.disposition = disposition or "attachment"
+        self.transfer_encoding = transfer_encoding or "base64"
+        self.content_id = content_id
+        self.data = data
+
+    @property
+    def data(self) -> str | bytes | None:
+        """Text or octets. A file that is set is read, from where it stands to its end."""
+        return self._data
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        if hasattr(data, "read"):
+            data = data.read()
+        if isinstance(data, (bytearray, memoryview)):
+            data = bytes(data)
+        if data is not None and not isinstance(data, (str, bytes)):
+            raise InvalidMessage("text, octets or a file is needed", field="data", value=data)
+        self._data = data
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Attachment):
+            return NotImplemented
+        return vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        size = "no data" if self._data is None else f"{len(self._data)} long"
+        return f"<{type(self).__name__} {self.filename!r} {self.content_type or '-'} {size}>"
+
+    def validate(self) -> None:
+        """Raise `BadHeaders` or `InvalidMessage`, naming the argument, for what cannot be sent."""
+        self._headers("application/octet-stream", body=False)
+        self._encoding()
+        if self._data is None:
+            raise InvalidMessage("there is none", field="data")
+
+    @property
+    def cid(self) -> str | None:
+        """The content id without angle brackets, or None. Raises `BadHeaders` if it is not one."""
+        if self.content_id is None:
+            return None
+        check_value(self.content_id, "content_id")
+        found = _CONTENT_ID.fullmatch(self.content_id)
+        if found is None or "=?" in self.content_id:
+            raise BadHeaders("not a content id", field="content_id", value=self.content_id)
+        return found[1]
+
+    @property
+    def inline(self) -> bool:
+        """True if it is to be shown in its place, not listed as a file."""
+        return self.disposition.partition(";")[0].strip().lower() == "inline"
+
+    def to_part(self, default_type: str | None = None) -> Part:
+        """The MIME part to be written; as a body of `default_type` if that is given."""
+        if self._data is None:
+            raise InvalidMessage("there is none", field="data")
+        body = default_type is not None
+        media_type, parameters, headers = self._headers(
+            default_type or "application/octet-stream", body=body
+        )
+        kind = media_type.partition("/")[0].lower()
+        octets = self._octets(parameters)
+        if kind == "text" and isinstance(self._data, str):
+            parameters.setdefault("charset", "utf-8")
+        encoding = self._encoding()
+        if kind == "message" and encoding in ("base64", "quoted-printable"):
+            # RFC 2046 section 5.2.1 forbids to encode a message in a message.
+            encoding = "7bit" if carries(crlf(octets), 998) else encoding
+            if encoding != "7bit" and media_type.lower() == "message/rfc822":
+                media_type = "application/octet-stream"
+        encoded = encode_body(octets, encoding, text=kind in ("text", "message"), field="data")
+        first = (
+            parameter_header("Content-Type", media_type, parameters),
+            f"Content-Transfer-Encoding: {encoding}\r\n",
+        )
+        return Part(first + headers, encoded)
+
+    def _octets(self, parameters: Mapping[str, str]) -> bytes:
+        charset = parameters.get("charset", "utf-8")
+        if not is_charset(charset):
+            raise InvalidMessage("an unknown charset", field="content_type", value=charset)
+        if not isinstance(self._data, str):
+            return self._data or b""
+        try:
+            return self._data.encode(charset)
+        except UnicodeError:
+            raise InvalidMessage(f"the text has no form in {charset}", field="data") from None
+
+    def _encoding(self) -> str:
+        encoding = self.transfer_encoding
+        if not isinstance(encoding, str) or encoding.lower() not in TRANSFER_ENCODINGS:
+            known = ", ".join(TRANSFER_ENCODINGS)
+            raise BadHeaders(f"not one of {known}", field="transfer_encoding", value=encoding)
+        return encoding.lower()
+
+    def _headers(
+        self, default_type: str, *, body: bool
+    ) -> tuple[str, dict[str, str], tuple[str, ...]]:
+        """Media type, its parameters, and the other headers of the part."""
+        disposition, options = _parse(self.disposition, "disposition")
+        if _DISPOSITION.fullmatch(disposition) is None:
+            raise BadHeaders("not a disposition", field="disposition", value=self.disposition)
+        filename = self._filename(options.pop("filename", None))
+        content_type = self.content_type
+        if content_type is None and filename and not body:
+            content_type = mimetypes.guess_type(filename)[0]
+        media_type, parameters = _parse(content_type or default_type, "content_type")
+        if _MEDIA_TYPE.fullmatch(media_type) is None or media_type.lower().startswith("multipart/"):
+            raise BadHeaders("not the type of a file", field="content_type", value=content_type)
+        if "charset" in parameters:
+            parameters["charset"] = parameters["charset"].strip("'")
+        if filename:
+            parameters["name"] = options["filename"] = filename
+        headers = []
+        if filename or not body or disposition.lower() != "attachment":
+            headers.append(parameter_header("Content-Disposition", disposition, options))
+        if self.cid is not None:
+            headers.append(f"Content-ID: <{self.cid}>\r\n")
+        return media_type, parameters, tuple(headers)
+
+    def _filename(self, in_disposition: str | None) -> str | None:
+        filename = self.filename if self.filename is not None else in_disposition
+        if not filename:
+            return None
+        check_value(filename, "filename", parameter=True)
+        last = re.split(r"[/\\]", filename)[-1].strip(" ")
+        if last in ("", ".", ".."):
+            raise BadHeaders("not the name of a file", field="filename", value=filename)
+        return last
+
+
+def _parse(text: str, field: str) -> tuple[str, dict[str, str]]:
+    """A value and its parameters, by a closed grammar (RFC 2045 section 5.1)."""
+    check_value(text, field, parameter=True)
+    found = _VALUE.match(text)
+    parameters: dict[str, str] = {}
+    position = found.end() if found else 0
+    while found and position < len(text):
+        found = _PARAMETER.match(text, position)
+        if found is None:
+            break
+        name = found[1].lower()
+        if "*" in name or name in parameters or len(name) > _LONGEST_NAME:
+            raise BadHeaders("a parameter of an improper name", field=field, value=text)
+        parameters[name] = found[2] or re.sub(r"\\(.)", r"\1", found[3] or "")
+        position = found.end()
+    if found is None:
+        raise BadHeaders("not a value with parameters", field=field, value=text)
+    value = text[: text.find(";")] if ";" in text else text
+    return value.strip(), parameters

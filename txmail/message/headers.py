@@ -1,0 +1,170 @@
+"""What may stand in a header: checks of names and values, before anything is written.
+
+A value may have no control character, no Unicode line separator and no lone surrogate, neither as
+it stands nor after a receiver decoded it: encoded words (RFC 2047) and extended parameters
+(RFC 2231) are looked through, also where they are split.
+"""
+
+from __future__ import annotations
+
+import binascii
+import codecs
+import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import unquote_to_bytes
+
+from ..exceptions import BadHeaders
+
+#: C0 (with TAB), DEL, C1 (with NEL), the line and paragraph separators, surrogates.
+FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+#: The same without TAB, which folded headers of others are full of.
+FORBIDDEN_BUT_TAB = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+#: Where an encoded word begins for the most lenient of readers.
+WORD_HEAD = re.compile(r"=\?(?=([^?]*)\?([qQbB])\?)")
+
+#: Characters of a header name (RFC 5322 section 3.6.8), and how many are sensible.
+_NAME = re.compile(r"[!-9;-~]{1,76}")
+
+_Q_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]")
+_CONTROL_OCTET = re.compile(rb"[\x00-\x1f\x7f]")
+_LINE_OCTET = re.compile(rb"[\x00\r\n]")
+# One start for each run of characters keeps it linear.
+_SEGMENT = re.compile(
+    r'(?<![^\s;"])([^\s;=*"]+)\*([0-9]*)\*?\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL
+)
+
+#: Codecs of Python that are no charset of MIME: escapes that unfold, or time without bound.
+_NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
+
+
+def check_name(name: str, field: str) -> None:
+    """Raise `BadHeaders`, naming `field`, unless `name` can be a header's name."""
+    if not isinstance(name, str):
+        raise BadHeaders("the name of a header is a string", field=field, value=name)
+    if _NAME.fullmatch(name) is None:
+        raise BadHeaders("not the name of a header", field=field, value=name)
+
+
+def check_value(text: str, field: str, *, tab: bool = False, parameter: bool = False) -> None:
+    """Raise `BadHeaders`, naming `field`, unless `text` may stand in a header.
+
+    `tab` allows TAB. `parameter` says that it is the value of a parameter, such as a file name,
+    which readers are known to percent-decode wherever it came from (RFC 2231).
+    """
+    if not isinstance(text, str):
+        raise BadHeaders("a string is needed", field=field, value=text)
+    if (FORBIDDEN_BUT_TAB if tab else FORBIDDEN).search(text):
+        raise BadHeaders("a control character or line separator", field=field, value=text)
+    if hides_controls(text):
+        raise BadHeaders("decodes to a control character", field=field, value=text)
+    if parameter and "%" in text and _bad(unquote_to_bytes(text), "utf-8"):
+        raise BadHeaders("decodes to a control character", field=field, value=text)
+
+
+def looks_encoded(text: str) -> bool:
+    """True if some reader may take a part of `text` for an encoded word."""
+    return "=?" in text and WORD_HEAD.search(text) is not None
+
+
+def hides_controls(text: str) -> bool:
+    """True if `text` decodes to something that may not stand in a header. Takes linear time."""
+    if "=?" in text and any(_bad(octets, charset) for octets, charset in _words(text)):
+        return True
+    if "*" in text and "%" in text:
+        return any(_bad(octets, charset) for octets, charset in _extended_parameters(text))
+    return False
+
+
+def is_charset(name: str) -> bool:
+    """True if `name` is a charset of MIME text that Python can encode."""
+    try:
+        info = codecs.lookup(name)
+    except (LookupError, ValueError):
+        return False
+    # Not part of the documented interface, but what str.encode itself goes by.
+    return info.name not in _NO_CHARSETS and getattr(info, "_is_text_encoding", True)
+
+
+def _bad(octets: bytes, charset: str) -> bool:
+    """True if `octets` of `charset` are, or may be read as, a forbidden character."""
+    if _LINE_OCTET.search(octets):
+        return True
+    if is_charset(charset):
+        return FORBIDDEN.search(octets.decode(charset, "replace")) is not None
+    try:
+        known = codecs.lookup(charset) is not None
+    except (LookupError, ValueError):
+        known = False
+    text = octets.decode("utf-8", "replace")
+    return known or bool(_CONTROL_OCTET.search(octets)) or bool(FORBIDDEN.search(text))
+
+
+def _words(text: str) -> Iterator[tuple[bytes, str]]:
+    """Octets and charset of the encoded words in `text`: each, and neighbours joined.
+
+    Joined both before and after decoding, for there are readers of both kinds. A word that begins
+    inside another is what no writer makes and readers disagree about: it counts as a NUL.
+    """
+    heads = list(WORD_HEAD.finditer(text))
+    run: list[tuple[str, str]] = []
+    run_charset, run_end = "", -1
+    for index, head in enumerate(heads):
+        start = head.end(2) + 1
+        end = text.find("?=", start)
+        if end < 0:
+            break
+        if index + 1 < len(heads) and heads[index + 1].start() < end:
+            yield b"\0", "us-ascii"
+            return
+        charset, encoding = head[1].partition("*")[0].strip().lower(), head[2].lower()
+        yield _octets(encoding, text[start:end]), charset
+        if charset != run_charset or text[run_end : head.start()].strip():
+            yield from _joined(run, run_charset)
+            run = []
+        run.append((encoding, text[start:end]))
+        run_charset, run_end = charset, end + 2
+    yield from _joined(run, run_charset)
+
+
+def _joined(run: Iterable[tuple[str, str]], charset: str) -> Iterator[tuple[bytes, str]]:
+    run = list(run)
+    if len(run) < 2:
+        return
+    yield b"".join([_octets(encoding, text) for encoding, text in run]), charset
+    # Base64 that ends within a quantum, without padding, was meant to be joined as text.
+    pieces = [_NOT_BASE64.sub("", text) for encoding, text in run if encoding == "b"]
+    if any(len(piece) % 4 for piece in pieces[:-1]) and not any("=" in p for p in pieces[:-1]):
+        yield _octets("b", "".join(pieces)), charset
+
+
+def _octets(encoding: str, text: str) -> bytes:
+    """What the encoded text of a word stands for; as much as can be read (RFC 2047 section 4)."""
+    if encoding == "q":
+        raw = text.encode("utf-8", "surrogatepass").replace(b"_", b" ")
+        return _Q_OCTET.sub(lambda found: bytes([int(found[1], 16)]), raw)
+    # Padding ends it for most readers, and is ignored by others.
+    whole = _NOT_BASE64.sub("", text)
+    return b"".join([_base64(piece) for piece in whole.split("=") if piece])
+
+
+def _base64(text: str) -> bytes:
+    if len(text) % 4 == 1:
+        text = text[:-1]
+    return binascii.a2b_base64(text + "=" * (-len(text) % 4))
+
+
+def _extended_parameters(text: str) -> Iterator[tuple[bytes, str]]:
+    """Octets and charset of the parameters with an asterisk, their segments put together."""
+    segments: dict[str, list[tuple[int, str]]] = {}
+    for name, number, value in _SEGMENT.findall(text):
+        if value.startswith('"'):
+            value = re.sub(r"\\(.)", r"\1", value.strip().strip('"'))
+        segments.setdefault(name.lower(), []).append((int(number[:6] or 0), value.strip()))
+    for parts in segments.values():
+        value = "".join([part for _, part in sorted(parts, key=lambda part: part[0])])
+        charset, mark, rest = value.partition("'")
+        _, mark, rest = rest.partition("'")
+        if mark:
+            yield unquote_to_bytes(rest), charset.strip() or "us-ascii"
+        yield unquote_to_bytes(value), "utf-8"

@@ -1,0 +1,62 @@
+"""One door for everything that can be sent: `to_envelope`."""
+
+from __future__ import annotations
+
+import email.message
+from collections.abc import Iterable
+from typing import Any
+
+from ..envelope import Envelope
+from ..exceptions import InvalidMessage
+from . import gate
+from .entries import Entry, overriding, reverse_path
+from .message import Message
+from .stdlib import envelope_of_stdlib
+
+
+def to_envelope(
+    message: Any,
+    *,
+    sender: Entry | None = None,
+    recipients: Iterable[Entry] | None = None,
+    default_sender: Entry | None = None,
+) -> Envelope:
+    """The `Envelope` to be sent for `message`, which is not written to and has passed the gate.
+
+    `message`
+        An `IMessage` such as `Message`, a message of the standard library, or an `Envelope`, which
+        is taken as it is.
+    `sender`, `recipients`
+        Replace the envelope's; the headers stay. A `sender` of ``"<>"`` is the null sender.
+    `default_sender`
+        The From of a message without one.
+
+    Raises `MessageError` or `AddressError` for what cannot be sent, naming what is wrong.
+    """
+    if isinstance(message, Envelope):
+        gate.check(message.content)
+        if sender is None and recipients is None:
+            return message
+        return Envelope(
+            message.sender if sender is None else reverse_path(sender),
+            message.recipients
+            if recipients is None
+            else tuple(m.address.text for m in overriding(recipients)),
+            message.content,
+        )
+    if isinstance(message, email.message.Message):
+        return envelope_of_stdlib(
+            message, sender=sender, recipients=recipients, default_sender=default_sender
+        )
+    # Only its type is told: text handed in by mistake must not show up in an error.
+    kind = type(message).__qualname__
+    if isinstance(message, type) or not callable(getattr(message, "to_envelope", None)):
+        raise InvalidMessage(f"a value of type {kind} is no message", field="message")
+    envelope = message.to_envelope(
+        sender=sender, recipients=recipients, default_sender=default_sender
+    )
+    if not isinstance(envelope, Envelope):
+        raise InvalidMessage(f"to_envelope() of {kind} gave no Envelope", field="message")
+    if type(message) is not Message:
+        gate.check(envelope.content)
+    return envelope
