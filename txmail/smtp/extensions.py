@@ -1,0 +1,44 @@
+"""What a server says it can do: the EHLO reply (RFC 5321 section 4.1.1.1), read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..reply import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """The service extensions of one server; all off after HELO."""
+
+    #: RFC 2920: several commands in one write
+    pipelining: bool = False
+    #: RFC 6152: octets above 127 in the content
+    eightbitmime: bool = False
+    #: RFC 6531: non-ASCII local parts and headers
+    smtputf8: bool = False
+    #: RFC 2034: replies begin with enhanced status codes
+    enhancedstatuscodes: bool = False
+    #: RFC 3207
+    starttls: bool = False
+    #: RFC 1870: True if MAIL may name the size
+    size: bool = False
+    #: RFC 1870: octets the server takes at most; None if it names no limit
+    size_limit: int | None = None
+
+    @classmethod
+    def from_ehlo(cls, reply: Reply) -> Extensions:
+        """Read a positive EHLO reply; the first line is the server's greeting."""
+        words = [line.split() for line in reply.lines[1:]]
+        offered = {w[0].upper(): w[1:] for w in words if w}
+        size = offered.get("SIZE", [])
+        limit = int(size[0]) if size and size[0].isascii() and size[0].isdigit() else 0
+        return cls(
+            pipelining="PIPELINING" in offered,
+            eightbitmime="8BITMIME" in offered,
+            smtputf8="SMTPUTF8" in offered,
+            enhancedstatuscodes="ENHANCEDSTATUSCODES" in offered,
+            starttls="STARTTLS" in offered,
+            size="SIZE" in offered,
+            size_limit=limit or None,
+        )

@@ -1,0 +1,117 @@
+"""Sessions kept between transactions, for any number of threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from .session import Session
+
+#: Sessions kept, and in use at once before somebody has to wait.
+POOL_SIZE = 4
+#: Seconds to wait for a session before one is opened beyond the limit. A transaction that waits
+#: may hold row locks which the present owner of the session needs to finish: waiting for ever
+#: would be a deadlock that no database sees.
+WAIT_LIMIT = 5.0
+#: Seconds to wait for the answer to QUIT when the pool is closed.
+QUIT_TIMEOUT = 1.0
+
+
+class Pool:
+    """Keeps open sessions; the one given back last is taken first, so that it stays warm."""
+
+    def __init__(
+        self,
+        connect: Callable[[float], Session],
+        size: int = POOL_SIZE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`connect` opens a session within so many seconds, or raises `TransportError`."""
+        self._connect = connect
+        self._size = size
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._idle: list[Session] = []
+        self._in_use: set[Session] = set()
+        self._connecting = 0
+        self._pid = os.getpid()
+
+    def take(self, timeout: float, *, wait: bool = True, fresh: bool = False) -> Session:
+        """A session that is open, idle and seems alive, else a new one.
+
+        `timeout` in seconds is for waiting and connecting together. Without `wait` a session is
+        opened beyond the limit where others would wait. `fresh` uses no kept session: the caller
+        has just seen one fail.
+
+        Raises `TransportError`.
+        """
+        deadline = self._clock() + timeout
+        session = self._kept(deadline if wait else None, fresh)
+        if session is not None:
+            return session
+        try:
+            session = self._connect(deadline - self._clock())
+        except BaseException:
+            self._connected(None)
+            raise
+        session.pool = self
+        self._connected(session)
+        return session
+
+    def _kept(self, deadline: float | None, fresh: bool) -> Session | None:
+        with self._changed:
+            self._forget_after_fork()
+            if deadline is not None:
+                patience = min(WAIT_LIMIT, deadline - self._clock())
+                self._changed.wait_for(self._has_room, patience)
+            stale = [s for s in self._idle if not s.reusable]
+            for session in stale:
+                self._idle.remove(session)
+            found = self._idle.pop() if self._idle and not fresh else None
+            if found is not None:
+                self._in_use.add(found)
+            else:
+                self._connecting += 1
+        for session in stale:
+            session.quit()
+        return found
+
+    def _has_room(self) -> bool:
+        return len(self._in_use) + self._connecting < self._size
+
+    def _connected(self, session: Session | None) -> None:
+        with self._changed:
+            self._connecting -= 1
+            if session is not None:
+                self._in_use.add(session)
+            else:
+                self._changed.notify()
+
+    def give(self, session: Session) -> None:
+        """Take a session back, once. Never blocks on the network."""
+        with self._changed:
+            self._forget_after_fork()
+            if session not in self._in_use:
+                return
+            self._in_use.remove(session)
+            keep = session.reusable and len(self._idle) < self._size
+            if keep:
+                self._idle.append(session)
+            self._changed.notify()
+        if not keep:
+            session.quit()
+
+    def _forget_after_fork(self) -> None:
+        """Sessions opened before a fork belong to the parent: two would talk on one connection."""
+        if self._pid != os.getpid():
+            self._pid, self._connecting = os.getpid(), 0
+            self._idle, self._in_use = [], set()
+
+    def close(self) -> None:
+        """End all idle sessions; one in use is kept again when it is given back."""
+        with self._changed:
+            sessions, self._idle = self._idle, []
+        for session in sessions:
+            session.quit(QUIT_TIMEOUT)

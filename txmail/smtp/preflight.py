@@ -1,0 +1,226 @@
+"""The conversation that asks before anything irrevocable. No I/O.
+
+Envelopes of one sender and the same needs are asked about together: one MAIL with the largest
+SIZE, up to a hundred distinct RCPTs, one RSET. The first envelope is not asked about but staged:
+its own MAIL and RCPTs are left open, so that only DATA is missing. With PIPELINING all of it is
+one round trip.
+
+Every RSET without a message between is counted against us by some servers: a default Exim hangs
+up after about twelve, a default Postfix after about 120. `PROBES_LIMIT` stays below both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..envelope import Envelope, Outcome
+from ..reply import Reply
+from . import commands, trouble
+from .extensions import Extensions
+from .protocol import Protocol
+from .sending import outcome_of, unsendable
+from .transactions import RECIPIENTS_LIMIT, Conversation, Group, MailTransaction, mail_command
+from .trouble import Stage, Verdict, judge
+
+#: Groups asked about on one connection since a message was last accepted on it.
+PROBES_LIMIT = 8
+
+_RSET = (Stage.RSET, commands.RSET)
+_Answer = tuple[Verdict, Reply]
+#: what envelopes must have in common to share a MAIL: reverse-path, SMTPUTF8, 8BITMIME
+_Kind = tuple[bytes, bool, bool]
+
+
+@dataclass(slots=True)
+class _Probe:
+    """One group of questions: who has which envelopes, and the recipients asked about."""
+
+    envelopes: list[Envelope] = field(default_factory=list)
+    paths: list[bytes] = field(default_factory=list)
+
+
+def _kind(envelope: Envelope) -> _Kind:
+    return envelope.reverse_path, envelope.needs_smtputf8, envelope.needs_8bitmime
+
+
+class Preflight:
+    """One call of `ISession.preflight`."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        extensions: Extensions,
+        envelopes: Sequence[Envelope],
+        *,
+        always: bool,
+        stage: bool,
+        pipelining: bool,
+        dirty: bool,
+        allowed: int,
+    ) -> None:
+        """`envelopes` have not passed yet, except that the first may have if it is staged anew.
+
+        `dirty` begins with RSET. `allowed` is how many groups may be asked about; what is beyond
+        goes unasked or, with `always`, is refused.
+        """
+        self._protocol = protocol
+        self._extensions = extensions
+        self._pipelining = pipelining
+        self._always = always
+        self._allowed = allowed
+        self._problems = {id(e): unsendable(e, extensions) for e in envelopes}
+        self._envelopes = envelopes
+        self._sendable = [e for e in envelopes if not self._problems[id(e)]]
+        self._first = envelopes[0] if stage and not self._problems[id(envelopes[0])] else None
+        #: answers by the kind of envelope and recipient
+        self._answers: dict[tuple[_Kind, bytes], _Answer] = {}
+        #: answers to MAIL that were not positive, by envelope
+        self._refused: dict[int, _Answer] = {}
+        #: the mail transaction left open for the first envelope
+        self.staged: MailTransaction | None = None
+        #: True if the next mail transaction has to begin with RSET
+        self.dirty = dirty
+        #: groups that were asked about
+        self.probes = 0
+
+    # -- results
+
+    def passed(self, envelope: Envelope) -> bool:
+        """True if the server was asked about every recipient of `envelope` and refused none."""
+        kind = _kind(envelope)
+        return all(
+            (answer := self._answers.get((kind, path))) is not None
+            and answer[0] is trouble.ACCEPTED
+            for path in envelope.forward_paths
+        )
+
+    def refusals(self) -> list[Outcome]:
+        """An outcome for each recipient that the server would not take, in order."""
+        found = []
+        for envelope in self._envelopes:
+            problem = self._problems[id(envelope)]
+            for index, path in enumerate(envelope.forward_paths):
+                if problem:
+                    found.append(outcome_of(envelope, index, trouble.UNSENDABLE, reason=problem))
+                    continue
+                answer = self._refused.get(id(envelope)) or self._answers.get(
+                    (_kind(envelope), path)
+                )
+                if answer is not None and answer[0] is not trouble.ACCEPTED:
+                    found.append(outcome_of(envelope, index, *answer))
+        return found
+
+    # -- the questions
+
+    def conversation(self) -> Conversation:
+        """Ask. Raises `ConnectionEnded`."""
+        probes = self._planned()
+        stage = None
+        if self._first is not None:
+            first_ones = range(len(self._first.recipients))[:RECIPIENTS_LIMIT]
+            stage = MailTransaction(self._first, first_ones, self._extensions)
+        while True:
+            probes = self._affordable(probes)
+            groups = [self._group(probe) for probe in probes]
+            resets = [Group([_RSET])] if self.dirty and (groups or stage) else []
+            yield from self._ask([*resets, *groups, *([stage] if stage else [])])
+            self.dirty = self.dirty and not resets
+            self.probes += len(groups)
+            again = [p for probe, group in zip(probes, groups, strict=True)
+                     for p in self._evaluate(probe, group)]  # fmt: skip
+            if stage is not None:
+                again += self._evaluate_stage(stage)
+            if not again:
+                return
+            if self.staged is not None:
+                self.staged, self.dirty = None, True
+            probes, stage = again, None
+
+    def _ask(self, groups: Sequence[Group]) -> Conversation:
+        if self._pipelining:
+            for group in groups:
+                group.issue(self._protocol)
+        for group in groups:
+            yield from group.answers(self._protocol, self._pipelining)
+
+    def _planned(self) -> list[_Probe]:
+        """Who has to be asked about whom, apart from those the staged envelope asks about."""
+        probes: list[_Probe] = []
+        current: dict[_Kind, _Probe] = {}
+        asked: dict[tuple[_Kind, bytes], _Probe] = {}
+        for envelope in self._sendable:
+            kind = _kind(envelope)
+            skip = RECIPIENTS_LIMIT if envelope is self._first else 0
+            for path in envelope.forward_paths[skip:]:
+                probe = asked.get((kind, path))
+                if probe is None:
+                    probe = current.get(kind)
+                    if probe is None or len(probe.paths) >= RECIPIENTS_LIMIT:
+                        probe = current[kind] = _Probe()
+                        probes.append(probe)
+                    probe.paths.append(path)
+                    asked[kind, path] = probe
+                if not probe.envelopes or probe.envelopes[-1] is not envelope:
+                    probe.envelopes.append(envelope)
+        return probes
+
+    def _affordable(self, probes: list[_Probe]) -> list[_Probe]:
+        left = max(0, self._allowed - self.probes)
+        if self._always:
+            for probe in probes[left:]:
+                for envelope in probe.envelopes:
+                    self._problems[id(envelope)] = (
+                        "preflight=always, and a server is asked about no more than "
+                        f"{PROBES_LIMIT} groups (of one sender and {RECIPIENTS_LIMIT} recipients)"
+                    )
+        return probes[:left]
+
+    def _group(self, probe: _Probe) -> Group:
+        largest = max(envelope.size for envelope in probe.envelopes)
+        mail = mail_command(probe.envelopes[0], self._extensions, largest)
+        recipients = [(Stage.RCPT, commands.rcpt(path)) for path in probe.paths]
+        return Group([(Stage.MAIL, mail), *recipients, _RSET])
+
+    # -- the answers
+
+    def _evaluate(self, probe: _Probe, group: Group) -> list[_Probe]:
+        """Note what was said; return what has to be asked again."""
+        mail = group.reply_to(Stage.MAIL)
+        if mail is not None and not mail.positive:
+            if len(probe.envelopes) > 1:
+                singly = sorted(probe.envelopes, key=lambda e: e.size, reverse=True)
+                return [_Probe([e], list(e.forward_paths[:RECIPIENTS_LIMIT])) for e in singly]
+            self._refused[id(probe.envelopes[0])] = judge(Stage.MAIL, mail), mail
+            return []
+        replies = dict(zip(probe.paths, group.replies_to_recipients(), strict=True))
+        return self._note(probe.envelopes, replies)
+
+    def _evaluate_stage(self, stage: MailTransaction) -> list[_Probe]:
+        mail = stage.reply_to(Stage.MAIL)
+        if mail is not None and not mail.positive:
+            self._refused[id(stage.envelope)] = judge(Stage.MAIL, mail), mail
+            self.dirty = True
+            return []
+        paths = [stage.envelope.forward_paths[i] for i in stage.recipients]
+        replies = dict(zip(paths, stage.replies_to_recipients(), strict=True))
+        again = self._note([stage.envelope], replies)
+        if all(reply.positive for reply in replies.values()):
+            self.staged = stage
+        else:
+            self.dirty = True
+        return again
+
+    def _note(self, envelopes: list[Envelope], replies: dict[bytes, Reply]) -> list[_Probe]:
+        kind = _kind(envelopes[0])
+        verdicts = {path: judge(Stage.RCPT, reply) for path, reply in replies.items()}
+        progress = trouble.ACCEPTED in verdicts.values()
+        too_many = []
+        for path, verdict in verdicts.items():
+            if verdict is trouble.SPLIT:
+                if progress:
+                    too_many.append(path)
+                    continue
+                verdict = trouble.DEFER_RECIPIENT
+            self._answers[kind, path] = verdict, replies[path]
+        return [_Probe(envelopes, too_many)] if too_many else []

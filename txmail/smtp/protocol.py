@@ -1,0 +1,129 @@
+"""The client's side of one SMTP connection, without I/O: commands in, octets out, and back.
+
+`Protocol` knows no socket, clock or thread. A conversation (`preflight`, `sending`) calls `issue`
+and `content`; the driver writes `outgoing()`, says with `took()` what the socket accepted, puts
+what it received into `receive()` and asks `next_reply()`.
+
+The laws:
+
+1. A reply answers the oldest command that has none. A reply that nothing asked for, or that came
+   before its command had left, is the route's fault; the connection ends.
+2. After DATA nothing is issued until it is answered (RFC 2920 section 3.1).
+3. Content follows a 354 and nothing else does.
+4. The content is handed over, and its fate in doubt, when the socket has accepted the last octet
+   of the final dot's line, and not before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from ..exceptions import TxmailError
+from ..reply import Reply
+from . import content as content_
+from .replies import MalformedReply, ReplyParser
+from .trouble import Stage
+
+
+class LocalProtocolError(TxmailError):
+    """We were about to break the protocol: a bug of ours."""
+
+
+class Protocol:
+    """What was written, what is unanswered, and what may come next."""
+
+    def __init__(self) -> None:
+        self._parser = ReplyParser()
+        self._outgoing: list[bytes | memoryview] = []
+        #: octets ever queued, and ever accepted by the socket
+        self._queued = self._taken = 0
+        #: (stage, the number of octets after which its command has left)
+        self._unanswered: deque[tuple[Stage, int]] = deque([(Stage.GREETING, 0)])
+        self._final_dot: int | None = None
+        self._content_due = False
+
+    # -- what we say
+
+    def issue(self, stage: Stage, line: bytes) -> None:
+        """Queue one command. Raises `MalformedReply` if a reply nobody asked for lies here."""
+        if self._content_due or (self._unanswered and self._unanswered[-1][0] is Stage.DATA):
+            raise LocalProtocolError(f"{stage} where content or the reply to DATA is due")
+        self._queue((line,))
+        self._unanswered.append((stage, self._queued))
+
+    def content(self, content: bytes) -> None:
+        """Queue canonical `content` and the final dot."""
+        if not self._content_due:
+            raise LocalProtocolError("content without a 354")
+        self._content_due = False
+        self._queue(content_.dot_stuffed(content))
+        self._final_dot = self._queued
+        self._unanswered.append((Stage.FINAL, self._queued))
+
+    def _queue(self, octets: Iterable[bytes]) -> None:
+        if not self._unanswered and self._parser.pending:
+            raise MalformedReply("one that nothing asked for")
+        for piece in octets:
+            self._outgoing.append(piece)
+            self._queued += len(piece)
+
+    # -- what the socket took
+
+    def outgoing(self) -> list[bytes | memoryview]:
+        """Buffers to write, in order; empty if all is written."""
+        return self._outgoing
+
+    def took(self, octets: int) -> None:
+        """The socket accepted that many `octets` of `outgoing()`."""
+        self._taken += octets
+        if self._taken == self._queued:
+            self._outgoing = []
+            return
+        left = self._outgoing
+        while octets >= len(left[0]):
+            octets -= len(left.pop(0))
+        left[0] = memoryview(left[0])[octets:]
+
+    @property
+    def final_dot_left(self) -> bool:
+        """False only while a final dot is queued and the socket has not accepted all of it."""
+        return self._final_dot is None or self._taken >= self._final_dot
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing is unanswered, unwritten or unread: somebody else may go on here."""
+        return not (self._unanswered or self._outgoing or self._parser.pending or self._content_due)
+
+    # -- what the server says
+
+    def receive(self, data: bytes) -> None:
+        """Take octets as they came from the socket, cut anywhere."""
+        self._parser.feed(data)
+
+    def next_reply(self) -> Reply | None:
+        """The answer to the oldest unanswered command, or None if it has not come yet.
+
+        Raises `MalformedReply`, after which nothing on this connection can be trusted.
+        """
+        reply = self._parser.next()
+        if reply is None:
+            return None
+        if not self._unanswered:
+            raise MalformedReply("one that nothing asked for")
+        stage, left_at = self._unanswered.popleft()
+        if self._taken < left_at and not (stage is Stage.FINAL and reply.code >= 400):
+            raise MalformedReply(f"an answer to {stage} that had not been sent")
+        if stage is Stage.DATA:
+            self._data_answered(reply)
+        elif reply.intermediate:
+            raise MalformedReply(f"{reply.code} to {stage}")
+        elif stage is Stage.FINAL:
+            self._final_dot = None
+        return reply
+
+    def _data_answered(self, reply: Reply) -> None:
+        if reply.code == 354:
+            self._content_due = True
+        elif reply.code < 400:
+            raise MalformedReply(f"{reply.code} to DATA")

@@ -1,0 +1,93 @@
+"""Octets from the server into replies (RFC 5321 section 4.2).
+
+A reply is complete with the line whose code is followed by a space or by nothing. Lines are told
+apart by code and separator, never counted. Whatever is not exactly a reply is `MalformedReply`:
+the route's fault, never a verdict about a message.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from ..exceptions import TransportError
+from ..reply import Reply
+
+#: Octets of one line with its line end. RFC 5321 section 4.5.3.1.5 says 512; servers exceed it.
+LINE_LIMIT = 4096
+#: Lines of one reply: an EHLO reply has some twenty.
+LINES_LIMIT = 100
+#: Octets of one reply, so that a hostile server cannot fill our memory.
+REPLY_LIMIT = 64 * 1024
+
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\n]*))?\r\n")
+
+
+class MalformedReply(TransportError):
+    """The server sent something that is not a reply to what it was asked."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"malformed reply: {problem}")
+
+
+class ReplyParser:
+    """Collects octets and hands out complete replies in their order."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._lines: list[tuple[bytes, bytes]] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take octets as they came from the socket, cut anywhere."""
+        self._buffer = self._buffer + data if self._buffer else data
+
+    @property
+    def pending(self) -> bool:
+        """True if there are octets of a reply that was not handed out yet."""
+        return bool(self._buffer or self._lines)
+
+    def next(self) -> Reply | None:
+        """The next complete reply, or None. Raises `MalformedReply`."""
+        while True:
+            end = self._buffer.find(b"\n") + 1
+            if not end:
+                if len(self._buffer) > LINE_LIMIT:
+                    raise MalformedReply(f"a line of more than {LINE_LIMIT} octets")
+                return None
+            line, self._buffer = self._buffer[:end], self._buffer[end:]
+            if not self._lines and line[3:4] != b"-":
+                return _single(line)
+            reply = self._continue(line)
+            if reply is not None:
+                return reply
+
+    def _continue(self, line: bytes) -> Reply | None:
+        code, separator, text = _split(line)
+        self._lines.append((code, text))
+        self._size += len(line)
+        if code != self._lines[0][0]:
+            raise MalformedReply("its lines have different codes")
+        if len(self._lines) > LINES_LIMIT or self._size > REPLY_LIMIT:
+            raise MalformedReply(f"more than {LINES_LIMIT} lines or {REPLY_LIMIT} octets")
+        if separator == b"-":
+            return None
+        lines, self._lines, self._size = self._lines, [], 0
+        return Reply(int(code), tuple(_text(text) for _, text in lines))
+
+
+def _split(line: bytes) -> tuple[bytes, bytes, bytes]:
+    found = _LINE.fullmatch(line) if len(line) <= LINE_LIMIT else None
+    if found is None:
+        raise MalformedReply(ascii(line[:60].decode("latin-1")))
+    return found[1], found[2] or b" ", found[3] or b""
+
+
+@lru_cache(maxsize=256)
+def _single(line: bytes) -> Reply:
+    code, _, text = _split(line)
+    return Reply(int(code), (_text(text),))
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "backslashreplace")

@@ -1,0 +1,310 @@
+"""The conversation that sends envelopes, and the account of what became of them. No I/O.
+
+With PIPELINING the content of one message, its final dot, and MAIL, RCPT and DATA of the next
+share one write (RFC 2920 section 3.1): a round trip a message, and never more than one final dot
+unanswered. DATA goes in one write with more than one RCPT only if all of them have passed the
+preflight on this connection, because a 354 cannot be taken back. A message counts as accepted
+only when its MAIL, its recipient and its final reply are all positive.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+
+from ..envelope import Envelope, Outcome
+from ..exceptions import TransportError
+from ..reply import Reply
+from . import commands, trouble
+from .content import is_canonical
+from .extensions import Extensions
+from .protocol import Protocol
+from .transactions import RECIPIENTS_LIMIT, ConnectionEnded, Conversation, MailTransaction
+from .trouble import Stage, Verdict, judge
+
+
+class Progress:
+    """One envelope on its way: an outcome for each recipient, filled in as it is known."""
+
+    def __init__(self, envelope: Envelope, preflighted: bool) -> None:
+        self.envelope = envelope
+        self.preflighted = preflighted
+        self.outcomes: list[Outcome | None] = [None] * len(envelope.recipients)
+        #: recipients that have not been named to the server
+        self.waiting: deque[int] = deque(range(len(envelope.recipients)))
+
+    def settle(
+        self, index: int, verdict: Verdict, reply: Reply | None = None, reason: str = ""
+    ) -> None:
+        """Decide recipient `index`; what is decided stays."""
+        if self.outcomes[index] is None:
+            self.outcomes[index] = outcome_of(
+                self.envelope, index, verdict, reply, reason, preflighted=self.preflighted
+            )
+
+    def settle_rest(self, verdict: Verdict, reply: Reply | None = None, reason: str = "") -> None:
+        """Decide all recipients that are not."""
+        self.waiting.clear()
+        for index in range(len(self.outcomes)):
+            self.settle(index, verdict, reply, reason)
+
+
+def outcome_of(
+    envelope: Envelope,
+    index: int,
+    verdict: Verdict,
+    reply: Reply | None = None,
+    reason: str = "",
+    *,
+    preflighted: bool = True,
+) -> Outcome:
+    """The `Outcome` of recipient `index` of `envelope`."""
+    return Outcome(
+        envelope.recipients[index],
+        verdict.status,
+        verdict.scope,
+        reply,
+        envelope.message_id,
+        verdict.action,
+        reason,
+        preflighted,
+    )
+
+
+def unsendable(envelope: Envelope, extensions: Extensions) -> str:
+    """Why this server can never take `envelope`; empty if it may."""
+    if not is_canonical(envelope.content):
+        return "the content has line ends other than CRLF, a NUL, or no line end at its end"
+    limit = extensions.size_limit
+    if limit is not None and envelope.size > limit:
+        return f"5.3.4 {envelope.size} octets, the server takes {limit}"
+    if envelope.needs_smtputf8 and not extensions.smtputf8:
+        return "5.6.7 SMTPUTF8 is needed and the server does not offer it"
+    if envelope.needs_8bitmime and not extensions.eightbitmime:
+        return "5.6.3 the content has octets above 127 and the server does not offer 8BITMIME"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One mail transaction and the envelope it is for."""
+
+    progress: Progress
+    transaction: MailTransaction
+
+
+class Sending:
+    """One call of `ISession.send`."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        extensions: Extensions,
+        envelopes: Iterable[Envelope],
+        *,
+        strict: bool,
+        pipelining: bool,
+        passed: Callable[[Envelope], bool],
+        staged: MailTransaction | None = None,
+        dirty: bool = False,
+    ) -> None:
+        """`passed` says whether an envelope passed the preflight on this very connection.
+
+        `staged` is the mail transaction that the preflight left open; `dirty` says that there may
+        be one which has to be reset.
+        """
+        self._protocol = protocol
+        self._extensions = extensions
+        self._envelopes = iter(envelopes)
+        self._strict = strict
+        self._pipelining = pipelining
+        self._passed = passed
+        self._staged = staged
+        self._open: deque[Progress] = deque()
+        self._turn: _Turn | None = None
+        self._in_content = False
+        self._stopped = False
+        #: outcomes that are known and were not handed out, in order
+        self.ready: deque[Outcome] = deque()
+        #: True if the next mail transaction on this connection has to begin with RSET
+        self.dirty = dirty
+        #: True once content has been queued: from here on there is no starting over
+        self.begun = False
+
+    def conversation(self) -> Conversation:
+        """Send everything; returns when each recipient is decided. Raises `TransportError`."""
+        try:
+            turn = self._next()
+            while turn is not None:
+                turn = yield from self._take(turn)
+                self._hand_out()
+            self._turn = None
+        except TransportError as ended:
+            self.cut(str(ended), ended.reply)
+            raise
+        self.cut("not sent because an earlier message was not accepted")
+
+    def cut(self, reason: str, reply: Reply | None = None) -> None:
+        """Decide all that is undecided: no octet will be written for this call any more."""
+        if self._turn is not None:
+            verdict = self._verdict_when_cut(self._turn, reply)
+            for index in self._turn.transaction.recipients:
+                if index not in self._turn.progress.waiting:
+                    self._turn.progress.settle(index, verdict, reply, reason)
+            self._turn = None
+        for progress in self._open:
+            progress.settle_rest(trouble.UNSENT, reply, reason)
+        for envelope in self._envelopes:
+            progress = Progress(envelope, self._passed(envelope))
+            progress.settle_rest(trouble.UNSENT, reply, reason)
+            self._open.append(progress)
+        self._hand_out()
+
+    def _verdict_when_cut(self, turn: _Turn, reply: Reply | None) -> Verdict:
+        if self._in_content:
+            return trouble.IN_DOUBT if self._protocol.final_dot_left else trouble.CUT_SHORT
+        if reply is not None and turn.transaction.replies_to_recipients():
+            return judge(Stage.DATA, reply)
+        return trouble.UNSENT
+
+    def _hand_out(self) -> None:
+        while self._open and None not in self._open[0].outcomes:
+            self.ready.extend(o for o in self._open.popleft().outcomes if o is not None)
+
+    # -- which mail transaction is next
+
+    def _next(self) -> _Turn | None:
+        """The rest of a message that was split, else the next message that can be sent."""
+        while not self._stopped:
+            if self._open and self._open[-1].waiting:
+                return self._turn_for(self._open[-1])
+            envelope = next(self._envelopes, None)
+            if envelope is None:
+                return None
+            progress = Progress(envelope, self._passed(envelope))
+            self._open.append(progress)
+            problem = unsendable(envelope, self._extensions)
+            if problem:
+                progress.settle_rest(trouble.UNSENDABLE, reason=problem)
+                self._not_accepted()
+        return None
+
+    def _turn_for(self, progress: Progress) -> _Turn:
+        staged, self._staged = self._staged, None
+        if staged is not None and staged.envelope is progress.envelope:
+            for index in staged.recipients:
+                progress.waiting.remove(index)
+            return _Turn(progress, staged)
+        reset, self.dirty = self.dirty or staged is not None, False
+        waiting = progress.waiting
+        recipients = [waiting.popleft() for _ in range(min(len(waiting), RECIPIENTS_LIMIT))]
+        transaction = MailTransaction(
+            progress.envelope,
+            recipients,
+            self._extensions,
+            data=self._pipelining and (len(recipients) == 1 or progress.preflighted),
+            reset=reset,
+        )
+        return _Turn(progress, transaction)
+
+    def _not_accepted(self) -> None:
+        self._stopped = self._strict
+
+    # -- one mail transaction
+
+    def _take(self, turn: _Turn) -> Generator[None, Reply, _Turn | None]:
+        """Do one mail transaction and say which is next."""
+        self._turn = turn
+        if not (yield from self._opened(turn)):
+            return self._next()
+        self._in_content = self.begun = True
+        self._protocol.content(turn.progress.envelope.content)
+        following = None
+        if self._pipelining and (following := self._next()):
+            following.transaction.issue(self._protocol)
+        reply = yield
+        self._settle_final(turn, reply)
+        if self._stopped:
+            return None
+        if following is not None and not reply.positive:
+            following = yield from self._trusted(following)
+        return following or self._next()
+
+    def _opened(self, turn: _Turn) -> Generator[None, Reply, bool]:
+        """Collect the answers to MAIL, RCPT and DATA; True if the content has to follow."""
+        transaction = turn.transaction
+        yield from transaction.answers(self._protocol, self._pipelining)
+        wanted = self._settle_recipients(turn)
+        data = transaction.reply_to(Stage.DATA)
+        if wanted and data is None:
+            self._protocol.issue(Stage.DATA, commands.DATA)
+            data = yield
+            if data.code == 421:
+                raise ConnectionEnded("the server closes the connection", reply=data)
+        if data is not None and data.code == 354:
+            if wanted:
+                return True
+            raise ConnectionEnded("hung up: a 354 for a message that must not go out", lost=False)
+        self.dirty = True
+        if data is not None and wanted:
+            for index in transaction.recipients:
+                turn.progress.settle(index, judge(Stage.DATA, data), data)
+            self._not_accepted()
+        return False
+
+    def _settle_recipients(self, turn: _Turn) -> bool:
+        """Decide who was refused; True if the content is wanted for somebody."""
+        progress = turn.progress
+        verdicts = turn.transaction.verdicts()
+        accepted = [i for i, (v, _) in verdicts.items() if v is trouble.ACCEPTED]
+        refused = False
+        for index, (verdict, reply) in verdicts.items():
+            if verdict is trouble.SPLIT and accepted:
+                turn.transaction.recipients.remove(index)
+                progress.waiting.append(index)
+            elif verdict is not trouble.ACCEPTED:
+                if verdict is trouble.SPLIT:  # it takes none at all: that is no matter of number
+                    verdict = trouble.DEFER_RECIPIENT
+                progress.settle(index, verdict, reply)
+                refused = True
+        if refused:
+            self._not_accepted()
+            if self._strict:
+                progress.settle_rest(
+                    trouble.UNSENT, reason="not sent because another recipient was refused"
+                )
+        return bool(accepted) and not (refused and self._strict)
+
+    def _settle_final(self, turn: _Turn, reply: Reply) -> None:
+        verdict = judge(Stage.FINAL, reply)
+        for index in turn.transaction.recipients:
+            turn.progress.settle(index, verdict, reply)
+        self._in_content = False
+        if verdict is not trouble.ACCEPTED:
+            self.dirty = True
+            self._not_accepted()
+        if reply.code == 421:
+            raise ConnectionEnded("the server closes the connection", reply=reply)
+        if not reply.positive and self._protocol.outgoing():
+            raise ConnectionEnded("refused before the content was complete", reply=reply)
+
+    def _trusted(self, following: _Turn) -> Generator[None, Reply, _Turn]:
+        """`following`, whose MAIL left together with a final dot that was then refused.
+
+        Some servers keep the refused transaction open: to them this MAIL is a second one, and its
+        DATA would send the new content under the old sender. Such a MAIL is asked again, after
+        RSET.
+        """
+        transaction = following.transaction
+        yield from transaction.answers(self._protocol, self._pipelining)
+        self.dirty = False
+        mail, data = transaction.reply_to(Stage.MAIL), transaction.reply_to(Stage.DATA)
+        if mail is None or mail.positive:
+            return following
+        if data is not None and data.code == 354:
+            raise ConnectionEnded("hung up: a 354 for a refused sender", lost=True)
+        again = MailTransaction(
+            transaction.envelope, transaction.recipients, self._extensions, reset=True
+        )
+        return _Turn(following.progress, again)

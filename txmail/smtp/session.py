@@ -1,0 +1,387 @@
+"""One open connection: drives the conversations over a stream, blocking, with deadlines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zope.interface import implementer
+
+from ..envelope import Envelope, Outcome, Status
+from ..exceptions import TransportError
+from ..interfaces import ISession
+from ..reply import Reply
+from . import commands
+from .extensions import Extensions
+from .preflight import PROBES_LIMIT, Preflight
+from .protocol import Protocol
+from .sending import Sending
+from .stream import Stream
+from .transactions import ConnectionEnded, MailTransaction
+from .trouble import Stage
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+#: Seconds to wait for a reply, and for a connection, where nothing else is said. RFC 5321
+#: section 4.5.3.2 allows servers minutes; within a transaction `commit_timeout` is nearer anyway.
+TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that makes two connections unequal."""
+
+    host: str
+    port: int = 25
+    #: seconds for each reply
+    timeout: float = TIMEOUT
+    #: our own name in EHLO (RFC 5321 section 4.1.4): a domain, or an address literal; None is the
+    #: literal of the address we connect from
+    local_hostname: str | None = None
+    #: use PIPELINING where it is offered
+    pipelining: bool = True
+    #: encrypt where STARTTLS is offered; the certificate is not verified then
+    opportunistic_tls: bool = False
+
+    @property
+    def name(self) -> str:
+        """Printable name of the server."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"smtp://{host}:{self.port}"
+
+
+@implementer(ISession)
+class Session:
+    """One connection to an SMTP server. See `ISession`."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        options: Options,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """The server's greeting is not read yet: see `greet`."""
+        self.options = options
+        self.extensions = Extensions()
+        #: where `close` gives the connection back to; None closes it
+        self.pool: Pool | None = None
+        #: see `ISession`
+        self.fresh = True
+        #: the process the connection belongs to
+        self.pid = os.getpid()
+        self._stream = stream
+        self._clock = clock
+        self._protocol = Protocol()
+        self._name = options.local_hostname or stream.local_literal
+        self._write_failed = False
+        self._closed = False
+        self._lost = False
+        self._dirty = False
+        self._probes = 0
+        #: by id, envelopes the preflight has dealt with here, and whether they were asked about
+        self._preflighted: dict[int, tuple[Envelope, bool]] = {}
+        self._staged: MailTransaction | None = None
+        self._sending: Sending | None = None
+        self._deadline: float | None = None
+
+    @property
+    def host(self) -> str:
+        """Printable name of the server."""
+        return self.options.name
+
+    @property
+    def closed(self) -> bool:
+        """True once the connection is gone."""
+        return self._closed
+
+    @property
+    def restartable(self) -> bool:
+        """True if the last `send` lost the connection before any content had been sent."""
+        return self._lost and self._sending is not None and not self._sending.begun
+
+    @property
+    def _pipelining(self) -> bool:
+        return self.options.pipelining and self.extensions.pipelining
+
+    # -- opening
+
+    def greet(self, timeout: float, tls: ssl.SSLContext | None = None) -> None:
+        """Read the greeting and say EHLO, or HELO to a server that does not know it.
+
+        With `tls` and STARTTLS offered, encrypt and say EHLO again (RFC 3207). `timeout` in
+        seconds. Raises `TransportError`; the connection is closed then.
+        """
+        with self._bounded(timeout):
+            try:
+                self._run(self._greeting())
+                if tls is not None and self.extensions.starttls:
+                    self._run(self._ask_for_tls())
+                    left = self._left(self._clock() + self.options.timeout)
+                    self._stream.start_tls(tls, self.options.host, left)
+                    self._run(self._introduction())
+            except BaseException:
+                self._break()
+                raise
+
+    def _greeting(self) -> Generator[None, Reply, None]:
+        greeting = yield
+        if not greeting.positive:
+            raise TransportError(
+                f"turned away by {self.host}", temporary=greeting.code < 500, reply=greeting
+            )
+        yield from self._introduction()
+
+    def _introduction(self) -> Generator[None, Reply, None]:
+        self._protocol.issue(Stage.EHLO, commands.ehlo(self._name))
+        reply = yield
+        if reply.positive:
+            self.extensions = Extensions.from_ehlo(reply)
+            return
+        if reply.code in (500, 502, 504):
+            self.extensions = Extensions()
+            self._protocol.issue(Stage.HELO, commands.helo(self._name))
+            reply = yield
+            if reply.positive:
+                return
+        raise TransportError(
+            f"{self.host} refused our EHLO", temporary=reply.code < 500, reply=reply
+        )
+
+    def _ask_for_tls(self) -> Generator[None, Reply, None]:
+        self._protocol.issue(Stage.STARTTLS, commands.STARTTLS)
+        reply = yield
+        if not reply.positive:
+            raise TransportError(f"{self.host} offered STARTTLS and refused it", reply=reply)
+        if not self._protocol.idle:
+            raise TransportError(f"{self.host} sent more than its reply before the TLS handshake")
+
+    # -- ISession
+
+    def preflight(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        always: bool = False,
+        stage: bool = True,
+        timeout: float | None = None,
+    ) -> list[Outcome]:
+        """See `ISession`."""
+        envelopes = list(envelopes)
+        unasked = [e for e in envelopes if id(e) not in self._preflighted]
+        if not unasked:
+            return []
+        if self._staged is not None:
+            self._staged, self._dirty = None, True
+        if stage and unasked[0] is not envelopes[0]:
+            unasked.insert(0, envelopes[0])
+        preflight = Preflight(
+            self._protocol,
+            self.extensions,
+            unasked,
+            always=always,
+            stage=stage,
+            pipelining=self._pipelining,
+            dirty=self._dirty,
+            allowed=PROBES_LIMIT - self._probes,
+        )
+        with self._bounded(timeout):
+            try:
+                self._run(preflight.conversation())
+            except BaseException:
+                self._break()
+                raise
+        self._staged, self._dirty = preflight.staged, preflight.dirty
+        self._probes += preflight.probes
+        refusals = preflight.refusals()
+        if not refusals:
+            self._preflighted.update((id(e), (e, preflight.passed(e))) for e in unasked)
+        return refusals
+
+    def send(
+        self,
+        envelopes: Iterable[Envelope],
+        *,
+        strict: bool = False,
+        timeout: float | None = None,
+    ) -> Iterator[Outcome]:
+        """See `ISession`."""
+        sending = self._sending = Sending(
+            self._protocol,
+            self.extensions,
+            envelopes,
+            strict=strict,
+            pipelining=self._pipelining,
+            passed=self._has_passed,
+            staged=self._staged,
+            dirty=self._dirty,
+        )
+        if self._staged is not None:
+            self._staged, self._dirty = None, True
+        return self._outcomes(sending, timeout)
+
+    def _has_passed(self, envelope: Envelope) -> bool:
+        return self._preflighted.get(id(envelope), (envelope, False))[1]
+
+    def _outcomes(self, sending: Sending, timeout: float | None) -> Iterator[Outcome]:
+        conversation = sending.conversation()
+        with self._bounded(timeout):
+            try:
+                if self._closed:
+                    sending.cut("the connection is closed")
+                else:
+                    step = self._start(conversation)
+                    while step:
+                        yield from self._handed_out(sending)
+                        step = self._step(conversation)
+                    self._dirty = sending.dirty
+            except TransportError as error:
+                self._lost = error.lost
+                self._break()  # the conversation has settled everything
+            except BaseException:
+                sending.cut("interrupted")
+                self._break()
+                raise
+        if not self._protocol.idle:
+            self._break()
+        yield from self._handed_out(sending)
+
+    def _handed_out(self, sending: Sending) -> Iterator[Outcome]:
+        ready = sending.ready
+        while ready:
+            if ready[0].status is Status.ACCEPTED:
+                self._probes = 0
+            yield ready[0]
+            ready.popleft()  # not before the caller has come back for more: see `unsettled`
+
+    def unsettled(self) -> list[Outcome]:
+        """See `ISession`."""
+        return list(self._sending.ready) if self._sending is not None else []
+
+    def close(self, *, dirty: bool = False) -> None:
+        """See `ISession`."""
+        dirty = dirty or self._staged is not None
+        if dirty:
+            self._dirty = True
+            self._probes += 1
+        self._staged = self._sending = None
+        self._preflighted.clear()
+        self.fresh = False
+        if self.pool is not None:
+            self.pool.give(self)
+        else:
+            self.quit()
+
+    # -- for the pool
+
+    @property
+    def reusable(self) -> bool:
+        """True if another user may have the connection: open, idle, ours, not worn out."""
+        return (
+            not self._closed
+            and self.pid == os.getpid()
+            and self._probes < PROBES_LIMIT
+            and self._protocol.idle
+            and self._stream.quiet
+        )
+
+    def quit(self, timeout: float = 0.0) -> None:
+        """Say QUIT, wait `timeout` seconds at most for the answer, close. Never raises."""
+        if self._closed:
+            return
+        if self.pid == os.getpid() and self._protocol.idle and self._stream.quiet:
+            with contextlib.suppress(TransportError, OSError):
+                self._protocol.issue(Stage.QUIT, commands.QUIT)
+                self._stream.send(self._protocol.outgoing())
+                if timeout:
+                    self._stream.wait(False, timeout)
+        self._break()
+
+    def _break(self) -> None:
+        self._closed = True
+        self._staged = None
+        self._stream.close()
+
+    # -- driving a conversation
+
+    @contextlib.contextmanager
+    def _bounded(self, timeout: float | None) -> Iterator[None]:
+        self._deadline = None if timeout is None else self._clock() + timeout
+        try:
+            yield
+        finally:
+            self._deadline = None
+
+    def _run(self, conversation: Generator[None, Reply, None]) -> None:
+        if self._closed:
+            raise ConnectionEnded(f"the connection to {self.host} is closed")
+        step = self._start(conversation)
+        while step:
+            step = self._step(conversation)
+
+    def _start(self, conversation: Generator[None, Reply, None]) -> bool:
+        try:
+            next(conversation)
+        except StopIteration:
+            return False
+        return True
+
+    def _step(self, conversation: Generator[None, Reply, None]) -> bool:
+        """Feed the next reply to the conversation; False when it is over."""
+        try:
+            try:
+                reply = self._next_reply()
+            except ConnectionEnded as ended:
+                conversation.throw(ended)
+                return False
+            except TransportError as error:
+                conversation.throw(ConnectionEnded(str(error)))
+                return False
+            conversation.send(reply)
+        except StopIteration:
+            return False
+        return True
+
+    def _next_reply(self) -> Reply:
+        """Write what is due, read what comes, until a reply is complete."""
+        protocol, stream = self._protocol, self._stream
+        patience = self._clock() + self.options.timeout
+        while True:
+            reply = protocol.next_reply()
+            if reply is not None:
+                return reply
+            if protocol.outgoing() and not self._write_failed and self._write():
+                patience = self._clock() + self.options.timeout
+            writing = bool(protocol.outgoing()) and not self._write_failed
+            if not stream.wait(writing, self._left(patience)):
+                raise ConnectionEnded(f"no answer from {self.host} in time", lost=False)
+            try:
+                data = stream.receive()
+            except OSError as error:
+                raise ConnectionEnded(
+                    f"connection to {self.host} lost: {error.strerror or error}"
+                ) from error
+            if data == b"":
+                raise ConnectionEnded(f"{self.host} closed the connection")
+            if data:
+                protocol.receive(data)
+
+    def _write(self) -> bool:
+        """Write what the socket takes; False if that is nothing."""
+        try:
+            taken = self._stream.send(self._protocol.outgoing())
+        except OSError:
+            # Replies to what arrived before may still be there: they are read until EOF.
+            self._write_failed = True
+            return False
+        self._protocol.took(taken)
+        return taken > 0
+
+    def _left(self, patience: float) -> float:
+        deadline = patience if self._deadline is None else min(patience, self._deadline)
+        return deadline - self._clock()
