@@ -1,0 +1,379 @@
+"""The heart: one data manager per transaction, which does two-phase commit and nothing else.
+
+========================  ======================================================================
+`add` (``send()``)        buffer; join the transaction
+before-commit hook, last  connect and ask: everything that can still be taken back
+`tpc_begin`               freeze the buffer
+`commit`                  ask about what the hook did not see
+`tpc_vote`, last of all   send
+`tpc_finish`              give the connections back
+`abort`, `tpc_abort`      forget
+========================  ======================================================================
+
+Mail is sent in the vote because an error in `tpc_finish` would leave the managers before ours
+committed and those behind it aborted; in the *last* vote because what is sent cannot be unsent,
+so every manager that could still say no must have spoken; and after a preflight because a
+one-phase SQL session has by then committed in its own vote, before ours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from transaction._transaction import Status as TransactionStatus
+from transaction.interfaces import DoomedTransaction, IDataManagerSavepoint
+from zope.interface import implementer
+
+from .budget import Budget
+from .delivery import delivery_error, in_order
+from .envelope import Action, Envelope, Outcome, Scope, Status
+from .events import Events, MessageSettled, SentForNothing, VotesAfterUs
+from .exceptions import DeliveryError, TransactionClosed
+from .interfaces import IDelivery, IDeliveryRun, IMailDataManager
+
+log = logging.getLogger("txmail")
+
+#: ZODB sorts by storage name, two-phase zope.sqlalchemy as ``sqlalchemy.twophase:`` and one-phase
+#: zope.sqlalchemy as ``~sqlalchemy:``; ours comes after all of them. Votes and finishes go in this
+#: order, so a manager that sorted early would send before a database that then says no.
+SORT_KEY = "~~txmail"
+#: One-phase zope.sqlalchemy commits its SQL in its vote, before ours.
+ONE_PHASE_SORT_KEY = "~sqlalchemy:"
+#: How often our hook goes to the end of the line when others are behind it. Two parties that both
+#: insist on being last would go on for ever.
+HOOK_TURNS = 10
+
+#: The key of our manager in the transaction's data, which is keyed by `id`: it has to live as long
+#: as the module.
+_KEY = object()
+
+Report = Callable[[tuple[Outcome, ...]], object]
+
+
+def join(transaction_manager: Any) -> MailDataManager:
+    """The manager of the current transaction of `transaction_manager`, joined to it.
+
+    Raises `TransactionClosed` where no commit will follow, and whatever the transaction manager
+    raises if there is no transaction (`NoTransaction` in explicit mode).
+    """
+    transaction = transaction_manager.get()
+    try:
+        manager: MailDataManager = transaction.data(_KEY)
+    except KeyError:
+        manager = MailDataManager(transaction_manager)
+        transaction.set_data(_KEY, manager)
+    manager.join(transaction)
+    return manager
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry:
+    """One buffered envelope, where it goes, and who wants to know what became of it."""
+
+    delivery: IDelivery
+    envelope: Envelope
+    report: Report
+
+
+#: entries with an outcome for each of their recipients
+_Account = list[tuple[_Entry, list[Outcome]]]
+
+
+@implementer(IDataManagerSavepoint)
+class MailSavepoint:
+    """The length of the buffer; rolling back, once or again, truncates it."""
+
+    def __init__(self, entries: list[_Entry]) -> None:
+        self._entries = entries
+        self._length = len(entries)
+
+    def rollback(self) -> None:
+        """See `IDataManagerSavepoint`."""
+        del self._entries[self._length :]
+
+
+@implementer(IMailDataManager)
+class MailDataManager:
+    """Our participant in one transaction. See `IMailDataManager`; made by `join` only."""
+
+    def __init__(self, transaction_manager: Any) -> None:
+        self.transaction_manager = transaction_manager
+        self._entries: list[_Entry] = []
+        self._runs: dict[IDelivery, IDeliveryRun] = {}
+        self._budget = Budget()
+        self._joined = False
+        self._hook_pending = False
+        self._hook_turns = 0
+        self._abort_hook = False
+        #: why nothing can be added any more; empty while something can
+        self._closed = ""
+        self._voted = False
+        self._finished = False
+        #: who would have to be told, if the transaction failed now, that these are out
+        self._sent: list[tuple[Events, str]] = []
+
+    # -- joining and buffering
+
+    def join(self, transaction: Any) -> None:
+        """Take part in `transaction`; again, if a rolled-back savepoint has put us out of it."""
+        status = transaction.status
+        if self._closed or status in (TransactionStatus.COMMITTED, TransactionStatus.COMMITFAILED):
+            raise TransactionClosed(
+                f"mail cannot be sent here: {self._closed or f'the status is {status!r}'}; "
+                "no commit will follow that could send it"
+            )
+        if not self._joined:
+            if status is TransactionStatus.COMMITTING:
+                raise TransactionClosed(
+                    "mail cannot be sent here: the commit has begun, and there was no mail before"
+                )
+            transaction.join(self)
+            self._joined = True
+        self._register_hooks(transaction)
+
+    def _register_hooks(self, transaction: Any) -> None:
+        # A hook that raised has cleared the list; a pending one is still in it.
+        pending = self._hook_pending and any(
+            hook == self._before_commit for hook, _, _ in transaction.getBeforeCommitHooks()
+        )
+        if not pending:
+            transaction.addBeforeCommitHook(self._before_commit, (transaction,))
+            self._hook_pending = True
+        if not self._abort_hook:
+            transaction.addBeforeAbortHook(self._before_abort)
+            self._abort_hook = True
+
+    def add(self, delivery: IDelivery, envelope: Envelope, report: Report) -> None:
+        """See `IMailDataManager`."""
+        self._entries.append(_Entry(delivery, envelope, report))
+
+    def buffered(self, delivery: IDelivery) -> list[Envelope]:
+        """The envelopes that wait for the commit and `delivery`."""
+        return [e.envelope for e in self._entries if e.delivery is delivery]
+
+    def savepoint(self) -> MailSavepoint:
+        """See `ISavepointDataManager`."""
+        return MailSavepoint(self._entries)
+
+    def sortKey(self) -> str:
+        """See `IDataManager`."""
+        return SORT_KEY
+
+    # -- everything that can be taken back
+
+    def _before_commit(self, transaction: Any) -> None:
+        """The hook: runs last, while no database holds its commit lock."""
+        self._hook_pending = False
+        hooks = list(transaction.getBeforeCommitHooks())
+        if hooks[-1][0] != self._before_commit and self._hook_turns < HOOK_TURNS:
+            self._hook_turns += 1
+            self._hook_pending = True
+            transaction.addBeforeCommitHook(self._before_commit, (transaction,))
+            return
+        if self._entries:
+            if transaction.isDoomed():  # commit() has looked before the hooks, not after them
+                raise DoomedTransaction("transaction doomed, cannot commit")
+            self._prepare(wait=True)
+
+    def _before_abort(self) -> None:
+        self._closed = "the transaction is being aborted"
+
+    def tpc_begin(self, transaction: Any) -> None:
+        """See `IDataManager`: freeze."""
+        self._closed = "the commit has begun"
+        if not self._entries:
+            return
+        for manager in transaction._resources:
+            if (key := manager.sortKey()) > SORT_KEY:
+                for events in dict.fromkeys(e.delivery.events for e in self._entries):
+                    events.emit(VotesAfterUs(key))
+
+    def commit(self, transaction: Any) -> None:
+        """See `IDataManager`: ask about mail that came after the hook."""
+        self._prepare(wait=False)
+
+    def _prepare(self, wait: bool) -> None:
+        """Have every delivery do what can be taken back, or raise with what forbids it."""
+        for delivery, entries in self._by_delivery().items():
+            envelopes = [entry.envelope for entry in entries]
+            try:
+                refusals = self._run(delivery).prepare(envelopes, wait)
+            except BaseException:
+                self._release()
+                raise
+            if refusals:
+                self._release()
+                answers = in_order(envelopes, refusals)
+                raise self._failure(self._account(list(_shared_out(entries, answers))))
+
+    def _by_delivery(self) -> dict[IDelivery, list[_Entry]]:
+        grouped: dict[IDelivery, list[_Entry]] = {}
+        for entry in self._entries:
+            grouped.setdefault(entry.delivery, []).append(entry)
+        return grouped
+
+    def _run(self, delivery: IDelivery) -> IDeliveryRun:
+        run = self._runs.get(delivery)
+        if run is None:
+            self._budget.limit(delivery.commit_timeout)
+            run = self._runs[delivery] = delivery.begin(self._budget, first=not self._runs)
+        return run
+
+    # -- what cannot
+
+    def tpc_vote(self, transaction: Any) -> None:
+        """See `IDataManager`: send, over one connection for each delivery."""
+        settled: _Account = []
+        try:
+            self._send_all(settled)
+            account = self._account(settled)
+            self._voted = all(o.status is Status.ACCEPTED for _, found in account for o in found)
+        except BaseException as error:
+            self._interrupted(error, self._account(settled))
+            raise
+        if not self._voted:
+            raise self._failure(account, transaction)
+        self._tell(account)
+
+    def _send_all(self, settled: _Account) -> None:
+        """Send for one delivery after the other, as long as everything is accepted."""
+        for delivery, entries in self._by_delivery().items():
+            outcomes: list[Outcome] = []
+            try:
+                self._send(delivery, entries, outcomes)
+            finally:
+                settled += _shared_out(entries, iter(outcomes))
+            if not all(o.status is Status.ACCEPTED for o in outcomes):
+                return
+
+    def _send(self, delivery: IDelivery, entries: list[_Entry], outcomes: list[Outcome]) -> None:
+        """Send `entries`; `outcomes` gets one for each recipient, also if this raises."""
+        envelopes = [entry.envelope for entry in entries]
+        run = self._run(delivery)
+        sending = run.send(envelopes)
+        try:
+            outcomes.extend(sending)
+        except BaseException:
+            sending.close()
+            expected = sum(len(envelope.recipients) for envelope in envelopes)
+            rest = run.unsettled()
+            outcomes[expected - len(rest) :] = rest
+            raise
+
+    def _account(self, settled: _Account) -> _Account:
+        """Every entry in call order, with an outcome for each recipient."""
+        found = {id(entry): outcomes for entry, outcomes in settled}
+        return [(e, found.get(id(e)) or _unsent(e.envelope)) for e in self._entries]
+
+    # -- failure and success are told
+
+    def _failure(self, account: _Account, transaction: Any = None) -> DeliveryError:
+        """The error for an account in which not everything was accepted; tells it to everybody."""
+        self._tell(account)
+        return delivery_error(
+            [o for _, outcomes in account for o in outcomes],
+            transient=all(entry.delivery.transient for entry, _ in account),
+            databases_may_be_committed=transaction is not None and _committed_early(transaction),
+        )
+
+    def _interrupted(self, error: BaseException, account: _Account) -> None:
+        """Something that is no delivery error ended the vote: note on it what happened."""
+        self._tell(account)
+        outcomes = [o for _, found in account for o in found]
+        note = "while sending mail: " + "; ".join(str(o) for o in outcomes)
+        error.add_note(note)
+        log.error("interrupted %s (%s)", note, type(error).__name__)
+
+    def _tell(self, account: _Account) -> None:
+        """Emit an event for each message that was tried, and report to the mailers."""
+        reports: dict[Report, list[Outcome]] = {}
+        for entry, outcomes in account:
+            reports.setdefault(entry.report, []).extend(outcomes)
+            if any(o.status is not Status.UNSENT for o in outcomes):
+                entry.delivery.events.emit(
+                    MessageSettled(entry.envelope.message_id, entry.delivery.route, tuple(outcomes))
+                )
+        for report, outcomes in reports.items():
+            report(tuple(outcomes))
+
+    def _tell_sent_for_nothing(self) -> None:
+        sent, self._sent = self._sent, []
+        message_ids = tuple(message_id for _, message_id in sent)
+        for events in dict.fromkeys(events for events, _ in sent):
+            events.emit(SentForNothing(message_ids))
+
+    # -- the end
+
+    def tpc_finish(self, transaction: Any) -> None:
+        """See `IDataManager`: never raises, there is nothing left to fail."""
+        if self._finished:
+            return
+        self._finished = True
+        self._sent = [(e.delivery.events, e.envelope.message_id) for e in self._entries]
+        for run in self._runs.values():
+            run.finish()
+        self._forget()
+
+    def abort(self, transaction: Any) -> None:
+        """See `IDataManager`: forget. Does nothing once the mail is out."""
+        if self._finished or self._voted:
+            return
+        self._joined = False
+        self._release()
+        self._forget()
+
+    def tpc_abort(self, transaction: Any) -> None:
+        """See `IDataManager`: forget; if the mail is out, all that is left is to say so."""
+        if not self._voted:
+            self.abort(transaction)
+            return
+        self.tpc_finish(transaction)
+        self._tell_sent_for_nothing()
+
+    def _release(self) -> None:
+        """Give all connections back, perhaps with a mail transaction open on them."""
+        for run in self._runs.values():
+            run.abort()
+        self._runs.clear()
+
+    def _forget(self) -> None:
+        # Savepoints hold the list itself, and may be rolled back after this.
+        self._entries.clear()
+        self._runs.clear()
+
+
+def _shared_out(
+    entries: list[_Entry], outcomes: Iterator[Outcome]
+) -> Iterator[tuple[_Entry, list[Outcome]]]:
+    """The outcomes of each entry; what is missing at the end was not sent."""
+    for entry in entries:
+        found = _unsent(entry.envelope)
+        for index in range(len(found)):
+            found[index] = next(outcomes, found[index])
+        yield entry, found
+
+
+def _unsent(envelope: Envelope) -> list[Outcome]:
+    return [
+        Outcome(
+            recipient,
+            Status.UNSENT,
+            Scope.MESSAGE,
+            message_id=envelope.message_id,
+            action=Action.DEFER,
+            reason="nothing of this message was sent",
+        )
+        for recipient in envelope.recipients
+    ]
+
+
+def _committed_early(transaction: Any) -> bool:
+    """True if a database may have committed in its vote, before ours."""
+    return any(
+        manager.sortKey().startswith(ONE_PHASE_SORT_KEY)
+        and getattr(manager, "state", "committed") == "committed"
+        for manager in transaction._resources
+    )

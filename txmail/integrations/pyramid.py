@@ -1,0 +1,36 @@
+"""Pyramid: ``config.include("txmail")``, then ``request.mailer``.
+
+The mailer is made from the deployment settings under ``mail.``, or under the prefix that the
+setting ``pyramid_mailer.prefix`` names, and registered as the `IMailer` utility. ``request.mailer``
+is bound to ``request.tm`` where there is one (pyramid_tm), so that mail leaves with the
+transaction of the request, whichever transaction manager that has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config import PREFIX
+from ..interfaces import IMailer
+from ..mailer import Mailer
+
+
+def includeme(config: Any) -> None:
+    """Register the mailer of the settings. Raises `ConfigurationError` at start-up."""
+    settings = config.registry.settings or {}
+    prefix = settings.get("pyramid_mailer.prefix", PREFIX)
+    set_mailer(config, Mailer.from_settings(settings, prefix))
+
+
+def set_mailer(config: Any, mailer: Mailer) -> None:
+    """Make `mailer` that of the application."""
+    config.registry.registerUtility(mailer, IMailer)
+    config.add_request_method(get_mailer, "mailer", reify=True)
+
+
+def get_mailer(request: Any) -> Any:
+    """The mailer of a request, bound to its transaction manager, or of a registry."""
+    registry = getattr(request, "registry", None)
+    mailer = (request if registry is None else registry).getUtility(IMailer)
+    manager = getattr(request, "tm", None)
+    return mailer if manager is None else mailer.bind(transaction_manager=manager)

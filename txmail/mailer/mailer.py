@@ -1,0 +1,166 @@
+"""`Mailer`: hands messages to the current transaction, or sends them now."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import transaction
+from zope.interface import implementer
+
+from ..budget import COMMIT_TIMEOUT, Budget
+from ..config import PREFIX, Settings, read_settings
+from ..datamanager import MailDataManager, join
+from ..delivery import DirectDelivery, delivery_error, in_order
+from ..envelope import Envelope, Outcome, Status
+from ..events import Events, MessageSettled
+from ..exceptions import ConfigurationError
+from ..interfaces import IMailer, ITransport
+from ..message import to_envelope
+
+_BIND_OPTIONS = ("default_sender", "transaction_manager")
+
+
+class _LastOutcomes(threading.local):
+    """The outcomes of this thread's last commit or `send_immediately`; shared by binds."""
+
+    outcomes: tuple[Outcome, ...] = ()
+
+    def set(self, outcomes: tuple[Outcome, ...]) -> None:
+        self.outcomes = outcomes
+
+
+@implementer(IMailer)
+class Mailer:
+    """Sends the mail of a transaction when it commits. See `IMailer`.
+
+    >>> import transaction
+    >>> from txmail import Mailer, Message, transport_from_url
+    >>> mailer = Mailer(transport_from_url("memory:"), default_sender="shop@example.com")
+    >>> message = Message("Your order", ["ann@example.com"], "Thank you!")
+    >>> with transaction.manager:
+    ...     message_id = mailer.send(message)
+    >>> [str(outcome) for outcome in mailer.last_outcomes]
+    ['ann@example.com accepted (250 2.0.0 kept in memory)']
+    """
+
+    def __init__(
+        self,
+        transport: ITransport,
+        *,
+        transaction_manager: Any = None,
+        default_sender: str | None = None,
+        preflight: str = "auto",
+        transient: bool = False,
+        commit_timeout: float = COMMIT_TIMEOUT,
+        events: Events | None = None,
+    ) -> None:
+        """`transaction_manager` defaults to `transaction.manager`, that of the current thread.
+
+        The other options are explained at `DirectDelivery`. Raises `ConfigurationError`.
+        """
+        delivery = DirectDelivery(
+            transport,
+            events=events,
+            preflight=preflight,
+            transient=transient,
+            commit_timeout=commit_timeout,
+        )
+        self._setup(delivery, transaction_manager, default_sender, _LastOutcomes())
+
+    def _setup(
+        self,
+        delivery: DirectDelivery,
+        transaction_manager: Any,
+        default_sender: str | None,
+        last: _LastOutcomes,
+    ) -> None:
+        self._delivery = delivery
+        self._last = last
+        self.transaction_manager = (
+            transaction.manager if transaction_manager is None else transaction_manager
+        )
+        self.default_sender = default_sender
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> Self:
+        """A mailer for the settings under `prefix`. Raises `ConfigurationError`."""
+        return cls._from_settings(read_settings(settings, prefix))
+
+    @classmethod
+    def _from_settings(cls, settings: Settings) -> Self:
+        mailer = cls.__new__(cls)
+        mailer._setup(settings.delivery(), None, settings.default_sender, _LastOutcomes())
+        return mailer
+
+    @property
+    def events(self) -> Events:
+        """See `IMailer`."""
+        return self._delivery.events
+
+    @property
+    def last_outcomes(self) -> tuple[Outcome, ...]:
+        """See `IMailer`."""
+        return self._last.outcomes
+
+    def bind(self, **options: Any) -> Self:
+        """See `IMailer`. Raises `ConfigurationError` for any other option."""
+        for name in options:
+            if name not in _BIND_OPTIONS:
+                raise ConfigurationError("there is no such option of bind", field=name)
+        bound = type(self).__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound.__dict__.update(options)
+        return bound
+
+    def send(
+        self,
+        message: Any,
+        *,
+        sender: str | None = None,
+        recipients: Iterable[str] | None = None,
+    ) -> str:
+        """See `IMailer`."""
+        envelope = self._envelope(message, sender, recipients)
+        self._join().add(self._delivery, envelope, self._last.set)
+        return envelope.message_id
+
+    def _envelope(
+        self, message: Any, sender: str | None = None, recipients: Iterable[str] | None = None
+    ) -> Envelope:
+        return to_envelope(
+            message, sender=sender, recipients=recipients, default_sender=self.default_sender
+        )
+
+    def _join(self) -> MailDataManager:
+        return join(self.transaction_manager)
+
+    def send_immediately(self, message: Any, fail_silently: bool = False) -> tuple[Outcome, ...]:
+        """See `IMailer`."""
+        return self._send_now(self._envelope(message), fail_silently)
+
+    def _send_now(self, envelope: Envelope, fail_silently: bool) -> tuple[Outcome, ...]:
+        run = self._delivery.begin(Budget(self._delivery.commit_timeout))
+        try:
+            refusals = run.prepare([envelope], wait=True)
+            outcomes = tuple(in_order([envelope], refusals) if refusals else run.send([envelope]))
+        finally:
+            run.finish()
+        self._last.set(outcomes)
+        self.events.emit(MessageSettled(envelope.message_id, self._delivery.route, outcomes))
+        if not fail_silently and any(o.status is not Status.ACCEPTED for o in outcomes):
+            raise delivery_error(outcomes, transient=self._delivery.transient)
+        return outcomes
+
+    def close(self) -> None:
+        """See `IMailer`."""
+        self._delivery.transport.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._delivery.route}>"
+
+
+def mailer_from_settings(settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> Mailer:
+    """A `Mailer` for the settings under `prefix`. Raises `ConfigurationError`."""
+    return Mailer.from_settings(settings, prefix)

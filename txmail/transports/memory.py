@@ -1,0 +1,129 @@
+"""A transport that keeps what it is given, in this process: for tests and try-outs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from zope.interface import implementer
+
+from ..envelope import Action, Envelope, Outcome, Scope, Status
+from ..interfaces import ISession, ITransport
+from ..reply import Reply
+
+ACCEPTED = Reply(250, ("2.0.0 kept in memory",))
+
+
+@implementer(ITransport)
+class MemoryTransport:
+    """Accepts everything, except for recipients it was told to refuse. See `ITransport`."""
+
+    name = "memory:"
+    #: so that a refusal is found out before the first vote, as with a real server
+    asks_server = True
+
+    def __init__(self) -> None:
+        #: what was accepted, in order
+        self.envelopes: list[Envelope] = []
+        self._replies: dict[str, Reply] = {}
+
+    def refuse(self, recipient: str, reply: Reply) -> None:
+        """From now on answer `reply`, a 4yz or 5yz, to `recipient`; ``"*"`` is every recipient."""
+        if not (reply.temporary or reply.permanent):
+            raise ValueError(f"not a refusal: {reply}")
+        self._replies[recipient] = reply
+
+    def accept_all(self) -> None:
+        """Forget all refusals."""
+        self._replies.clear()
+
+    def open(
+        self, *, timeout: float | None = None, wait: bool = True, fresh: bool = False
+    ) -> MemorySession:
+        """See `ITransport`."""
+        return MemorySession(self)
+
+    def close(self) -> None:
+        """See `ITransport`."""
+
+    def outcomes(self, envelope: Envelope) -> list[Outcome]:
+        """What becomes of each recipient of `envelope`."""
+        replies, mid = self._replies, envelope.message_id
+        if not replies:
+            return [_outcome(recipient, ACCEPTED, mid) for recipient in envelope.recipients]
+        everyone = replies.get("*", ACCEPTED)
+        return [_outcome(r, replies.get(r, everyone), mid) for r in envelope.recipients]
+
+
+def _outcome(recipient: str, reply: Reply, message_id: str) -> Outcome:
+    if reply.positive:
+        return Outcome(recipient, Status.ACCEPTED, Scope.MESSAGE, reply, message_id)
+    status, action = (
+        (Status.DEFERRED, Action.DEFER) if reply.temporary else (Status.FAILED, Action.FAIL)
+    )
+    return Outcome(recipient, status, Scope.RECIPIENT, reply, message_id, action)
+
+
+@implementer(ISession)
+class MemorySession:
+    """See `ISession`."""
+
+    host = "memory:"
+    #: nothing is opened here, and nothing can be lost
+    fresh = restartable = False
+
+    def __init__(self, transport: MemoryTransport) -> None:
+        self._transport = transport
+        self._rest: list[Outcome] = []
+
+    def preflight(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        always: bool = False,
+        stage: bool = True,
+        timeout: float | None = None,
+    ) -> list[Outcome]:
+        """See `ISession`."""
+        found = [o for envelope in envelopes for o in self._transport.outcomes(envelope)]
+        return [o for o in found if o.status is not Status.ACCEPTED]
+
+    def send(
+        self,
+        envelopes: Iterable[Envelope],
+        *,
+        strict: bool = False,
+        timeout: float | None = None,
+    ) -> Iterator[Outcome]:
+        """See `ISession`."""
+        self._rest = []
+        stopped = False
+        for envelope in envelopes:
+            found = self._transport.outcomes(envelope)
+            refused = any(o.status is not Status.ACCEPTED for o in found)
+            if stopped or (strict and refused):
+                found = [_unsent(o) if stopped or o.status is Status.ACCEPTED else o for o in found]
+                stopped = True
+            else:
+                self._transport.envelopes.append(envelope)
+            self._rest += found
+        while self._rest:
+            yield self._rest[0]
+            del self._rest[0]
+
+    def unsettled(self) -> list[Outcome]:
+        """See `ISession`."""
+        return list(self._rest)
+
+    def close(self, *, dirty: bool = False) -> None:
+        """See `ISession`."""
+
+
+def _unsent(outcome: Outcome) -> Outcome:
+    return Outcome(
+        outcome.recipient,
+        Status.UNSENT,
+        Scope.MESSAGE,
+        message_id=outcome.message_id,
+        action=Action.DEFER,
+        reason="not sent because another recipient was refused",
+    )

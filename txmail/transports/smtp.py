@@ -1,0 +1,61 @@
+"""The SMTP transport: `txmail.smtp` sessions behind `ITransport`."""
+
+from __future__ import annotations
+
+import ssl
+
+from zope.interface import implementer
+
+from ..interfaces import ITransport
+from ..smtp.pool import POOL_SIZE, Pool
+from ..smtp.session import Options, Session
+from ..smtp.stream import Stream
+
+
+@implementer(ITransport)
+class SmtpTransport:
+    """Sends to one SMTP server over connections that are kept. See `ITransport`."""
+
+    #: a preflight asks the server
+    asks_server = True
+
+    def __init__(self, options: Options, pool: int = POOL_SIZE) -> None:
+        """`pool` is how many connections are kept, and used at once before somebody waits."""
+        self.options = options
+        self._tls = _unverified_context() if options.opportunistic_tls else None
+        self._pool = Pool(self._connect, pool)
+
+    @property
+    def name(self) -> str:
+        """Such as ``smtp://mx.example.com:25``."""
+        return self.options.name
+
+    def open(
+        self, *, timeout: float | None = None, wait: bool = True, fresh: bool = False
+    ) -> Session:
+        """See `ITransport`."""
+        seconds = self.options.timeout if timeout is None else timeout
+        return self._pool.take(seconds, wait=wait, fresh=fresh)
+
+    def _connect(self, timeout: float) -> Session:
+        bound = min(timeout, self.options.timeout)
+        stream = Stream.connect(self.options.host, self.options.port, bound)
+        session = Session(stream, self.options)
+        session.greet(timeout, self._tls)
+        return session
+
+    def close(self) -> None:
+        """See `ITransport`."""
+        self._pool.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+def _unverified_context() -> ssl.SSLContext:
+    """For opportunistic TLS (RFC 7435): better than clear text, no proof of who is there."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
