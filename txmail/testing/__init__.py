@@ -1,0 +1,41 @@
+"""Doubles for the tests of applications that send mail.
+
+For Pyramid, ``config.include("txmail.testing")`` in place of ``config.include("txmail")`` gives
+``request.mailer`` a `DummyMailer`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..mailer import DummyMailer
+from ._records import Connection, Received
+from ._script import CLOSE, HANG, NO_REPLY, RESET, Callback, then
+from .server import ScriptedServer
+
+__all__ = [
+    "CLOSE",
+    "HANG",
+    "NO_REPLY",
+    "RESET",
+    "Callback",
+    "Connection",
+    "DummyMailer",
+    "Received",
+    "ScriptedServer",
+    "includeme",
+    "then",
+]
+
+
+def includeme(config: Any) -> None:
+    """For Pyramid: register a `DummyMailer` with the application's own mail settings.
+
+    ``mail.default_sender`` and ``mail.dummy_transactional`` are heeded; the others are checked.
+    """
+    from ..config import PREFIX
+    from ..integrations.pyramid import set_mailer
+
+    settings = config.registry.settings or {}
+    prefix = settings.get("pyramid_mailer.prefix", PREFIX)
+    set_mailer(config, DummyMailer.from_settings(settings, prefix))

@@ -1,0 +1,135 @@
+"""What a scripted server has seen: `Received` messages and `Connection` s."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message the server has accepted, whether or not the client got to hear of it."""
+
+    #: the reverse-path's address, empty for the null sender
+    sender: str
+    #: the accepted recipients, in their order
+    recipients: tuple[str, ...]
+    #: the content octets, dots unstuffed
+    content: bytes
+    #: the number of its connection
+    connection: int
+    #: the parameters of MAIL, keywords in upper case; a keyword without a value has an empty one
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+class Connection:
+    """The record of one connection. It grows while the connection lasts; lists are copies."""
+
+    def __init__(self, number: int, condition: threading.Condition) -> None:
+        self._number = number
+        self._condition = condition
+        self._commands: list[str] = []
+        self._octets: list[tuple[float, str, bytes]] = []
+        self._closed = False
+        self._tls = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<Connection {self._number}: {state}, {len(self.commands)} commands>"
+
+    @property
+    def number(self) -> int:
+        """1 for the server's first connection, and so on."""
+        return self._number
+
+    @property
+    def commands(self) -> list[str]:
+        """The command lines, without their line ends. Content and AUTH answers are not commands."""
+        with self._condition:
+            return list(self._commands)
+
+    @property
+    def ehlos(self) -> list[str]:
+        """The names the client gave itself in EHLO and HELO."""
+        lines = (line.partition(" ") for line in self.commands)
+        return [name for verb, _, name in lines if verb.upper() in ("EHLO", "HELO")]
+
+    @property
+    def octets(self) -> list[tuple[float, str, bytes]]:
+        """All that went over it: `time.monotonic` seconds, who ("C" or "S"), what.
+
+        A client's octets have the time at which they were read, the server's that at which they
+        were handed to the kernel. Within TLS they are the clear text.
+        """
+        with self._condition:
+            return list(self._octets)
+
+    @property
+    def closed(self) -> bool:
+        """True when either side has ended it."""
+        with self._condition:
+            return self._closed
+
+    @property
+    def ended_by_quit(self) -> bool:
+        """True if the client said QUIT."""
+        return any(line.upper().rstrip() == "QUIT" for line in self.commands)
+
+    @property
+    def tls(self) -> bool:
+        """True if it is encrypted."""
+        with self._condition:
+            return self._tls
+
+    def add_command(self, line: str) -> None:
+        with self._condition:
+            self._commands.append(line)
+            self._condition.notify_all()
+
+    def add_octets(self, direction: str, octets: bytes) -> None:
+        with self._condition:
+            self._octets.append((time.monotonic(), direction, octets))
+            self._condition.notify_all()
+
+    def mark(self, *, closed: bool = False, tls: bool = False) -> None:
+        with self._condition:
+            self._closed |= closed
+            self._tls |= tls
+            self._condition.notify_all()
+
+
+class Records:
+    """Everything a server has seen. Its `condition` guards it and tells of every change."""
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self._messages: list[Received] = []
+        self._connections: list[Connection] = []
+
+    def connect(self) -> Connection:
+        """The record of a new connection."""
+        with self.condition:
+            connection = Connection(len(self._connections) + 1, self.condition)
+            self._connections.append(connection)
+            self.condition.notify_all()
+            return connection
+
+    def receive(self, message: Received) -> None:
+        """A message was accepted."""
+        with self.condition:
+            self._messages.append(message)
+            self.condition.notify_all()
+
+    @property
+    def messages(self) -> list[Received]:
+        """A copy."""
+        with self.condition:
+            return list(self._messages)
+
+    @property
+    def connections(self) -> list[Connection]:
+        """A copy."""
+        with self.condition:
+            return list(self._connections)

@@ -1,0 +1,77 @@
+"""How a scripted server is set up, and what it holds against a MAIL command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+_PATH = re.compile(r'([A-Z]+): ?<((?:"(?:[^"\\]|\\.)*"|[^<>"])*)>((?: +[^ ]+)*) *', re.I)
+
+#: The parameters of MAIL and the extension that each of them needs.
+_PARAMETERS = {"SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "AUTH": "AUTH"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the server behaves when no rule says otherwise; `ScriptedServer` has the meanings."""
+
+    hostname: str
+    extensions: tuple[str, ...]
+    starttls: bool = False
+    implicit_tls: bool = False
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    max_recipients: int | None = None
+    ehlo: bool = True
+    exim_like: bool = False
+
+    @property
+    def size_limit(self) -> int:
+        """Octets of content that are accepted, 0 for any number (RFC 1870 section 4)."""
+        for extension in self.extensions:
+            keyword, _, value = extension.partition(" ")
+            if keyword.upper() == "SIZE" and value.strip().isdigit():
+                return int(value)
+        return 0
+
+
+@dataclass(slots=True)
+class MailTransaction:
+    """A mail transaction under way (RFC 5321 section 3.3)."""
+
+    sender: str
+    parameters: Mapping[str, str]
+    recipients: list[str] = field(default_factory=list)
+    #: what BDAT has brought so far; None if content has not begun
+    chunks: bytearray | None = None
+
+
+def parse_path(word: str, argument: str) -> tuple[str, dict[str, str]] | None:
+    """Address and parameters of a MAIL (`word` FROM) or RCPT (TO) command, None if it is neither.
+
+    Keywords come in upper case; one without a value has an empty one.
+    """
+    found = _PATH.fullmatch(argument)
+    if found is None or found[1].upper() != word:
+        return None
+    words = (word.partition("=") for word in found[3].split())
+    return found[2], {keyword.upper(): value for keyword, _, value in words}
+
+
+def refusal_of_mail(
+    sender: str, parameters: Mapping[str, str], offered: Collection[str], size_limit: int
+) -> str | None:
+    """The reply to a MAIL command that cannot be accepted, None if it can."""
+    for keyword in parameters:
+        if _PARAMETERS.get(keyword) not in offered:
+            return f"555 5.5.4 Unsupported parameter {keyword}"
+    size = parameters.get("SIZE", "0")
+    if not (size.isascii() and size.isdigit()):
+        return "501 5.5.4 Bad SIZE"
+    if size_limit and int(size) > size_limit:
+        return "552 5.3.4 Message too big"
+    if "BODY" in parameters and parameters["BODY"].upper() not in ("7BIT", "8BITMIME"):
+        return "501 5.5.4 Bad BODY"
+    if not sender.isascii() and "SMTPUTF8" not in parameters:
+        return "553 5.6.7 The address needs SMTPUTF8"
+    return None
