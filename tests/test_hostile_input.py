@@ -45,6 +45,9 @@ def cases(*groups):
     )
 
 
+#: A TAB is white space in a header that was folded by somebody else.
+NOT_EVEN_FOLDING = {k: v for k, v in CONTROLS.items() if k != "TAB"}
+
 # What comes out, seen twice.
 
 
@@ -219,10 +222,8 @@ def test_a_file_name_that_could_become_a_line_is_refused(field, payload):
         SYNTAX_FIELDS[field](payload).to_envelope()
 
 
-@cases(HARMLESS)
+@cases({k: v for k, v in HARMLESS.items() if not {"/", "\\"}.intersection(v)})
 def test_a_file_name_arrives_as_it_is(payload):
-    if "/" in payload or "\\" in payload:
-        pytest.skip("only the last component of a path is kept")
     envelope = ours(attachment_filename=payload).to_envelope()
     assert_like_twin(envelope, TWIN)
     for policy in (email.policy.default, email.policy.compat32):
@@ -234,9 +235,10 @@ def test_a_file_name_arrives_as_it_is(payload):
 @pytest.mark.parametrize("field", ADDRESS_FIELDS)
 @cases(BAD_ADDRESSES)
 def test_what_is_no_address_is_refused_by_name(field, payload):
-    if payload == "<>" and field == "envelope_sender":
-        pytest.skip("that is the null sender, asked for")
     message = ADDRESS_FIELDS[field](payload)
+    if payload == "<>" and field == "envelope_sender":
+        assert message.to_envelope().sender == ""  # the null sender, asked for
+        return
     for use in (message.validate, message.to_message, message.to_envelope):
         with pytest.raises((AddressError, BadHeaders, TxmailError)) as caught:
             use()
@@ -489,10 +491,8 @@ def test_a_ready_envelope_is_refused_or_has_the_headers_that_were_written(field,
         assert not DANGEROUS.search(decoded(re.sub(r"\r?\n(?=[ \t])", "", value)))
 
 
-@cases(HIDDEN, CONTROLS, {k: v for k, v in INJECTIONS.items() if "Bcc" in v})
+@cases(HIDDEN, NOT_EVEN_FOLDING, {k: v for k, v in INJECTIONS.items() if "Bcc" in v})
 def test_a_ready_envelope_with_a_forbidden_header_is_refused(payload):
-    if payload == CONTROLS["TAB"]:
-        pytest.skip("a TAB is white space in a header")
     with pytest.raises(TxmailError):
         to_envelope(ready("Subject", payload))
 
@@ -527,7 +527,7 @@ def test_a_part_cannot_be_forged_around_a_multipart(place):
         to_envelope(message)
 
 
-@cases(FORBIDDEN, EXTENDED)
+@cases({k: v for k, v in FORBIDDEN.items() if k != "TAB"}, EXTENDED)
 def test_headers_of_nested_messages_are_checked_too(payload):
     inner = OldMessage()
     inner.set_raw("Subject", payload)
@@ -539,8 +539,6 @@ def test_headers_of_nested_messages_are_checked_too(payload):
     wrapper.set_payload([inner])
     outer.attach(wrapper)
     before = copy.deepcopy(outer)
-    if payload == CONTROLS["TAB"]:
-        pytest.skip("a TAB is white space in a header")
     with pytest.raises(TxmailError) as caught:
         to_envelope(outer)
     assert caught.value.field == "Subject"

@@ -23,7 +23,7 @@ _MEDIA_TYPE = re.compile(f"{_RESTRICTED}/{_RESTRICTED}")
 _DISPOSITION = re.compile(_RESTRICTED)
 #: Characters of a parameter's name.
 _LONGEST_NAME = 60
-_CONTENT_ID = re.compile(r"<?([A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]{1,200})>?")
+_CONTENT_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]{1,200}")
 
 
 class Attachment:
@@ -102,10 +102,11 @@ class Attachment:
         if self.content_id is None:
             return None
         check_value(self.content_id, "content_id")
-        found = _CONTENT_ID.fullmatch(self.content_id)
-        if found is None or "=?" in self.content_id:
+        bracketed = self.content_id.startswith("<") and self.content_id.endswith(">")
+        cid = self.content_id[1:-1] if bracketed else self.content_id
+        if _CONTENT_ID.fullmatch(cid) is None or "=?" in cid:
             raise BadHeaders("not a content id", field="content_id", value=self.content_id)
-        return found[1]
+        return cid
 
     @property
     def inline(self) -> bool:

@@ -12,7 +12,6 @@ recipients are told, for its To names those it went to long ago (RFC 5322 sectio
 
 from __future__ import annotations
 
-import binascii
 import copy
 import io
 import re
@@ -35,6 +34,7 @@ from .render import new_date, new_message_id
 from .writer import (
     LINE,
     crlf,
+    encode_body,
     fold,
     mailbox_header,
     mailbox_tokens,
@@ -68,6 +68,23 @@ def envelope_of_stdlib(
 
     Arguments and errors are those of `txmail.message.to_envelope`.
     """
+    try:
+        return _envelope(message, sender, recipients, default_sender)
+    except (TxmailError, MemoryError):
+        raise
+    except Exception as error:
+        # A tree of other people's objects can fail in any way, and the standard library's parsers
+        # do on odd headers. Nothing of the text goes into the error.
+        problem = f"the standard library cannot handle it ({type(error).__name__})"
+        raise InvalidMessage(problem, field="content") from None
+
+
+def _envelope(
+    message: AnyMessage,
+    sender: Entry | None,
+    recipients: Iterable[Entry] | None,
+    default_sender: Entry | None,
+) -> Envelope:
     for part in _walk(message):
         _check_part(part)
     own = copy.deepcopy(message)
@@ -204,37 +221,39 @@ def _complete(message: AnyMessage, author: Mailbox) -> None:
     if message.get("Message-ID") is None:
         message.set_raw("Message-ID", new_message_id(author))
     for part in _walk(message):
-        if part.get_content_maintype() == "text":
-            _break_lines(part)
+        _make_sendable(part)
 
 
-def _break_lines(part: AnyMessage) -> None:
-    """Encode a text with lines that are too long to be sent as they are."""
-    payload = part.get_payload()
+def _make_sendable(part: AnyMessage) -> None:
+    """Encode a body with octets above 127 or lines that are too long to be sent as they are."""
+    # The raw text: get_payload() decodes octets of 8-bit bodies, and guesses where it cannot.
+    raw = vars(part).get("_payload")
+    if part.get_content_maintype() in ("multipart", "message") or not isinstance(raw, str):
+        return
+    if raw.isascii() and max(map(len, _LINE_END.split(raw))) <= gate.MAX_LINE:
+        return
+    text = part.get_content_maintype() == "text"
     encoding = str(part.get("Content-Transfer-Encoding", "7bit")).strip().lower()
-    if not isinstance(payload, str) or encoding not in ("7bit", "8bit"):
-        return
-    if max(map(len, _LINE_END.split(payload)), default=0) <= gate.MAX_LINE:
-        return
-    octets = payload.encode("utf-8", "surrogateescape")
+    if encoding == "base64":
+        octets = bytes(part.get_payload(decode=True))
+    elif encoding in ("7bit", "8bit", "binary"):
+        try:
+            octets = raw.encode("ascii", "surrogateescape")
+        except UnicodeEncodeError:
+            raise InvalidMessage("text beyond ASCII without a charset", field="content") from None
+        encoding = "quoted-printable" if text else "base64"
+    else:
+        raise InvalidMessage(f"lines or octets that {encoding} cannot have", field="content")
     del part["Content-Transfer-Encoding"]
-    part.set_raw("Content-Transfer-Encoding", "quoted-printable")
-    lines = _LINE_END.sub("\n", binascii.b2a_qp(octets).decode("ascii"))
-    part.set_payload(lines)
+    part.set_raw("Content-Transfer-Encoding", encoding)
+    part.set_payload(encode_body(octets, encoding, text=text, field="content").decode("ascii"))
 
 
 def _content(message: AnyMessage) -> bytes:
     policy = _WRITING_OLD if isinstance(message.policy, Compat32) else _WRITING
     names = message.keys()
     stream = io.BytesIO()
-    try:
-        BytesGenerator(stream, mangle_from_=False, policy=policy).flatten(message)
-    except TxmailError:
-        raise
-    except Exception as error:
-        # A tree of other people's objects can fail in any way; the text stays out of the error.
-        problem = f"the standard library cannot write it ({type(error).__name__})"
-        raise InvalidMessage(problem, field="content") from None
+    BytesGenerator(stream, mangle_from_=False, policy=policy).flatten(message)
     head, blank, body = stream.getvalue().partition(b"\r\n\r\n")
     # Only bodies: a stray line end in the headers is for the gate to see.
     content = head + blank + crlf(body)
