@@ -1,0 +1,69 @@
+"""``txmail``: the parser and `main`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from . import demo
+from .exits import CannotRun, Exit
+
+#: In the order in which the help has them.
+_COMMANDS = (demo,)
+
+_EXITS = """\
+exit codes:
+  0  all is well
+  1  the command ran and something failed; demo: a promise was broken
+  2  wrong arguments, or something that it needs is not installed
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`, by default that of the process; return the exit code.
+
+    Raises SystemExit for ``--help``, ``--version`` and wrong arguments, as argparse does.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help(sys.stderr)
+        return Exit.USAGE
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except CannotRun as error:
+        sys.stderr.write(f"txmail {arguments.command}: {error}\n")
+        return Exit.USAGE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has gone (head); the interpreter must not find the pipe again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="txmail",
+        description="Mail that leaves if, and only if, the transaction commits.",
+        epilog=_EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"txmail {_version()}")
+    parser.set_defaults(run=None)
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("txmail")
+    except PackageNotFoundError:
+        return "(from a source tree, not installed)"
