@@ -32,11 +32,24 @@ class Pool:
         self._connect = connect
         self._size = size
         self._clock = clock
+        self._begin()
+
+    def _begin(self) -> None:
         self._changed = threading.Condition()
         self._idle: list[Session] = []
         self._in_use: set[Session] = set()
         self._connecting = 0
         self._pid = os.getpid()
+
+    def _lock(self) -> threading.Condition:
+        """The lock of this process.
+
+        Sessions opened before a fork belong to the parent, because two would talk on one
+        connection. So does the lock: a thread of the parent may have held it at that time.
+        """
+        if self._pid != os.getpid():
+            self._begin()
+        return self._changed
 
     def take(self, timeout: float, *, wait: bool = True, fresh: bool = False) -> Session:
         """A session that is open, idle and seems alive, else a new one.
@@ -61,8 +74,7 @@ class Pool:
         return session
 
     def _kept(self, deadline: float | None, fresh: bool) -> Session | None:
-        with self._changed:
-            self._forget_after_fork()
+        with self._lock():
             if deadline is not None:
                 patience = min(WAIT_LIMIT, deadline - self._clock())
                 self._changed.wait_for(self._has_room, patience)
@@ -82,20 +94,20 @@ class Pool:
         return len(self._in_use) + self._connecting < self._size
 
     def _connected(self, session: Session | None) -> None:
-        with self._changed:
+        with self._lock():
             self._connecting -= 1
             if session is not None:
                 self._in_use.add(session)
             else:
                 self._changed.notify()
 
-    def give(self, session: Session) -> None:
-        """Take a session back, once. Never blocks on the network."""
-        with self._changed:
-            self._forget_after_fork()
+    def give(self, session: Session, *, dirty: bool = False) -> None:
+        """Take a session back, once. Never blocks on the network. See `Session.forget`."""
+        with self._lock():
             if session not in self._in_use:
                 return
             self._in_use.remove(session)
+            session.forget(dirty=dirty)
             keep = session.reusable and len(self._idle) < self._size
             if keep:
                 self._idle.append(session)
@@ -103,15 +115,9 @@ class Pool:
         if not keep:
             session.quit()
 
-    def _forget_after_fork(self) -> None:
-        """Sessions opened before a fork belong to the parent: two would talk on one connection."""
-        if self._pid != os.getpid():
-            self._pid, self._connecting = os.getpid(), 0
-            self._idle, self._in_use = [], set()
-
     def close(self) -> None:
         """End all idle sessions; one in use is kept again when it is given back."""
-        with self._changed:
+        with self._lock():
             sessions, self._idle = self._idle, []
         for session in sessions:
             session.quit(QUIT_TIMEOUT)

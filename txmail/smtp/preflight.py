@@ -75,14 +75,22 @@ class Preflight:
         self._first = envelopes[0] if stage and not self._problems[id(envelopes[0])] else None
         #: answers by the kind of envelope and recipient
         self._answers: dict[tuple[_Kind, bytes], _Answer] = {}
+        #: groups beyond what is allowed
+        self._unasked: list[_Probe] = []
+        self._plan = self._planned()
         #: answers to MAIL that were not positive, by envelope
         self._refused: dict[int, _Answer] = {}
         #: the mail transaction left open for the first envelope
         self.staged: MailTransaction | None = None
         #: True if the next mail transaction has to begin with RSET
         self.dirty = dirty
-        #: groups that were asked about
+        #: how often the server got RSET where a message could have been
         self.probes = 0
+
+    @property
+    def planned(self) -> int:
+        """How many groups there are to ask about, besides the staged envelope."""
+        return len(self._plan)
 
     # -- results
 
@@ -109,14 +117,26 @@ class Preflight:
                 )
                 if answer is not None and answer[0] is not trouble.ACCEPTED:
                     found.append(outcome_of(envelope, index, *answer))
-        return found
+        return found or (self._refused_unasked() if self._always else [])
+
+    def _refused_unasked(self) -> list[Outcome]:
+        reason = (
+            f"preflight=always, and a server is asked about no more than {PROBES_LIMIT} groups "
+            f"(of one sender and {RECIPIENTS_LIMIT} recipients) without getting a message"
+        )
+        unasked = {id(envelope) for probe in self._unasked for envelope in probe.envelopes}
+        return [
+            outcome_of(envelope, index, trouble.UNSENDABLE, reason=reason, preflighted=False)
+            for envelope in self._envelopes
+            if id(envelope) in unasked
+            for index in range(len(envelope.recipients))
+        ]
 
     # -- the questions
 
     def conversation(self) -> Conversation:
         """Ask. Raises `ConnectionEnded`."""
-        probes = self._planned()
-        stage = None
+        probes, stage = self._plan, None
         if self._first is not None:
             first_ones = range(len(self._first.recipients))[:RECIPIENTS_LIMIT]
             stage = MailTransaction(self._first, first_ones, self._extensions)
@@ -135,6 +155,7 @@ class Preflight:
                 return
             if self.staged is not None:
                 self.staged, self.dirty = None, True
+                self.probes += 1
             probes, stage = again, None
 
     def _ask(self, groups: Sequence[Group]) -> Conversation:
@@ -167,13 +188,7 @@ class Preflight:
 
     def _affordable(self, probes: list[_Probe]) -> list[_Probe]:
         left = max(0, self._allowed - self.probes)
-        if self._always:
-            for probe in probes[left:]:
-                for envelope in probe.envelopes:
-                    self._problems[id(envelope)] = (
-                        "preflight=always, and a server is asked about no more than "
-                        f"{PROBES_LIMIT} groups (of one sender and {RECIPIENTS_LIMIT} recipients)"
-                    )
+        self._unasked += probes[left:]
         return probes[:left]
 
     def _group(self, probe: _Probe) -> Group:
@@ -186,24 +201,27 @@ class Preflight:
 
     def _evaluate(self, probe: _Probe, group: Group) -> list[_Probe]:
         """Note what was said; return what has to be asked again."""
-        mail = group.reply_to(Stage.MAIL)
+        mail = group.to_mail
         if mail is not None and not mail.positive:
             if len(probe.envelopes) > 1:
                 singly = sorted(probe.envelopes, key=lambda e: e.size, reverse=True)
-                return [_Probe([e], list(e.forward_paths[:RECIPIENTS_LIMIT])) for e in singly]
+                return [
+                    _Probe([e], [path for path in probe.paths if path in e.forward_paths])
+                    for e in singly
+                ]
             self._refused[id(probe.envelopes[0])] = judge(Stage.MAIL, mail), mail
             return []
-        replies = dict(zip(probe.paths, group.replies_to_recipients(), strict=True))
+        replies = dict(zip(probe.paths, group.to_recipients, strict=True))
         return self._note(probe.envelopes, replies)
 
     def _evaluate_stage(self, stage: MailTransaction) -> list[_Probe]:
-        mail = stage.reply_to(Stage.MAIL)
+        mail = stage.to_mail
         if mail is not None and not mail.positive:
             self._refused[id(stage.envelope)] = judge(Stage.MAIL, mail), mail
             self.dirty = True
             return []
         paths = [stage.envelope.forward_paths[i] for i in stage.recipients]
-        replies = dict(zip(paths, stage.replies_to_recipients(), strict=True))
+        replies = dict(zip(paths, stage.to_recipients, strict=True))
         again = self._note([stage.envelope], replies)
         if all(reply.positive for reply in replies.values()):
             self.staged = stage

@@ -1,8 +1,8 @@
 """The client's side of one SMTP connection, without I/O: commands in, octets out, and back.
 
-`Protocol` knows no socket, clock or thread. A conversation (`preflight`, `sending`) calls `issue`
-and `content`; the driver writes `outgoing()`, says with `took()` what the socket accepted, puts
-what it received into `receive()` and asks `next_reply()`.
+`Protocol` knows no socket, clock or thread. A conversation (`preflight`, `sending`) calls `issue`,
+`content` and `next_reply`; the driver writes `outgoing()`, says with `took()` what the socket
+accepted, and puts what it received into `receive()` until a reply is `ready`.
 
 The laws:
 
@@ -11,7 +11,7 @@ The laws:
 2. After DATA nothing is issued until it is answered (RFC 2920 section 3.1).
 3. Content follows a 354 and nothing else does.
 4. The content is handed over, and its fate in doubt, when the socket has accepted the last octet
-   of the final dot's line, and not before.
+   of the final dot's line, and not before. While a write is under way it may have.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Protocol:
         self._outgoing: list[bytes | memoryview] = []
         #: octets ever queued, and ever accepted by the socket
         self._queued = self._taken = 0
+        #: octets that the socket has accepted, or is just being offered
+        self._offered = 0
         #: (stage, the number of octets after which its command has left)
         self._unanswered: deque[tuple[Stage, int]] = deque([(Stage.GREETING, 0)])
         self._final_dot: int | None = None
@@ -70,25 +72,37 @@ class Protocol:
 
     # -- what the socket took
 
+    @property
+    def unwritten(self) -> bool:
+        """True if something waits to be written."""
+        return bool(self._outgoing)
+
     def outgoing(self) -> list[bytes | memoryview]:
-        """Buffers to write, in order; empty if all is written."""
+        """Buffers to write now, in order; `took` has to follow.
+
+        An interrupt may come between the system call and `took`: until then all of it may have
+        left.
+        """
+        self._offered = self._queued
         return self._outgoing
 
     def took(self, octets: int) -> None:
-        """The socket accepted that many `octets` of `outgoing()`."""
-        self._taken += octets
+        """The socket accepted that many `octets` of `outgoing()`, perhaps none."""
+        self._taken = self._offered = self._taken + octets
         if self._taken == self._queued:
             self._outgoing = []
             return
         left = self._outgoing
-        while octets >= len(left[0]):
-            octets -= len(left.pop(0))
-        left[0] = memoryview(left[0])[octets:]
+        whole = 0
+        while octets >= len(left[whole]):
+            octets -= len(left[whole])
+            whole += 1
+        left[: whole + 1] = [memoryview(left[whole])[octets:]]
 
     @property
     def final_dot_left(self) -> bool:
-        """False only while a final dot is queued and the socket has not accepted all of it."""
-        return self._final_dot is None or self._taken >= self._final_dot
+        """False if the socket cannot have accepted all of the last final dot's line."""
+        return self._final_dot is None or self._offered >= self._final_dot
 
     @property
     def idle(self) -> bool:
@@ -100,6 +114,11 @@ class Protocol:
     def receive(self, data: bytes) -> None:
         """Take octets as they came from the socket, cut anywhere."""
         self._parser.feed(data)
+
+    @property
+    def ready(self) -> bool:
+        """True if `next_reply` would not return None."""
+        return self._parser.ready
 
     def next_reply(self) -> Reply | None:
         """The answer to the oldest unanswered command, or None if it has not come yet.
@@ -118,8 +137,6 @@ class Protocol:
             self._data_answered(reply)
         elif reply.intermediate:
             raise MalformedReply(f"{reply.code} to {stage}")
-        elif stage is Stage.FINAL:
-            self._final_dot = None
         return reply
 
     def _data_answered(self, reply: Reply) -> None:

@@ -8,6 +8,7 @@ the route's fault, never a verdict about a message.
 from __future__ import annotations
 
 import re
+from collections import deque
 from functools import lru_cache
 
 from ..exceptions import TransportError
@@ -20,64 +21,78 @@ LINES_LIMIT = 100
 #: Octets of one reply, so that a hostile server cannot fill our memory.
 REPLY_LIMIT = 64 * 1024
 
-_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\n]*))?\r\n")
+#: A line without its LF.
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\n]*))?\r")
 
 
 class MalformedReply(TransportError):
     """The server sent something that is not a reply to what it was asked."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__(f"malformed reply: {problem}")
+        super().__init__(f"malformed reply: {problem}", lost=True)
 
 
 class ReplyParser:
     """Collects octets and hands out complete replies in their order."""
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._replies: deque[Reply] = deque()
+        self._problem: MalformedReply | None = None
+        #: the beginning of a line
+        self._rest = b""
+        #: code and text of the lines of a reply that goes on
         self._lines: list[tuple[bytes, bytes]] = []
         self._size = 0
 
     def feed(self, data: bytes) -> None:
         """Take octets as they came from the socket, cut anywhere."""
-        self._buffer = self._buffer + data if self._buffer else data
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        try:
+            for line in lines:
+                if self._lines or line[3:4] == b"-":
+                    self._continue(line)
+                else:
+                    self._replies.append(_single(line))
+            if len(self._rest) >= LINE_LIMIT:
+                raise MalformedReply(f"a line of more than {LINE_LIMIT} octets")
+        except MalformedReply as problem:
+            # It concerns nobody who waits for a reply that came before.
+            self._problem = problem
+            self._rest = b""
+
+    @property
+    def ready(self) -> bool:
+        """True if `next` has something to return or to raise."""
+        return bool(self._replies) or self._problem is not None
 
     @property
     def pending(self) -> bool:
-        """True if there are octets of a reply that was not handed out yet."""
-        return bool(self._buffer or self._lines)
+        """True if anything came that was not handed out, even the beginning of a reply."""
+        return bool(self.ready or self._rest or self._lines)
 
     def next(self) -> Reply | None:
         """The next complete reply, or None. Raises `MalformedReply`."""
-        while True:
-            end = self._buffer.find(b"\n") + 1
-            if not end:
-                if len(self._buffer) > LINE_LIMIT:
-                    raise MalformedReply(f"a line of more than {LINE_LIMIT} octets")
-                return None
-            line, self._buffer = self._buffer[:end], self._buffer[end:]
-            if not self._lines and line[3:4] != b"-":
-                return _single(line)
-            reply = self._continue(line)
-            if reply is not None:
-                return reply
+        if self._replies:
+            return self._replies.popleft()
+        if self._problem is not None:
+            raise self._problem
+        return None
 
-    def _continue(self, line: bytes) -> Reply | None:
+    def _continue(self, line: bytes) -> None:
         code, separator, text = _split(line)
         self._lines.append((code, text))
-        self._size += len(line)
+        self._size += len(line) + 1
         if code != self._lines[0][0]:
             raise MalformedReply("its lines have different codes")
         if len(self._lines) > LINES_LIMIT or self._size > REPLY_LIMIT:
             raise MalformedReply(f"more than {LINES_LIMIT} lines or {REPLY_LIMIT} octets")
-        if separator == b"-":
-            return None
-        lines, self._lines, self._size = self._lines, [], 0
-        return Reply(int(code), tuple(_text(text) for _, text in lines))
+        if separator != b"-":
+            self._replies.append(Reply(int(code), tuple(_text(text) for _, text in self._lines)))
+            self._lines, self._size = [], 0
 
 
 def _split(line: bytes) -> tuple[bytes, bytes, bytes]:
-    found = _LINE.fullmatch(line) if len(line) <= LINE_LIMIT else None
+    found = _LINE.fullmatch(line) if len(line) < LINE_LIMIT else None
     if found is None:
         raise MalformedReply(ascii(line[:60].decode("latin-1")))
     return found[1], found[2] or b" ", found[3] or b""

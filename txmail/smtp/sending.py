@@ -20,7 +20,7 @@ from . import commands, trouble
 from .content import is_canonical
 from .extensions import Extensions
 from .protocol import Protocol
-from .transactions import RECIPIENTS_LIMIT, ConnectionEnded, Conversation, MailTransaction
+from .transactions import RECIPIENTS_LIMIT, ConnectionEnded, Conversation, MailTransaction, answer
 from .trouble import Stage, Verdict, judge
 
 
@@ -159,18 +159,22 @@ class Sending:
             progress = Progress(envelope, self._passed(envelope))
             progress.settle_rest(trouble.UNSENT, reply, reason)
             self._open.append(progress)
+        # A mail transaction that the preflight left open and nobody used is still open.
+        self.dirty = self.dirty or self._staged is not None
         self._hand_out()
 
     def _verdict_when_cut(self, turn: _Turn, reply: Reply | None) -> Verdict:
         if self._in_content:
             return trouble.IN_DOUBT if self._protocol.final_dot_left else trouble.CUT_SHORT
-        if reply is not None and turn.transaction.replies_to_recipients():
+        if reply is not None and turn.transaction.to_recipients:
             return judge(Stage.DATA, reply)
         return trouble.UNSENT
 
     def _hand_out(self) -> None:
         while self._open and None not in self._open[0].outcomes:
-            self.ready.extend(o for o in self._open.popleft().outcomes if o is not None)
+            # In this order an interrupt can repeat outcomes and not lose them.
+            self.ready.extend([o for o in self._open[0].outcomes if o is not None])
+            self._open.popleft()
 
     # -- which mail transaction is next
 
@@ -213,7 +217,7 @@ class Sending:
 
     # -- one mail transaction
 
-    def _take(self, turn: _Turn) -> Generator[None, Reply, _Turn | None]:
+    def _take(self, turn: _Turn) -> Generator[None, None, _Turn | None]:
         """Do one mail transaction and say which is next."""
         self._turn = turn
         if not (yield from self._opened(turn)):
@@ -223,23 +227,23 @@ class Sending:
         following = None
         if self._pipelining and (following := self._next()):
             following.transaction.issue(self._protocol)
-        reply = yield
-        self._settle_final(turn, reply)
+        reply = yield from answer(self._protocol)
+        self._settle_final(turn, reply, self._protocol.final_dot_left)
         if self._stopped:
             return None
         if following is not None and not reply.positive:
             following = yield from self._trusted(following)
         return following or self._next()
 
-    def _opened(self, turn: _Turn) -> Generator[None, Reply, bool]:
+    def _opened(self, turn: _Turn) -> Generator[None, None, bool]:
         """Collect the answers to MAIL, RCPT and DATA; True if the content has to follow."""
         transaction = turn.transaction
         yield from transaction.answers(self._protocol, self._pipelining)
         wanted = self._settle_recipients(turn)
-        data = transaction.reply_to(Stage.DATA)
+        data = transaction.to_data
         if wanted and data is None:
             self._protocol.issue(Stage.DATA, commands.DATA)
-            data = yield
+            data = yield from answer(self._protocol)
             if data.code == 421:
                 raise ConnectionEnded("the server closes the connection", reply=data)
         if data is not None and data.code == 354:
@@ -276,7 +280,7 @@ class Sending:
                 )
         return bool(accepted) and not (refused and self._strict)
 
-    def _settle_final(self, turn: _Turn, reply: Reply) -> None:
+    def _settle_final(self, turn: _Turn, reply: Reply, complete: bool) -> None:
         verdict = judge(Stage.FINAL, reply)
         for index in turn.transaction.recipients:
             turn.progress.settle(index, verdict, reply)
@@ -286,10 +290,10 @@ class Sending:
             self._not_accepted()
         if reply.code == 421:
             raise ConnectionEnded("the server closes the connection", reply=reply)
-        if not reply.positive and self._protocol.outgoing():
+        if not complete:
             raise ConnectionEnded("refused before the content was complete", reply=reply)
 
-    def _trusted(self, following: _Turn) -> Generator[None, Reply, _Turn]:
+    def _trusted(self, following: _Turn) -> Generator[None, None, _Turn]:
         """`following`, whose MAIL left together with a final dot that was then refused.
 
         Some servers keep the refused transaction open: to them this MAIL is a second one, and its
@@ -299,7 +303,7 @@ class Sending:
         transaction = following.transaction
         yield from transaction.answers(self._protocol, self._pipelining)
         self.dirty = False
-        mail, data = transaction.reply_to(Stage.MAIL), transaction.reply_to(Stage.DATA)
+        mail, data = transaction.to_mail, transaction.to_data
         if mail is None or mail.positive:
             return following
         if data is not None and data.code == 354:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,13 @@ from zope.interface import implementer
 from ..envelope import Envelope, Outcome, Status
 from ..exceptions import TransportError
 from ..interfaces import ISession
-from ..reply import Reply
 from . import commands
 from .extensions import Extensions
 from .preflight import PROBES_LIMIT, Preflight
 from .protocol import Protocol
 from .sending import Sending
 from .stream import Stream
-from .transactions import ConnectionEnded, MailTransaction
+from .transactions import ConnectionEnded, Conversation, MailTransaction, answer
 from .trouble import Stage
 
 if TYPE_CHECKING:
@@ -83,7 +82,8 @@ class Session:
         self._closed = False
         self._lost = False
         self._dirty = False
-        self._probes = 0
+        #: questions since a message was last accepted here, and those of earlier users among them
+        self._probes = self._inherited = 0
         #: by id, envelopes the preflight has dealt with here, and whether they were asked about
         self._preflighted: dict[int, tuple[Envelope, bool]] = {}
         self._staged: MailTransaction | None = None
@@ -129,34 +129,34 @@ class Session:
                 self._break()
                 raise
 
-    def _greeting(self) -> Generator[None, Reply, None]:
-        greeting = yield
+    def _greeting(self) -> Conversation:
+        greeting = yield from answer(self._protocol)
         if not greeting.positive:
             raise TransportError(
                 f"turned away by {self.host}", temporary=greeting.code < 500, reply=greeting
             )
         yield from self._introduction()
 
-    def _introduction(self) -> Generator[None, Reply, None]:
+    def _introduction(self) -> Conversation:
         self._protocol.issue(Stage.EHLO, commands.ehlo(self._name))
-        reply = yield
+        reply = yield from answer(self._protocol)
         if reply.positive:
             self.extensions = Extensions.from_ehlo(reply)
             return
         if reply.code in (500, 502, 504):
             self.extensions = Extensions()
             self._protocol.issue(Stage.HELO, commands.helo(self._name))
-            reply = yield
+            reply = yield from answer(self._protocol)
             if reply.positive:
                 return
         raise TransportError(
             f"{self.host} refused our EHLO", temporary=reply.code < 500, reply=reply
         )
 
-    def _ask_for_tls(self) -> Generator[None, Reply, None]:
+    def _ask_for_tls(self) -> Conversation:
         self._protocol.issue(Stage.STARTTLS, commands.STARTTLS)
-        reply = yield
-        if not reply.positive:
+        reply = yield from answer(self._protocol)
+        if reply.code != 220:
             raise TransportError(f"{self.host} offered STARTTLS and refused it", reply=reply)
         if not self._protocol.idle:
             raise TransportError(f"{self.host} sent more than its reply before the TLS handshake")
@@ -176,8 +176,10 @@ class Session:
         unasked = [e for e in envelopes if id(e) not in self._preflighted]
         if not unasked:
             return []
+        self._check()
         if self._staged is not None:
             self._staged, self._dirty = None, True
+            self._probes += 1
         if stage and unasked[0] is not envelopes[0]:
             unasked.insert(0, envelopes[0])
         preflight = Preflight(
@@ -190,6 +192,10 @@ class Session:
             dirty=self._dirty,
             allowed=PROBES_LIMIT - self._probes,
         )
+        if self._inherited and preflight.planned > PROBES_LIMIT - self._probes:
+            raise ConnectionEnded(
+                "too much was asked on this connection to ask all of this as well"
+            )
         with self._bounded(timeout):
             try:
                 self._run(preflight.conversation())
@@ -211,6 +217,7 @@ class Session:
         timeout: float | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`."""
+        self._lost = False
         sending = self._sending = Sending(
             self._protocol,
             self.extensions,
@@ -232,17 +239,16 @@ class Session:
         conversation = sending.conversation()
         with self._bounded(timeout):
             try:
-                if self._closed:
-                    sending.cut("the connection is closed")
-                else:
-                    step = self._start(conversation)
-                    while step:
+                self._check()
+                for _ in conversation:
+                    if sending.ready:
                         yield from self._handed_out(sending)
-                        step = self._step(conversation)
-                    self._dirty = sending.dirty
+                    self._bring_reply(conversation)
+                self._dirty = sending.dirty
             except TransportError as error:
+                sending.cut(str(error), error.reply)  # if the conversation has not even begun
                 self._lost = error.lost
-                self._break()  # the conversation has settled everything
+                self._break()
             except BaseException:
                 sending.cut("interrupted")
                 self._break()
@@ -255,7 +261,7 @@ class Session:
         ready = sending.ready
         while ready:
             if ready[0].status is Status.ACCEPTED:
-                self._probes = 0
+                self._probes = self._inherited = 0
             yield ready[0]
             ready.popleft()  # not before the caller has come back for more: see `unsettled`
 
@@ -265,19 +271,23 @@ class Session:
 
     def close(self, *, dirty: bool = False) -> None:
         """See `ISession`."""
-        dirty = dirty or self._staged is not None
-        if dirty:
-            self._dirty = True
-            self._probes += 1
-        self._staged = self._sending = None
-        self._preflighted.clear()
-        self.fresh = False
         if self.pool is not None:
-            self.pool.give(self)
+            self.pool.give(self, dirty=dirty)
         else:
+            self.forget(dirty=dirty)
             self.quit()
 
     # -- for the pool
+
+    def forget(self, *, dirty: bool) -> None:
+        """Forget the last user, who may have left a mail transaction open if `dirty`."""
+        if dirty or self._staged is not None:
+            self._dirty = True
+            self._probes += 1
+        self._inherited = self._probes
+        self._staged = self._sending = None
+        self._preflighted.clear()
+        self.fresh = False
 
     @property
     def reusable(self) -> bool:
@@ -302,6 +312,18 @@ class Session:
                     self._stream.wait(False, timeout)
         self._break()
 
+    def _check(self) -> None:
+        """Raise `ConnectionEnded` unless the connection is open, ours, and silent as it should be.
+
+        After a fork it is the parent's: nothing may be said on it.
+        """
+        if self._closed or self.pid != os.getpid():
+            self._break()
+            raise ConnectionEnded(f"the connection to {self.host} is closed")
+        if not (self._protocol.idle and self._stream.quiet):
+            self._break()
+            raise ConnectionEnded(f"{self.host} has closed the connection, or spoke unasked")
+
     def _break(self) -> None:
         self._closed = True
         self._staged = None
@@ -317,59 +339,43 @@ class Session:
         finally:
             self._deadline = None
 
-    def _run(self, conversation: Generator[None, Reply, None]) -> None:
-        if self._closed:
-            raise ConnectionEnded(f"the connection to {self.host} is closed")
-        step = self._start(conversation)
-        while step:
-            step = self._step(conversation)
+    def _run(self, conversation: Conversation) -> None:
+        for _ in conversation:
+            self._bring_reply(conversation)
 
-    def _start(self, conversation: Generator[None, Reply, None]) -> bool:
-        try:
-            next(conversation)
-        except StopIteration:
-            return False
-        return True
-
-    def _step(self, conversation: Generator[None, Reply, None]) -> bool:
-        """Feed the next reply to the conversation; False when it is over."""
-        try:
-            try:
-                reply = self._next_reply()
-            except ConnectionEnded as ended:
-                conversation.throw(ended)
-                return False
-            except TransportError as error:
-                conversation.throw(ConnectionEnded(str(error)))
-                return False
-            conversation.send(reply)
-        except StopIteration:
-            return False
-        return True
-
-    def _next_reply(self) -> Reply:
-        """Write what is due, read what comes, until a reply is complete."""
-        protocol, stream = self._protocol, self._stream
+    def _bring_reply(self, conversation: Conversation) -> None:
+        """Write what is due and read what comes, until a reply is complete."""
         patience = self._clock() + self.options.timeout
-        while True:
-            reply = protocol.next_reply()
-            if reply is not None:
-                return reply
-            if protocol.outgoing() and not self._write_failed and self._write():
-                patience = self._clock() + self.options.timeout
-            writing = bool(protocol.outgoing()) and not self._write_failed
-            if not stream.wait(writing, self._left(patience)):
-                raise ConnectionEnded(f"no answer from {self.host} in time", lost=False)
-            try:
-                data = stream.receive()
-            except OSError as error:
-                raise ConnectionEnded(
-                    f"connection to {self.host} lost: {error.strerror or error}"
-                ) from error
-            if data == b"":
-                raise ConnectionEnded(f"{self.host} closed the connection")
-            if data:
-                protocol.receive(data)
+        try:
+            while not self._protocol.ready:
+                patience = self._exchange(patience)
+        except ConnectionEnded as ended:
+            conversation.throw(ended)
+
+    def _exchange(self, patience: float) -> float:
+        """Write and read once, waiting until `patience` at most; return the new patience.
+
+        When time is up nothing is written any more, and what has come is still read: replies late
+        by nothing but our own slowness spare us a doubt.
+        """
+        protocol, stream = self._protocol, self._stream
+        in_time = self._left(patience) > 0
+        writing = in_time and protocol.unwritten and not self._write_failed
+        if writing and self._write():
+            patience = self._clock() + self.options.timeout
+            writing = protocol.unwritten
+        if not stream.wait(writing and not self._write_failed, self._left(patience)):
+            raise ConnectionEnded(f"no answer from {self.host} in time", lost=False)
+        try:
+            data = stream.receive()
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConnectionEnded(f"connection to {self.host} lost: {reason}") from error
+        if data == b"":
+            raise ConnectionEnded(f"{self.host} closed the connection")
+        if data:
+            protocol.receive(data)
+        return patience
 
     def _write(self) -> bool:
         """Write what the socket takes; False if that is nothing."""
@@ -378,7 +384,7 @@ class Session:
         except OSError:
             # Replies to what arrived before may still be there: they are read until EOF.
             self._write_failed = True
-            return False
+            taken = 0
         self._protocol.took(taken)
         return taken > 0
 

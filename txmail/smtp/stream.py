@@ -6,14 +6,27 @@ import contextlib
 import select
 import socket
 import ssl
+import time
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 from ..exceptions import TransportError
 
 #: Octets asked of the kernel at once.
 RECEIVE_SIZE = 64 * 1024
-#: Buffers in one `sendmsg`, far below the kernel's limit of 1024.
-_BUFFERS = 64
+#: Buffers in one `sendmsg`, below the kernel's limit of 1024.
+_BUFFERS = 512
+#: Octets in one TLS record at most (RFC 8446 section 5.1).
+_RECORD_SIZE = 16 * 1024
+
+#: Answers of the resolver that another try will not change: there is no such host, or it has no
+#: address that we can use.
+_NO_SUCH_HOST = {
+    getattr(socket, name)
+    for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY", "EAI_FAMILY")
+    if hasattr(socket, name)
+}
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
@@ -25,39 +38,41 @@ class Stream:
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket = sock
+        self._own(sock)
         self._poll = select.poll()
         self._interest = 0
 
     @classmethod
     def connect(cls, host: str, port: int, timeout: float) -> Stream:
-        """Connect to the first address of `host` that answers, within `timeout` seconds for each.
+        """Connect to the first address of `host` that answers, within `timeout` seconds.
 
-        Raises `TransportError`.
+        An address that does not answer leaves the same share of the time to each that is left.
+        The resolver of the system takes its own time. Raises `TransportError`.
         """
-        if timeout <= 0:
-            raise TransportError(f"no time left to connect to {host}:{port}")
-        try:
-            return cls(socket.create_connection((host, port), timeout))
-        except socket.gaierror as error:
-            temporary = error.errno == socket.EAI_AGAIN
-            raise TransportError(
-                f"cannot resolve {host}: {error.strerror}", temporary=temporary
-            ) from error
-        except TimeoutError as error:
-            raise TransportError(f"no connection to {host}:{port} in time") from error
-        except OSError as error:
-            raise TransportError(
-                f"cannot connect to {host}:{port}: {error.strerror or error}"
-            ) from error
+        deadline = time.monotonic() + timeout
+        addresses = _addresses(host, port)
+        problem: Exception | None = None
+        for number, (family, address) in enumerate(addresses):
+            share = (deadline - time.monotonic()) / (len(addresses) - number)
+            if share <= 0:
+                break
+            try:
+                return cls(_connected(family, address, share))
+            except OSError as error:
+                problem = error
+        if problem is None or isinstance(problem, TimeoutError):
+            raise TransportError(f"no connection to {host}:{port} in time") from problem
+        reason = getattr(problem, "strerror", None) or problem
+        raise TransportError(f"cannot connect to {host}:{port}: {reason}") from problem
 
     def start_tls(self, context: ssl.SSLContext, hostname: str, timeout: float) -> None:
         """Do the TLS handshake as client. Raises `TransportError`; then only `close` is left."""
         self._socket.settimeout(max(timeout, 0.001))
         try:
-            self._socket = context.wrap_socket(self._socket, server_hostname=hostname)
-        except OSError as error:
-            raise TransportError(f"TLS handshake failed: {error.strerror or error}") from error
+            self._own(context.wrap_socket(self._socket, server_hostname=hostname))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise TransportError(f"TLS handshake failed: {reason}") from error
         self._socket.setblocking(False)
         self._poll, self._interest = select.poll(), 0
 
@@ -78,27 +93,27 @@ class Stream:
         Raises OSError if the connection cannot be written to any more.
         """
         if isinstance(self._socket, ssl.SSLSocket):
-            return self._send_encrypted(buffers)
+            return self._send_record(buffers)
         try:
             return self._socket.sendmsg(buffers[:_BUFFERS])
         except BlockingIOError:
             return 0
 
-    def _send_encrypted(self, buffers: Sequence[bytes | memoryview]) -> int:
-        taken = 0
+    def _send_record(self, buffers: Sequence[bytes | memoryview]) -> int:
+        """Send the head of `buffers` as one TLS record.
+
+        If the socket is full, OpenSSL keeps the record and wants the same octets again: they are,
+        because nothing but what it took is ever removed from the head.
+        """
+        record = bytearray()
         for buffer in buffers:
-            try:
-                sent = self._socket.send(buffer)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            record += memoryview(buffer)[: _RECORD_SIZE - len(record)]
+            if len(record) == _RECORD_SIZE:
                 break
-            except OSError:
-                if taken:
-                    break  # the next call fails again, with nothing to forget
-                raise
-            taken += sent
-            if sent < len(buffer):
-                break
-        return taken
+        try:
+            return self._socket.send(record)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
 
     def receive(self) -> bytes | None:
         """What has arrived; None if nothing has, ``b""`` if the server has closed.
@@ -111,10 +126,16 @@ class Stream:
             return None
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             return b""
-        if _QUICKACK is not None:
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        self._acknowledge()
         return data
+
+    def _acknowledge(self) -> None:
+        # Linux forgets it; a delayed acknowledgement would cost milliseconds for each message.
+        if _QUICKACK is not None:
+            try:  # noqa: SIM105 - contextlib.suppress costs more than the call
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            except OSError:
+                pass
 
     def wait(self, write: bool, timeout: float) -> bool:
         """Wait for something to read, or, with `write`, for room to write. False on time-out.
@@ -133,7 +154,8 @@ class Stream:
     def quiet(self) -> bool:
         """True if the connection is open and has nothing to read: neither EOF nor a stray reply."""
         try:
-            return not self.wait(False, 0)
+            # Within TLS what came may be a session ticket, which is nobody's reply.
+            return not self.wait(False, 0) or (self.encrypted and self.receive() is None)
         except (OSError, ValueError):
             return False
 
@@ -142,7 +164,37 @@ class Stream:
         with contextlib.suppress(OSError):
             self._socket.close()
 
-    def __del__(self) -> None:
+    def _own(self, sock: socket.socket) -> None:
         # A transaction or a transport that was dropped without an end is no cause for a warning.
-        if hasattr(self, "_socket"):
-            self.close()
+        # (In a reference cycle the socket's own __del__ could come before one of ours.)
+        self._socket = sock
+        weakref.finalize(self, sock.close)
+
+
+#: What `socket.connect` takes.
+_SocketAddress = tuple[Any, ...]
+
+
+def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, _SocketAddress]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise TransportError(
+            f"cannot resolve {host}: {error.strerror}", temporary=error.errno not in _NO_SUCH_HOST
+        ) from error
+    except UnicodeError as error:
+        raise TransportError(f"cannot resolve {host}: not a host name", temporary=False) from error
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def _connected(
+    family: socket.AddressFamily, address: _SocketAddress, timeout: float
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -4,8 +4,9 @@ A `Group` is a run of commands that may share one write where the server offers 
 (RFC 2920); where it does not they go one at a time. A `MailTransaction` is the group that opens
 the transaction of one envelope: MAIL, its RCPTs and, where that is safe, DATA.
 
-Conversations are generators: they issue commands on a `Protocol` and yield for the next reply; the
-driver sends it in, or throws `ConnectionEnded` when there will be none.
+Conversations are generators. They issue commands on a `Protocol` and take its replies; where one
+has not come yet they yield, and the driver resumes them when it has, or throws `ConnectionEnded`
+when there will be none.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .trouble import Stage, Verdict, judge
 RECIPIENTS_LIMIT = 100
 
 Step = tuple[Stage, bytes]
-Conversation = Generator[None, Reply, None]
+Conversation = Generator[None, None, None]
 
 
 class ConnectionEnded(TransportError):
@@ -34,13 +35,23 @@ class ConnectionEnded(TransportError):
         super().__init__(problem, lost=lost, reply=reply)
 
 
+def answer(protocol: Protocol) -> Generator[None, None, Reply]:
+    """The answer to the oldest unanswered command."""
+    while (reply := protocol.next_reply()) is None:
+        yield
+    return reply
+
+
 class Group:
     """Commands in their order and the replies so far."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = list(steps)
-        self.replies: list[Reply] = []
-        self._issued = 0
+        self._issued = self._answered = 0
+        #: the replies to MAIL, to the RCPTs in their order, and to DATA
+        self.to_mail: Reply | None = None
+        self.to_recipients: list[Reply] = []
+        self.to_data: Reply | None = None
 
     def issue(self, protocol: Protocol) -> None:
         """Queue all commands that have not been; they leave in one write."""
@@ -52,36 +63,32 @@ class Group:
         """Collect all replies. Raises `ConnectionEnded` on 421, and on a refused RSET."""
         if pipelining:
             self.issue(protocol)
-        while len(self.replies) < len(self.steps):
-            if len(self.replies) == self._issued:
-                protocol.issue(*self.steps[self._issued])
+        while self._answered < len(self.steps):
+            stage, line = self.steps[self._answered]
+            if self._answered == self._issued:
+                protocol.issue(stage, line)
                 self._issued += 1
-            reply = yield
-            stage = self.steps[len(self.replies)][0]
-            self.replies.append(reply)
-            if reply.code == 421:
-                raise ConnectionEnded("the server closes the connection", reply=reply)
-            if stage is Stage.RSET and not reply.positive:
-                raise ConnectionEnded("RSET was refused", reply=reply)
+            reply = yield from answer(protocol)
+            self._answered += 1
+            self._note(stage, reply)
             if stage is Stage.MAIL and not reply.positive and not pipelining:
                 self._skip_recipients()
+
+    def _note(self, stage: Stage, reply: Reply) -> None:
+        if stage is Stage.RCPT:
+            self.to_recipients.append(reply)
+        elif stage is Stage.MAIL:
+            self.to_mail = reply
+        elif stage is Stage.DATA:
+            self.to_data = reply
+        elif not reply.positive:
+            raise ConnectionEnded(f"{stage} was refused", reply=reply)
+        if reply.code == 421:
+            raise ConnectionEnded("the server closes the connection", reply=reply)
 
     def _skip_recipients(self) -> None:
         kept = [step for step in self.steps[self._issued :] if step[0] is Stage.RSET]
         self.steps[self._issued :] = kept
-
-    def reply_to(self, stage: Stage) -> Reply | None:
-        """The reply to the last command of `stage`, None if there is none."""
-        found = None
-        for (asked, _), reply in zip(self.steps, self.replies, strict=False):
-            if asked is stage:
-                found = reply
-        return found
-
-    def replies_to_recipients(self) -> list[Reply]:
-        """The replies to the RCPTs, in their order."""
-        pairs = zip(self.steps, self.replies, strict=False)
-        return [reply for (stage, _), reply in pairs if stage is Stage.RCPT]
 
 
 class MailTransaction(Group):
@@ -109,11 +116,11 @@ class MailTransaction(Group):
 
     def verdicts(self) -> dict[int, tuple[Verdict, Reply]]:
         """What the answers mean for each recipient that has one, by its position."""
-        mail = self.reply_to(Stage.MAIL)
+        mail = self.to_mail
         if mail is not None and not mail.positive:
             verdict = judge(Stage.MAIL, mail)
             return dict.fromkeys(self.recipients, (verdict, mail))
-        answered = zip(self.recipients, self.replies_to_recipients(), strict=False)
+        answered = zip(self.recipients, self.to_recipients, strict=False)
         return {i: (judge(Stage.RCPT, reply), reply) for i, reply in answered}
 
 

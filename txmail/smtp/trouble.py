@@ -51,8 +51,8 @@ UNSENT = Verdict(Status.UNSENT, Scope.ROUTE, Action.DEFER_ROUTE)
 #: known here to be impossible: too large, SMTPUTF8 or 8BITMIME needed and not offered
 UNSENDABLE = Verdict(Status.FAILED, Scope.MESSAGE, Action.FAIL)
 
-_DEFER_ROUTE = Verdict(Status.UNSENT, Scope.ROUTE, Action.DEFER_ROUTE)
-_STOP_ROUTE = Verdict(Status.UNSENT, Scope.ROUTE, Action.STOP_ROUTE)
+_DEFER_ROUTE = Verdict(Status.DEFERRED, Scope.ROUTE, Action.DEFER_ROUTE)
+_STOP_ROUTE = Verdict(Status.DEFERRED, Scope.ROUTE, Action.STOP_ROUTE)
 _DEFER = Verdict(Status.DEFERRED, Scope.MESSAGE, Action.DEFER)
 _FAIL = Verdict(Status.FAILED, Scope.MESSAGE, Action.FAIL)
 DEFER_RECIPIENT = Verdict(Status.DEFERRED, Scope.RECIPIENT, Action.DEFER)
@@ -62,18 +62,19 @@ SPLIT = Verdict(Status.DEFERRED, Scope.RECIPIENT, Action.SPLIT)
 
 _ANY_TRANSACTION = (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.FINAL)
 
-#: (stages, codes, what the enhanced status code begins with or None for "whatever", verdict)
+#: (stages, codes, enhanced status codes, verdict). Of an enhanced status code the first two numbers
+#: may do; None is "whatever it is", an empty tuple "there is none".
 _RULES: tuple[tuple[tuple[Stage, ...], tuple[int, ...], tuple[str, ...] | None, Verdict], ...] = (
     # The rate we are allowed, and who we are: about us, not about the message.
     (_ANY_TRANSACTION, (421, 454), ("4.7.0",), _DEFER_ROUTE),
-    (_ANY_TRANSACTION, (450, 451), ("4.7.",), _DEFER_ROUTE),
+    (_ANY_TRANSACTION, (450, 451), ("4.7",), _DEFER_ROUTE),
     (_ANY_TRANSACTION, (550,), ("5.4.5",), _DEFER_ROUTE),
     ((Stage.MAIL,), (530,), None, _STOP_ROUTE),
     ((Stage.MAIL,), (421,), None, _DEFER_ROUTE),
     # Too many recipients at once is no refusal; a full mailbox may be emptied.
-    ((Stage.RCPT,), (452,), ("4.5.3",), SPLIT),
+    ((Stage.RCPT,), (452, 552), ("4.5.3", "5.5.3"), SPLIT),
     ((Stage.RCPT,), (452, 552), ("4.2.2", "5.2.2"), DEFER_RECIPIENT),
-    ((Stage.RCPT,), (452, 552), None, SPLIT),
+    ((Stage.RCPT,), (452, 552), (), SPLIT),
 )
 
 _FALLBACK = {
@@ -99,4 +100,8 @@ def judge(stage: Stage, reply: Reply) -> Verdict:
 
 
 def _fits(details: tuple[str, ...] | None, status: EnhancedStatus | None) -> bool:
-    return details is None or (status is not None and str(status).startswith(details))
+    if details is None:
+        return True
+    if status is None:
+        return not details
+    return str(status) in details or f"{status.klass}.{status.subject}" in details

@@ -104,11 +104,19 @@ class MemorySession:
                 found = [_unsent(o) if stopped or o.status is Status.ACCEPTED else o for o in found]
                 stopped = True
             else:
-                self._transport.envelopes.append(envelope)
+                self._keep(envelope, found)
             self._rest += found
         while self._rest:
             yield self._rest[0]
             del self._rest[0]
+
+    def _keep(self, envelope: Envelope, outcomes: list[Outcome]) -> None:
+        """Keep `envelope`, as far as it was accepted."""
+        accepted = tuple(o.recipient for o in outcomes if o.status is Status.ACCEPTED)
+        if accepted and accepted != envelope.recipients:
+            envelope = Envelope(envelope.sender, accepted, envelope.content)
+        if accepted:
+            self._transport.envelopes.append(envelope)
 
     def unsettled(self) -> list[Outcome]:
         """See `ISession`."""

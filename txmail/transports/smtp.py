@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+import time
+from typing import Any
 
 from zope.interface import implementer
 
@@ -22,6 +24,7 @@ class SmtpTransport:
     def __init__(self, options: Options, pool: int = POOL_SIZE) -> None:
         """`pool` is how many connections are kept, and used at once before somebody waits."""
         self.options = options
+        self._size = pool
         self._tls = _unverified_context() if options.opportunistic_tls else None
         self._pool = Pool(self._connect, pool)
 
@@ -38,15 +41,20 @@ class SmtpTransport:
         return self._pool.take(seconds, wait=wait, fresh=fresh)
 
     def _connect(self, timeout: float) -> Session:
+        deadline = time.monotonic() + timeout
         bound = min(timeout, self.options.timeout)
         stream = Stream.connect(self.options.host, self.options.port, bound)
         session = Session(stream, self.options)
-        session.greet(timeout, self._tls)
+        session.greet(deadline - time.monotonic(), self._tls)
         return session
 
     def close(self) -> None:
         """See `ITransport`."""
         self._pool.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy, or one in another process, opens connections of its own.
+        return type(self), (self.options, self._size)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -58,4 +66,5 @@ def _unverified_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # so that reading never has to write
     return context
