@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import email
-import os
-import pwd
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from email.header import decode_header, make_header
-from pathlib import Path
 
 import pytest
 from databases import SQLITE, ZODB_KIND
 from letters import letter, statuses
+from postfix import AVAILABLE, NEEDS, running_postfix, within
 
 from txmail import Message
 from txmail.exceptions import DeliveryRefused
 
-POSTFIX = "/usr/sbin/postfix"
-
-pytestmark = pytest.mark.skipif(
-    not Path(POSTFIX).exists() or os.geteuid() != 0,
-    reason="a Postfix of one's own needs /usr/sbin/postfix and root",
-)
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason=NEEDS)
 
 MAIN_CF = """\
 compatibility_level = 3.6
 queue_directory = {base}/queue
 data_directory = {base}/data
-command_directory = /usr/sbin
-daemon_directory = {daemons}
-mail_owner = postfix
-setgid_group = postdrop
 myhostname = mx.test
 mydestination =
 mynetworks = 127.0.0.0/8
@@ -47,125 +30,17 @@ maillog_file = {base}/log
 maillog_file_prefixes = {base}
 virtual_mailbox_domains = example.com
 virtual_mailbox_base = {base}/mail
-virtual_mailbox_maps = inline:{{ ann@example.com=ann/, bob@example.com=bob/ }}
+virtual_mailbox_maps = inline:{ ann@example.com=ann/, bob@example.com=bob/ }
 virtual_uid_maps = static:{uid}
 virtual_gid_maps = static:{gid}
 virtual_minimum_uid = 1
 """
 
-MASTER_CF = """\
-127.0.0.1:{port} inet n - n - - smtpd
-pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-verify unix - - n - 1 verify
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-proxywrite unix - - n - 1 proxymap
-smtp unix - - n - - smtp
-relay unix - - n - - smtp
-showq unix n - n - - showq
-error unix - - n - - error
-retry unix - - n - - error
-discard unix - - n - - discard
-local unix - n n - - local
-virtual unix - n n - - virtual
-lmtp unix - - n - - lmtp
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
-"""
-
-
-class Postfix:
-    """An instance with folders and a port of its own."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.conf = base / "conf"
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
-        owner = pwd.getpwnam("postfix")
-        for name in ("conf", "queue", "data", "mail"):
-            (base / name).mkdir(mode=0o755)
-        for name in ("data", "mail"):
-            shutil.chown(base / name, owner.pw_uid, owner.pw_gid)
-        (base / "data").chmod(0o700)
-        places = ("/usr/lib/postfix/sbin", "/usr/libexec/postfix")
-        daemons = next((place for place in places if Path(place).is_dir()), places[0])
-        values = {
-            "base": base,
-            "daemons": daemons,
-            "uid": owner.pw_uid,
-            "gid": owner.pw_gid,
-            "port": self.port,
-        }
-        (self.conf / "main.cf").write_text(MAIN_CF.format(**values))
-        (self.conf / "master.cf").write_text(MASTER_CF.format(**values))
-
-    def run(self, command: str) -> None:
-        # The real stdin and stdout: Postfix keeps what it inherits open.
-        subprocess.run(
-            [POSTFIX, "-c", str(self.conf), command],
-            check=True,
-            timeout=30,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def start(self) -> None:
-        self.run("start")
-        within(20, self._answers)
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 5) as connected:
-                return connected.recv(4).startswith(b"220")
-        except OSError:
-            return False
-
-    @property
-    def url(self) -> str:
-        return f"smtp://127.0.0.1:{self.port}"
-
-    def mail_of(self, user: str) -> list[email.message.Message]:
-        """What was delivered to the Maildir of `user`."""
-        files = (self.base / "mail" / user / "new").glob("*")
-        return [email.message_from_bytes(file.read_bytes()) for file in files]
-
-    def connections(self) -> int:
-        """How many connections its log tells of."""
-        log = self.base / "log"
-        return log.read_text().count(": connect from") if log.exists() else 0
-
-
-def within(seconds, condition):
-    """Wait until `condition()` is true: another program tells us nothing, so it has to be asked."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
 
 @pytest.fixture(scope="module")
 def postfix():
-    # Not below pytest's own folder, which is closed to the user postfix.
-    base = Path(tempfile.mkdtemp(prefix="txmail-postfix-"))
-    base.chmod(0o755)
-    instance = Postfix(base)
-    try:
-        instance.start()
+    with running_postfix(MAIN_CF) as instance:
         yield instance
-    finally:
-        instance.run("stop")
-        shutil.rmtree(base)
 
 
 @pytest.fixture
