@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 
 import pytest
 import transaction
@@ -66,6 +67,14 @@ def events(mailer):
     told = []
     mailer.events.subscribe(told.append)
     return told
+
+
+@pytest.fixture
+def keyboard():
+    """SIGINT interrupts us, and what we start, also under a test runner that ignores it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from txmail.smtp.extensions import Extensions
 from txmail.smtp.preflight import PROBES_LIMIT, Preflight
 from txmail.smtp.protocol import Protocol
 from txmail.smtp.sending import Sending
-from txmail.smtp.session import Options, Session
+from txmail.smtp.options import Options
+from txmail.smtp.session import Session
 from txmail.smtp.stream import Stream
 from txmail.smtp.transactions import ConnectionEnded
 from txmail.transports import from_url

@@ -15,10 +15,11 @@ from txmail.budget import Budget
 from txmail.delivery import DirectDelivery
 from txmail.exceptions import TransportError
 from txmail.smtp import pool as pool_module
-from txmail.smtp.pool import Pool
-from txmail.smtp.session import Options, Session
+from txmail.smtp.options import Options
+from txmail.smtp.pool import MAX_AGE, MAX_IDLE, MAX_MESSAGES, VERIFY_AFTER, Pool
+from txmail.smtp.session import Session
 from txmail.smtp.stream import Stream
-from txmail.testing import ScriptedServer
+from txmail.testing import CLOSE, RESET, ScriptedServer
 
 ONE = make_envelope(1)
 
@@ -314,3 +315,111 @@ def test_threads_share_the_kept_sessions(server):
         assert len({m.content for m in server.messages}) == rounds * threads
         assert len(server.messages) == rounds * threads
         assert len(server.connections) == 3
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clocked(server):
+    clock = Clock()
+
+    def connect(timeout):
+        session = Session(Stream.connect(*server.address, timeout), Options(*server.address))
+        session.greet(timeout)
+        return session
+
+    pool = Pool(connect, 2, clock)
+    yield pool, clock
+    pool.close()
+
+
+def noops(server):
+    return [command for command in server.commands if command == "NOOP"]
+
+
+def test_a_session_is_not_used_beyond_its_age(server, clocked):
+    pool, clock = clocked
+    first = pool.take(5)
+    first.close()
+    for _ in range(int(MAX_AGE / 100) - 1):
+        clock.now += 100
+        session = pool.take(5)
+        assert session is first
+        session.close()
+    clock.now += 200
+    session = pool.take(5)
+    assert session is not first
+    session.close()
+    assert first.closed
+
+
+def test_a_session_is_not_used_after_so_many_messages(server, clocked):
+    pool, _ = clocked
+    first = pool.take(5)
+    first.messages = MAX_MESSAGES - 1
+    assert [o.status for o in first.send([ONE])] == ["accepted"]
+    first.close()
+    assert first.closed
+    server.wait_for(lambda: "QUIT" in server.commands)
+    pool.take(5).close()
+    assert len(server.connections) == 2
+
+
+def test_a_session_that_was_idle_for_very_long_is_not_used(server, clocked):
+    pool, clock = clocked
+    first = pool.take(5)
+    first.close()
+    clock.now += MAX_IDLE + 1
+    second = pool.take(5)
+    assert second is not first
+    second.close()
+    assert noops(server) == []
+
+
+def test_a_session_that_was_idle_for_long_answers_noop_unless_something_else_verifies(
+    server, clocked
+):
+    pool, clock = clocked
+    first = pool.take(5)
+    first.close()
+    pool.take(5).close()
+    assert noops(server) == []
+    clock.now += VERIFY_AFTER + 1
+    pool.take(5, verify=False).close()
+    assert noops(server) == []
+    clock.now += VERIFY_AFTER + 1
+    session = pool.take(5)
+    assert session is first
+    session.close()
+    assert noops(server) == ["NOOP"]
+
+
+@pytest.mark.parametrize("fault", [CLOSE, RESET, "421 4.3.2 shutting down", "500 5.5.1 what?"])
+def test_a_session_that_does_not_answer_noop_is_replaced(server, clocked, fault):
+    pool, clock = clocked
+    pool.take(5).close()
+    server.on("NOOP", fault)
+    clock.now += VERIFY_AFTER + 1
+    session = pool.take(5)
+    assert [o.status for o in session.send([ONE])] == ["accepted"]
+    session.close()
+    assert len(server.connections) == 2
+
+
+def test_a_dirty_session_answers_rset_in_place_of_noop(server, clocked):
+    pool, clock = clocked
+    session = pool.take(5)
+    session.preflight([ONE])
+    session.close(dirty=True)
+    clock.now += VERIFY_AFTER + 1
+    pool.take(5).close()
+    assert noops(server) == []
+    assert server.commands.count("RSET") == 1

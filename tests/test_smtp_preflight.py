@@ -313,6 +313,20 @@ def test_what_comes_later_is_asked_with_the_first_staged_anew(server):
     assert [m.content for m in server.messages] == [ONE.content, TWO.content]
 
 
+def test_however_often_more_comes_the_server_is_not_asked_beyond_the_limit(server):
+    envelopes = [of_sender(n) for n in range(3 * PROBES_LIMIT)]
+    with opened(server) as session:
+        for count in range(1, len(envelopes) + 1):
+            assert session.preflight(envelopes[:count]) == []
+        asked = server.commands
+        assert asked.count("RSET") <= PROBES_LIMIT + 1
+        outcomes = list(session.send(envelopes, strict=True))
+        assert statuses(outcomes) == ["accepted"] * len(envelopes)
+        assert server.commands[len(asked)] == "DATA"  # the first is still staged
+    assert not outcomes[-1].preflighted
+    assert outcomes[1].preflighted
+
+
 def test_a_dropped_staged_envelope_is_reset_before_the_next_is_sent(server):
     with opened(server) as session:
         session.preflight([ONE, TWO])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import threading
 import time
 
@@ -142,18 +143,30 @@ def test_the_next_address_is_tried_if_one_refuses(monkeypatch, server):
     server.wait_for(lambda: server.connections)
 
 
-def test_addresses_that_do_not_answer_share_the_time(monkeypatch):
+@pytest.fixture
+def silent():
+    """An address at which nothing answers: its queue is full, and a handshake has to wait."""
     with contextlib.ExitStack() as stack:
-        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(3):  # its queue is full then, and a handshake is not answered
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
-            waiting.connect_ex(silent.getsockname())
-        addresses(monkeypatch, *[silent.getsockname()] * 20)
-        began = time.monotonic()
-        with pytest.raises(TransportError, match="in time"):
-            Stream.connect("mx.example", 25, 0.2)
-        assert time.monotonic() - began < 2
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch, server, silent):
+    addresses(monkeypatch, silent, server.address)
+    Stream.connect("mx.example", 25, 0.6).close()
+    server.wait_for(lambda: server.connections)
+
+
+def test_addresses_that_do_not_answer_share_the_time(monkeypatch, silent):
+    addresses(monkeypatch, *[silent] * 20)
+    began = time.monotonic()
+    with pytest.raises(TransportError, match="in time"):
+        Stream.connect("mx.example", 25, 0.2)
+    assert time.monotonic() - began < 2
 
 
 def test_no_time_left_is_no_connection(server):
@@ -262,6 +275,25 @@ def test_a_large_message_goes_through_tls_whole(context):
             assert statuses(session.send([envelope, ONE])) == ["accepted"] * 2
             session.close()
         assert [m.content for m in server.messages] == [envelope.content, ONE.content]
+
+
+def test_a_session_ticket_is_nobodys_reply(context):
+    """It comes after the handshake: there is something to read, and nothing was said."""
+
+    def serve(connected, stopping):
+        with context.wrap_socket(connected, server_side=True):
+            stopping.wait(10)
+
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.minimum_version = ssl.TLSVersion.TLSv1_3
+    with RawServer(serve) as server:
+        stream = Stream.connect(*server.address, 10)
+        stream.start_tls(client, "localhost", 10)
+        assert stream.wait(False, 10)
+        assert stream.quiet
+        stream.close()
+        assert not stream.quiet
 
 
 def test_a_connection_that_tls_has_ended_is_not_reused(context):
@@ -431,7 +463,9 @@ def test_a_connection_that_dies_twice_is_replaced_once(server):
     assert len(server.connections) == 2
 
 
-@pytest.mark.parametrize("said", [b"421 4.4.2 idle too long\r\n", b"250 what\r\n", b""])
+@pytest.mark.parametrize(
+    "said", [b"421 4.4.2 idle too long\r\n", b"250 what\r\n", b"354 go\r\n", b""]
+)
 def test_a_staged_connection_that_spoke_or_ended_before_the_vote_is_replaced(said):
     told, tell = threading.Event(), threading.Event()
     received = []

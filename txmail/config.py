@@ -7,6 +7,7 @@ when the mail is missing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,12 @@ from .budget import COMMIT_TIMEOUT
 from .delivery import PREFLIGHT, DirectDelivery
 from .events import Events
 from .exceptions import AddressError, ConfigurationError
-from .transports import from_url
-from .transports.url import is_loopback
+from .interfaces import ITransport
+from .secret import Secret
+from .smtp.tls import TlsFiles
+from .transports import from_urls
+from .transports.sendmail import Command
+from .transports.url import Account, is_loopback
 
 #: What pyramid_mailer calls its settings begin with.
 PREFIX = "mail."
@@ -26,18 +31,34 @@ PREFIX = "mail."
 _TRUE = {"true", "yes", "on", "y", "t", "1"}
 _FALSE = {"false", "no", "off", "n", "f", "0", ""}
 
+#: Settings that say together what one part needs.
+_COMBINED = frozenset(
+    [
+        "host",
+        "port",
+        "tls",
+        "ssl",
+        "url",
+        "username",
+        "password",
+        "password_from",
+        "certfile",
+        "keyfile",
+        "cafile",
+        "sendmail_app",
+        "sendmail_template",
+    ]
+)
+
 #: Settings of the durable queue, and values of others that need it.
 _QUEUE = "the durable queue is not in this version"
-_CREDENTIALS = "credentials are not supported by this version"
-_TLS = "verified TLS is not supported by this version"
-_SENDMAIL = "the sendmail program is not supported by this version"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the settings say, checked and converted."""
 
-    url: str
+    transport: ITransport
     default_sender: str | None = None
     preflight: str = "auto"
     transient: bool = False
@@ -45,11 +66,13 @@ class Settings:
     commit_timeout: float = COMMIT_TIMEOUT
     #: False: a `DummyMailer` appends at `send()`, not at commit
     dummy_transactional: bool = True
+    #: where a `DebugMailer` writes
+    top_level_directory: str | None = None
 
     def delivery(self, events: Events | None = None) -> DirectDelivery:
         """The delivery they describe."""
         return DirectDelivery(
-            from_url(self.url, field="url"),
+            self.transport,
             events=events,
             preflight=self.preflight,
             transient=self.transient,
@@ -64,7 +87,7 @@ def read_settings(settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> S
     either it is ``localhost``, port 25. Keys that do not begin with `prefix` are somebody else's.
     """
     found: dict[str, Any] = {}
-    legacy: dict[str, Any] = {}
+    combined: dict[str, Any] = {}
     for key, value in (settings or {}).items():
         if not isinstance(key, str) or not key.startswith(prefix):
             continue
@@ -72,36 +95,59 @@ def read_settings(settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> S
         reader = _READERS.get(name)
         if reader is None:
             raise ConfigurationError("there is no such setting", field=key)
-        value = reader(value, key)
-        if name in ("host", "port", "tls", "ssl"):
-            legacy[name] = value
-        elif value is not None and name in Settings.__slots__:
-            found[name] = value
-    if legacy:
-        _legacy_url(found, legacy, prefix)
-    found.setdefault("url", "smtp://localhost:25")
-    return Settings(**found)
+        read = reader(value, key)
+        if read is not None and name in _COMBINED:
+            combined[name] = read
+        elif read is not None and name in Settings.__slots__:
+            found[name] = read
+    return Settings(_transport(combined, prefix), **found)
 
 
-def _legacy_url(found: dict[str, Any], legacy: dict[str, Any], prefix: str) -> None:
-    host, port = legacy.get("host"), legacy.get("port")
-    for name in ("tls", "ssl"):
-        if legacy.get(name):
-            raise ConfigurationError(_TLS, field=prefix + name)
-    if host is None and port is None:
-        return
-    if "url" in found:
-        name = "host" if host is not None else "port"
-        raise ConfigurationError(f"it is said by {prefix}url already", field=prefix + name)
-    host = host or "localhost"
-    if not is_loopback(host):
+def _transport(combined: dict[str, Any], prefix: str) -> ITransport:
+    """The transport of the settings that tell of it together."""
+    command = Command.from_template(
+        combined.get("sendmail_app"),
+        combined.get("sendmail_template"),
+        app_field=f"{prefix}sendmail_app",
+        template_field=f"{prefix}sendmail_template",
+    )
+    urls = combined.get("url")
+    for name in ("host", "port", "tls", "ssl"):
+        if name in combined and urls is not None:
+            raise ConfigurationError(f"it is said by {prefix}url already", field=prefix + name)
+    urls = urls or [_legacy_url(combined, prefix)]
+    return from_urls(
+        urls, field=prefix + "url", command=command, account=_account(combined, prefix)
+    )
+
+
+def _account(combined: dict[str, Any], prefix: str) -> Account:
+    user = combined.get("username", "")
+    password, source = combined.get("password"), combined.get("password_from")
+    if password is not None and source is not None:
         raise ConfigurationError(
-            "a host off loopback needs TLS, which this version cannot verify; use "
-            f"{prefix}url = smtp://HOST:PORT?tls=opportunistic (or tls=off) to go without",
-            field=prefix + "host",
+            f"it is said by {prefix}password already", field=f"{prefix}password_from"
+        )
+    if user and password is None and source is None:
+        raise ConfigurationError("a user without a password", field=f"{prefix}username")
+    files = TlsFiles(*(combined.get(name) for name in ("cafile", "certfile", "keyfile")))
+    return Account(user, password or source, files)
+
+
+def _legacy_url(combined: dict[str, Any], prefix: str) -> str:
+    """The URL for the settings of pyramid_mailer, in which TLS was off unless asked for."""
+    host = combined.get("host", "localhost")
+    if combined.get("tls") is False and not combined.get("ssl") and not is_loopback(host):
+        raise ConfigurationError(
+            "a host off loopback needs TLS; to go without, say "
+            f"{prefix}url = smtp://HOST:PORT?tls=off, or tls=opportunistic",
+            field=prefix + "tls",
         )
     shown = f"[{host}]" if ":" in host else quote(host)
-    found["url"] = f"smtp://{shown}:{port or 25}"
+    if combined.get("ssl"):
+        return f"smtps://{shown}:{combined.get('port', 465)}"
+    port = combined.get("port", 25)
+    return f"smtp://{shown}:{port}" + ("?tls=required" if combined.get("tls") else "")
 
 
 # -- one reader for each setting
@@ -115,11 +161,21 @@ def _text(value: Any, field: str) -> str | None:
     return value.strip() or None
 
 
-def _url(value: Any, field: str) -> str | None:
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigurationError("a URL is needed", field=field)
-    from_url(value.strip(), field=field)
-    return value.strip()
+def _url(value: Any, field: str) -> list[Secret]:
+    urls = value.split() if isinstance(value, str) else value
+    if not isinstance(urls, (list, tuple)) or not all(isinstance(u, str) for u in urls) or not urls:
+        raise ConfigurationError("a URL is needed, or a list of them", field=field)
+    return [Secret(url) for url in urls]
+
+
+def _password(value: Any, field: str) -> Secret | None:
+    return None if value in (None, "") else Secret.of(value, field)
+
+
+def _password_from(value: Any, field: str) -> Secret | None:
+    if value in (None, ""):
+        return None
+    return Secret(source=value) if isinstance(value, str) else Secret.of(value, field)
 
 
 def _sender(value: Any, field: str) -> str | None:
@@ -144,10 +200,7 @@ def _boolean(value: Any, field: str) -> bool:
 
 
 def _seconds(value: Any, field: str) -> float:
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = 0.0
+    seconds = _number(value, float)
     if not 0 < seconds < float("inf"):
         raise ConfigurationError("seconds above 0 are needed", field=field, value=value)
     return seconds
@@ -156,13 +209,20 @@ def _seconds(value: Any, field: str) -> float:
 def _port(value: Any, field: str) -> int | None:
     if value is None or value == "":
         return None
-    try:
-        port = int(value)
-    except (TypeError, ValueError):
-        port = 0
+    port = _number(value, int)
     if not 0 < port < 65536:
         raise ConfigurationError("a port of 1 to 65535 is needed", field=field, value=value)
-    return port
+    return int(port)
+
+
+def _number(value: Any, kind: type[int] | type[float]) -> float:
+    """The number that `value` is or spells, 0 if it does neither."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, kind)):
+        return 0
+    try:
+        return kind(value)
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _one_of(*words: str, else_: str = "") -> Callable[[Any, str], str]:
@@ -179,10 +239,16 @@ def _refused(problem: str) -> Callable[[Any, str], None]:
     """For settings that this version knows and cannot honour; empty ones say nothing."""
 
     def read(value: Any, field: str) -> None:
-        if value not in (None, "", False, 0, "0", "false"):
+        if value is not None and value != "":
             raise ConfigurationError(problem, field=field)
 
     return read
+
+
+def _debug(value: Any, field: str) -> None:
+    # pyramid_mailer printed the dialogue to the terminal; ours is the logger txmail.smtp.
+    if value is not None and _boolean(value, field):
+        logging.getLogger("txmail.smtp").setLevel(logging.DEBUG)
 
 
 _READERS: dict[str, Callable[[Any, str], Any]] = {
@@ -202,11 +268,14 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "queue_url": _refused(_QUEUE),
     "queue_path": _refused(_QUEUE),
     "on_doubt": _refused(_QUEUE),
-    "username": _refused(_CREDENTIALS),
-    "password": _refused(_CREDENTIALS),
-    "keyfile": _refused(_TLS),
-    "certfile": _refused(_TLS),
-    "sendmail_app": _refused(_SENDMAIL),
-    "sendmail_template": _refused(_SENDMAIL),
-    "debug": _refused("the protocol log is not in this version"),
+    "username": _text,
+    "password": _password,
+    "password_from": _password_from,
+    "cafile": _text,
+    "certfile": _text,
+    "keyfile": _text,
+    "sendmail_app": _text,
+    "sendmail_template": _text,
+    "top_level_directory": _text,
+    "debug": _debug,
 }

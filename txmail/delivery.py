@@ -131,7 +131,12 @@ class DirectRun:
         timeout = self._budget.remaining
         if timeout <= 0:
             raise TransportError("commit_timeout is used up")
-        session = self._delivery.transport.open(timeout=timeout, wait=wait, fresh=fresh)
+        session = self._delivery.transport.open(
+            timeout=timeout,
+            wait=wait,
+            fresh=fresh,
+            verify=not self._delivery.asks,  # the preflight does that
+        )
         self._session = session
         # A transaction that is dropped without an end must not keep the connection for ever.
         self._returned = weakref.finalize(self, session.close, dirty=True)

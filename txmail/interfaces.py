@@ -155,12 +155,20 @@ class ITransport(Interface):
         "True if a preflight asks a server, so that direct delivery does one by default."
     )
 
-    def open(*, timeout: float | None = None, wait: bool = True, fresh: bool = False) -> ISession:
+    def open(
+        *,
+        timeout: float | None = None,
+        wait: bool = True,
+        fresh: bool = False,
+        verify: bool = True,
+    ) -> ISession:
         """Return an `ISession`, verified or new.
 
         `timeout` bounds opening it, in seconds. If all connections are in use, `wait` allows
         waiting for one; otherwise one is opened beyond the limit. `fresh` never reuses one: the
-        caller has just seen a kept one fail.
+        caller has just seen a kept one fail. `verify` has a kept one that was idle for long answer
+        first; without it the caller's own first question does that, and the caller knows what to
+        do if there is no answer.
 
         Raises `TransportError`.
         """

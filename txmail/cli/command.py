@@ -8,17 +8,18 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from . import demo
+from . import catch, demo, send
 from .exits import CannotRun, Exit
 
 #: In the order in which the help has them.
-_COMMANDS = (demo,)
+_COMMANDS = (demo, send, catch)
 
 _EXITS = """\
 exit codes:
   0  all is well
   1  the command ran and something failed; demo: a promise was broken
-  2  wrong arguments, or something that it needs is not installed
+  2  wrong arguments, or something that it needs is not there
+txmail send has those of sysexits.h: see its help
 """
 
 
@@ -28,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises SystemExit for ``--help``, ``--version`` and wrong arguments, as argparse does.
     """
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:  # said by the subcommand, which may have an exit code of its own for it
+        blamed: argparse.ArgumentParser = getattr(arguments, "parser", parser)
+        blamed.error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.run is None:
         parser.print_help(sys.stderr)
         return Exit.USAGE
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read us has gone (head); the interpreter must not find the pipe again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
-    return code
+    return int(code)
 
 
 def _parser() -> argparse.ArgumentParser:

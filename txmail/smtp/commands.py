@@ -6,10 +6,14 @@ cannot become a second command. Parameters come from typed fields only.
 
 from __future__ import annotations
 
+import base64
 import re
 
 from ..exceptions import TxmailError
 from .extensions import Extensions
+
+#: Octets of a command line with its line end (RFC 5321 section 4.5.3.1.4).
+LINE_LIMIT = 512
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
@@ -61,3 +65,14 @@ def mail(
 def rcpt(forward_path: bytes) -> bytes:
     """RCPT for one forward-path, angle brackets included."""
     return _line(b"RCPT TO:" + forward_path)
+
+
+def auth(mechanism: str, first: bytes | None = None) -> bytes:
+    """AUTH, with what the mechanism has to say `first` (RFC 4954 section 4)."""
+    line = b"AUTH " + mechanism.encode("ascii")
+    return _line(line if first is None else line + b" " + (base64.b64encode(first) or b"="))
+
+
+def auth_answer(answer: bytes) -> bytes:
+    """The answer to a challenge of an AUTH exchange."""
+    return _line(base64.b64encode(answer))

@@ -21,6 +21,8 @@ class Extensions:
     enhancedstatuscodes: bool = False
     #: RFC 3207
     starttls: bool = False
+    #: RFC 4954: the SASL mechanisms, in upper case
+    auth: frozenset[str] = frozenset()
     #: RFC 1870: True if MAIL may name the size
     size: bool = False
     #: RFC 1870: octets the server takes at most; None if it names no limit
@@ -39,6 +41,7 @@ class Extensions:
             smtputf8="SMTPUTF8" in offered,
             enhancedstatuscodes="ENHANCEDSTATUSCODES" in offered,
             starttls="STARTTLS" in offered,
+            auth=frozenset(name.upper() for name in offered.get("AUTH", [])),
             size="SIZE" in offered,
             size_limit=limit or None,
         )

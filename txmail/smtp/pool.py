@@ -15,6 +15,18 @@ POOL_SIZE = 4
 #: may hold row locks which the present owner of the session needs to finish: waiting for ever
 #: would be a deadlock that no database sees.
 WAIT_LIMIT = 5.0
+#: Seconds after which a session is not given out again: names change their addresses,
+#: certificates expire, and whoever balances load behind a name wants to move us.
+MAX_AGE = 3600.0
+#: Messages after which it is not: some servers hang up after so many.
+MAX_MESSAGES = 1000
+#: Seconds of idleness after which it is not: servers hang up after five minutes
+#: (RFC 5321 section 4.5.3.2.7), and what is in between may forget about it sooner.
+MAX_IDLE = 240.0
+#: Seconds of idleness after which it has to answer a NOOP, unless something else verifies it.
+VERIFY_AFTER = 15.0
+#: Seconds to wait for that.
+VERIFY_TIMEOUT = 5.0
 #: Seconds to wait for the answer to QUIT when the pool is closed.
 QUIT_TIMEOUT = 1.0
 
@@ -51,25 +63,31 @@ class Pool:
             self._begin()
         return self._changed
 
-    def take(self, timeout: float, *, wait: bool = True, fresh: bool = False) -> Session:
+    def take(
+        self, timeout: float, *, wait: bool = True, fresh: bool = False, verify: bool = True
+    ) -> Session:
         """A session that is open, idle and seems alive, else a new one.
 
         `timeout` in seconds is for waiting and connecting together. Without `wait` a session is
         opened beyond the limit where others would wait. `fresh` uses no kept session: the caller
-        has just seen one fail.
+        has just seen one fail. `verify` has one that was idle for long answer NOOP first.
 
         Raises `TransportError`.
         """
         deadline = self._clock() + timeout
         session = self._kept(deadline if wait else None, fresh)
         if session is not None:
-            return session
+            if not verify or self._verified(session, deadline):
+                return session
+            self.give(session)
+            return self.take(deadline - self._clock(), wait=False, fresh=True)
         try:
             session = self._connect(deadline - self._clock())
         except BaseException:
             self._connected(None)
             raise
         session.pool = self
+        session.opened_at = session.used_at = self._clock()
         self._connected(session)
         return session
 
@@ -78,7 +96,7 @@ class Pool:
             if deadline is not None:
                 patience = min(WAIT_LIMIT, deadline - self._clock())
                 self._changed.wait_for(self._has_room, patience)
-            stale = [s for s in self._idle if not s.reusable]
+            stale = [s for s in self._idle if self._worn(s) or not s.reusable]
             for session in stale:
                 self._idle.remove(session)
             found = self._idle.pop() if self._idle and not fresh else None
@@ -89,6 +107,20 @@ class Pool:
         for session in stale:
             session.quit()
         return found
+
+    def _verified(self, session: Session, deadline: float) -> bool:
+        now = self._clock()
+        if now - session.used_at < VERIFY_AFTER:
+            return True
+        return session.verify(min(VERIFY_TIMEOUT, deadline - now))
+
+    def _worn(self, session: Session) -> bool:
+        now = self._clock()
+        return (
+            now - session.opened_at > MAX_AGE
+            or now - session.used_at > MAX_IDLE
+            or session.messages >= MAX_MESSAGES
+        )
 
     def _has_room(self) -> bool:
         return len(self._in_use) + self._connecting < self._size
@@ -108,7 +140,8 @@ class Pool:
                 return
             self._in_use.remove(session)
             session.forget(dirty=dirty)
-            keep = session.reusable and len(self._idle) < self._size
+            session.used_at = self._clock()
+            keep = len(self._idle) < self._size and not self._worn(session) and session.reusable
             if keep:
                 self._idle.append(session)
             self._changed.notify()

@@ -17,11 +17,12 @@ The laws:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ..exceptions import TxmailError
 from ..reply import Reply
 from . import content as content_
+from .dialogue import Dialogue
 from .replies import MalformedReply, ReplyParser
 from .trouble import Stage
 
@@ -33,7 +34,11 @@ class LocalProtocolError(TxmailError):
 class Protocol:
     """What was written, what is unanswered, and what may come next."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialogue: Dialogue | None = None) -> None:
+        """`dialogue` hears of everything, and has a say in what is shown of a reply."""
+        self._dialogue = dialogue if dialogue is not None else Dialogue("")
+        #: the text of the last challenge of an AUTH exchange, as it came
+        self.challenge = ""
         self._parser = ReplyParser()
         self._outgoing: list[bytes | memoryview] = []
         #: octets ever queued, and ever accepted by the socket
@@ -49,26 +54,44 @@ class Protocol:
 
     def issue(self, stage: Stage, line: bytes) -> None:
         """Queue one command. Raises `MalformedReply` if a reply nobody asked for lies here."""
+        self.issue_all(((stage, line),))
+
+    def issue_all(self, commands: Sequence[tuple[Stage, bytes]]) -> None:
+        """Queue commands, which then leave in one write.
+
+        Raises `MalformedReply` if a reply nobody asked for lies here.
+        """
         if self._content_due or (self._unanswered and self._unanswered[-1][0] is Stage.DATA):
-            raise LocalProtocolError(f"{stage} where content or the reply to DATA is due")
-        self._queue((line,))
-        self._unanswered.append((stage, self._queued))
+            raise LocalProtocolError("a command where content or the reply to DATA is due")
+        if self._dialogue.active:
+            for stage, line in commands:
+                self._dialogue.command(stage, line)
+        self.check_silence()
+        queued = self._queued
+        for stage, line in commands:
+            queued += len(line)
+            self._unanswered.append((stage, queued))
+        self._outgoing.append(b"".join([line for _, line in commands]))
+        self._queued = queued
 
     def content(self, content: bytes) -> None:
         """Queue canonical `content` and the final dot."""
         if not self._content_due:
             raise LocalProtocolError("content without a 354")
         self._content_due = False
-        self._queue(content_.dot_stuffed(content))
+        if self._dialogue.active:
+            self._dialogue.content(len(content))
+        self.check_silence()
+        for piece in content_.dot_stuffed(content):
+            self._outgoing.append(piece)
+            self._queued += len(piece)
         self._final_dot = self._queued
         self._unanswered.append((Stage.FINAL, self._queued))
 
-    def _queue(self, octets: Iterable[bytes]) -> None:
+    def check_silence(self) -> None:
+        """Raise `MalformedReply` if a reply nobody asked for lies here."""
         if not self._unanswered and self._parser.pending:
             raise MalformedReply("one that nothing asked for")
-        for piece in octets:
-            self._outgoing.append(piece)
-            self._queued += len(piece)
 
     # -- what the socket took
 
@@ -135,9 +158,11 @@ class Protocol:
             raise MalformedReply(f"an answer to {stage} that had not been sent")
         if stage is Stage.DATA:
             self._data_answered(reply)
+        elif stage is Stage.AUTH and reply.code == 334:
+            self.challenge = reply.text
         elif reply.intermediate:
             raise MalformedReply(f"{reply.code} to {stage}")
-        return reply
+        return self._dialogue.reply(stage, reply) if self._dialogue.active else reply
 
     def _data_answered(self, reply: Reply) -> None:
         if reply.code == 354:

@@ -92,6 +92,8 @@ class _Turn:
 
     progress: Progress
     transaction: MailTransaction
+    #: why this server can never take it; empty if it may
+    problem: str = ""
 
 
 class Sending:
@@ -123,6 +125,8 @@ class Sending:
         self._staged = staged
         self._open: deque[Progress] = deque()
         self._turn: _Turn | None = None
+        #: the first mail transaction of the next envelope, made while the server was busy
+        self._ahead: _Turn | None = None
         self._in_content = False
         self._stopped = False
         #: outcomes that are known and were not handed out, in order
@@ -153,6 +157,9 @@ class Sending:
                 if index not in self._turn.progress.waiting:
                     self._turn.progress.settle(index, verdict, reply, reason)
             self._turn = None
+        if self._ahead is not None:
+            self._open.append(self._ahead.progress)
+            self._ahead = None
         for progress in self._open:
             progress.settle_rest(trouble.UNSENT, reply, reason)
         for envelope in self._envelopes:
@@ -182,25 +189,42 @@ class Sending:
         """The rest of a message that was split, else the next message that can be sent."""
         while not self._stopped:
             if self._open and self._open[-1].waiting:
-                return self._turn_for(self._open[-1])
-            envelope = next(self._envelopes, None)
-            if envelope is None:
+                return self._begun(self._turn_for(self._open[-1]))
+            turn = self._made()
+            if turn is None:
                 return None
-            progress = Progress(envelope, self._passed(envelope))
-            self._open.append(progress)
-            problem = unsendable(envelope, self._extensions)
-            if problem:
-                progress.settle_rest(trouble.UNSENDABLE, reason=problem)
-                self._not_accepted()
+            self._open.append(turn.progress)
+            if not turn.problem:
+                return self._begun(turn)
+            turn.progress.settle_rest(trouble.UNSENDABLE, reason=turn.problem)
+            self._not_accepted()
         return None
 
-    def _turn_for(self, progress: Progress) -> _Turn:
+    def make_ahead(self) -> None:
+        """Use the time while the server is busy: make the next envelope's mail transaction."""
+        if self._ahead is None and not self._stopped:
+            self._ahead = self._made()
+
+    def _made(self) -> _Turn | None:
+        """The first mail transaction of the next envelope, None if there is none."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            return ahead
+        envelope = next(self._envelopes, None)
+        if envelope is None:
+            return None
         staged, self._staged = self._staged, None
-        if staged is not None and staged.envelope is progress.envelope:
-            for index in staged.recipients:
-                progress.waiting.remove(index)
-            return _Turn(progress, staged)
-        reset, self.dirty = self.dirty or staged is not None, False
+        progress = Progress(envelope, self._passed(envelope))
+        if staged is None:
+            return self._turn_for(progress)
+        if staged.envelope is not envelope:
+            self.dirty = True
+            return self._turn_for(progress)
+        for index in staged.recipients:
+            progress.waiting.remove(index)
+        return _Turn(progress, staged)
+
+    def _turn_for(self, progress: Progress) -> _Turn:
         waiting = progress.waiting
         recipients = [waiting.popleft() for _ in range(min(len(waiting), RECIPIENTS_LIMIT))]
         transaction = MailTransaction(
@@ -208,9 +232,15 @@ class Sending:
             recipients,
             self._extensions,
             data=self._pipelining and (len(recipients) == 1 or progress.preflighted),
-            reset=reset,
         )
-        return _Turn(progress, transaction)
+        return _Turn(progress, transaction, unsendable(progress.envelope, self._extensions))
+
+    def _begun(self, turn: _Turn) -> _Turn:
+        """`turn`, which is about to be issued: now it is known whether RSET has to come first."""
+        if self.dirty:
+            turn.transaction.begin_with_reset()
+            self.dirty = False
+        return turn
 
     def _not_accepted(self) -> None:
         self._stopped = self._strict
@@ -227,7 +257,8 @@ class Sending:
         following = None
         if self._pipelining and (following := self._next()):
             following.transaction.issue(self._protocol)
-        reply = yield from answer(self._protocol)
+        while (reply := self._protocol.next_reply()) is None:
+            yield
         self._settle_final(turn, reply, self._protocol.final_dot_left)
         if self._stopped:
             return None
@@ -259,6 +290,8 @@ class Sending:
 
     def _settle_recipients(self, turn: _Turn) -> bool:
         """Decide who was refused; True if the content is wanted for somebody."""
+        if turn.transaction.clean:
+            return True
         progress = turn.progress
         verdicts = turn.transaction.verdicts()
         accepted = [i for i, (v, _) in verdicts.items() if v is trouble.ACCEPTED]
@@ -308,7 +341,6 @@ class Sending:
             return following
         if data is not None and data.code == 354:
             raise ConnectionEnded("hung up: a 354 for a refused sender", lost=True)
-        again = MailTransaction(
-            transaction.envelope, transaction.recipients, self._extensions, reset=True
-        )
+        again = MailTransaction(transaction.envelope, transaction.recipients, self._extensions)
+        again.begin_with_reset()
         return _Turn(following.progress, again)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zope.interface import implementer
@@ -16,43 +16,20 @@ from ..envelope import Envelope, Outcome, Status
 from ..exceptions import TransportError
 from ..interfaces import ISession
 from . import commands
+from .dialogue import Dialogue
 from .extensions import Extensions
+from .opening import Opening
+from .options import Options
 from .preflight import PROBES_LIMIT, Preflight
 from .protocol import Protocol
 from .sending import Sending
 from .stream import Stream
-from .transactions import ConnectionEnded, Conversation, MailTransaction, answer
+from .tls import TlsMode
+from .transactions import ConnectionEnded, Conversation, Group, MailTransaction
 from .trouble import Stage
 
 if TYPE_CHECKING:
     from .pool import Pool
-
-#: Seconds to wait for a reply, and for a connection, where nothing else is said. RFC 5321
-#: section 4.5.3.2 allows servers minutes; within a transaction `commit_timeout` is nearer anyway.
-TIMEOUT = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Everything that makes two connections unequal."""
-
-    host: str
-    port: int = 25
-    #: seconds for each reply
-    timeout: float = TIMEOUT
-    #: our own name in EHLO (RFC 5321 section 4.1.4): a domain, or an address literal; None is the
-    #: literal of the address we connect from
-    local_hostname: str | None = None
-    #: use PIPELINING where it is offered
-    pipelining: bool = True
-    #: encrypt where STARTTLS is offered; the certificate is not verified then
-    opportunistic_tls: bool = False
-
-    @property
-    def name(self) -> str:
-        """Printable name of the server."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"smtp://{host}:{self.port}"
 
 
 @implementer(ISession)
@@ -72,11 +49,16 @@ class Session:
         self.pool: Pool | None = None
         #: see `ISession`
         self.fresh = True
+        #: for the pool, by its clock: when it was opened, and last given back
+        self.opened_at = self.used_at = 0.0
+        #: messages accepted here
+        self.messages = 0
         #: the process the connection belongs to
         self.pid = os.getpid()
         self._stream = stream
         self._clock = clock
-        self._protocol = Protocol()
+        self._dialogue = Dialogue(options.name)
+        self._protocol = Protocol(self._dialogue)
         self._name = options.local_hostname or stream.local_literal
         self._write_failed = False
         self._closed = False
@@ -112,54 +94,50 @@ class Session:
     # -- opening
 
     def greet(self, timeout: float, tls: ssl.SSLContext | None = None) -> None:
-        """Read the greeting and say EHLO, or HELO to a server that does not know it.
+        """Read the greeting, say EHLO, encrypt and authenticate as the options want it.
 
-        With `tls` and STARTTLS offered, encrypt and say EHLO again (RFC 3207). `timeout` in
-        seconds. Raises `TransportError`; the connection is closed then.
+        `tls` is the context for the options' mode. `timeout` in seconds. Raises `TransportError`,
+        or `ConfigurationError` if there is no password any more; the connection is closed then.
         """
+        opening = Opening(self._protocol, self.options, self._name)
         with self._bounded(timeout):
             try:
-                self._run(self._greeting())
-                if tls is not None and self.extensions.starttls:
-                    self._run(self._ask_for_tls())
-                    left = self._left(self._clock() + self.options.timeout)
-                    self._stream.start_tls(tls, self.options.host, left)
-                    self._run(self._introduction())
+                if self.options.tls is TlsMode.IMPLICIT:
+                    self._encrypt(tls)
+                self._run(opening.greeting())
+                self._run(opening.introduction())
+                if self._starttls_is_due(opening.extensions):
+                    self._run(opening.starttls())
+                    self._encrypt(tls)
+                    self._run(opening.introduction())
+                if self.options.user:
+                    self._authenticate(opening)
             except BaseException:
                 self._break()
                 raise
+        self.extensions = opening.extensions
 
-    def _greeting(self) -> Conversation:
-        greeting = yield from answer(self._protocol)
-        if not greeting.positive:
+    def _starttls_is_due(self, extensions: Extensions) -> bool:
+        if self.options.tls is TlsMode.REQUIRED and not extensions.starttls:
+            raise TransportError(f"{self.host} does not offer STARTTLS, and TLS is required")
+        wanted = self.options.tls in (TlsMode.REQUIRED, TlsMode.OPPORTUNISTIC)
+        return wanted and extensions.starttls
+
+    def _encrypt(self, tls: ssl.SSLContext | None) -> None:
+        assert tls is not None
+        left = self._left(self._clock() + self.options.timeout)
+        self._stream.start_tls(tls, self.options.host, left)
+
+    def _authenticate(self, opening: Opening) -> None:
+        options, password = self.options, self.options.password
+        if not (self._stream.encrypted or options.auth_in_clear):
             raise TransportError(
-                f"turned away by {self.host}", temporary=greeting.code < 500, reply=greeting
+                f"{self.host} offers no encryption, and {options.account} does not log in in clear",
+                temporary=False,
             )
-        yield from self._introduction()
-
-    def _introduction(self) -> Conversation:
-        self._protocol.issue(Stage.EHLO, commands.ehlo(self._name))
-        reply = yield from answer(self._protocol)
-        if reply.positive:
-            self.extensions = Extensions.from_ehlo(reply)
-            return
-        if reply.code in (500, 502, 504):
-            self.extensions = Extensions()
-            self._protocol.issue(Stage.HELO, commands.helo(self._name))
-            reply = yield from answer(self._protocol)
-            if reply.positive:
-                return
-        raise TransportError(
-            f"{self.host} refused our EHLO", temporary=reply.code < 500, reply=reply
-        )
-
-    def _ask_for_tls(self) -> Conversation:
-        self._protocol.issue(Stage.STARTTLS, commands.STARTTLS)
-        reply = yield from answer(self._protocol)
-        if reply.code != 220:
-            raise TransportError(f"{self.host} offered STARTTLS and refused it", reply=reply)
-        if not self._protocol.idle:
-            raise TransportError(f"{self.host} sent more than its reply before the TLS handshake")
+        assert password is not None
+        self._dialogue.hide(lambda: password.reveal(options.account), options.user)
+        self._run(opening.authentication(self._stream.channel_binding()))
 
     # -- ISession
 
@@ -177,17 +155,19 @@ class Session:
         if not unasked:
             return []
         self._check()
-        if self._staged is not None:
+        # Who may not be asked any more gets no RSET either: what is staged stays so.
+        spent = self._probes >= PROBES_LIMIT
+        if self._staged is not None and not spent:
             self._staged, self._dirty = None, True
             self._probes += 1
-        if stage and unasked[0] is not envelopes[0]:
+        if stage and not spent and unasked[0] is not envelopes[0]:
             unasked.insert(0, envelopes[0])
         preflight = Preflight(
             self._protocol,
             self.extensions,
             unasked,
             always=always,
-            stage=stage,
+            stage=stage and not spent,
             pipelining=self._pipelining,
             dirty=self._dirty,
             allowed=PROBES_LIMIT - self._probes,
@@ -202,7 +182,8 @@ class Session:
             except BaseException:
                 self._break()
                 raise
-        self._staged, self._dirty = preflight.staged, preflight.dirty
+        if not spent:
+            self._staged, self._dirty = preflight.staged, preflight.dirty
         self._probes += preflight.probes
         refusals = preflight.refusals()
         if not refusals:
@@ -241,8 +222,11 @@ class Session:
             try:
                 self._check()
                 for _ in conversation:
+                    # First: a caller who has seen enough must not find that more has left.
                     if sending.ready:
                         yield from self._handed_out(sending)
+                    self._write_what_is_due()
+                    sending.make_ahead()  # while the server is busy
                     self._bring_reply(conversation)
                 self._dirty = sending.dirty
             except TransportError as error:
@@ -262,6 +246,7 @@ class Session:
         while ready:
             if ready[0].status is Status.ACCEPTED:
                 self._probes = self._inherited = 0
+                self.messages += 1
             yield ready[0]
             ready.popleft()  # not before the caller has come back for more: see `unsettled`
 
@@ -300,6 +285,23 @@ class Session:
             and self._stream.quiet
         )
 
+    def verify(self, timeout: float) -> bool:
+        """Have the server answer NOOP, or the RSET that is due anyway, within `timeout` seconds.
+
+        False, and closed, if it does not.
+        """
+        reset = self._dirty
+        group = Group([(Stage.RSET, commands.RSET) if reset else (Stage.NOOP, commands.NOOP)])
+        with self._bounded(timeout):
+            try:
+                self._check()
+                self._run(group.answers(self._protocol, pipelining=False))
+            except TransportError:
+                self._break()
+                return False
+        self._dirty = False
+        return True
+
     def quit(self, timeout: float = 0.0) -> None:
         """Say QUIT, wait `timeout` seconds at most for the answer, close. Never raises."""
         if self._closed:
@@ -333,6 +335,7 @@ class Session:
 
     @contextlib.contextmanager
     def _bounded(self, timeout: float | None) -> Iterator[None]:
+        self._dialogue.refresh()
         self._deadline = None if timeout is None else self._clock() + timeout
         try:
             yield
@@ -376,6 +379,10 @@ class Session:
         if data:
             protocol.receive(data)
         return patience
+
+    def _write_what_is_due(self) -> None:
+        if self._protocol.unwritten and not self._write_failed and self._left(math.inf) > 0:
+            self._write()
 
     def _write(self) -> bool:
         """Write what the socket takes; False if that is nothing."""

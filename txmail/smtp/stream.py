@@ -70,6 +70,11 @@ class Stream:
         self._socket.settimeout(max(timeout, 0.001))
         try:
             self._own(context.wrap_socket(self._socket, server_hostname=hostname))
+        except ssl.SSLCertVerificationError as error:
+            raise TransportError(
+                f"the certificate of {hostname} does not verify: {error.verify_message}",
+                temporary=False,
+            ) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise TransportError(f"TLS handshake failed: {reason}") from error
@@ -86,6 +91,16 @@ class Stream:
     def encrypted(self) -> bool:
         """True after `start_tls`."""
         return isinstance(self._socket, ssl.SSLSocket)
+
+    def channel_binding(self) -> tuple[str, bytes] | None:
+        """Type and data of a channel binding (RFC 5929), None if there is none.
+
+        Under TLS 1.3 that would be ``tls-exporter`` (RFC 9266), which `ssl` does not give.
+        """
+        if not isinstance(self._socket, ssl.SSLSocket) or self._socket.version() != "TLSv1.2":
+            return None
+        data = self._socket.get_channel_binding("tls-unique")
+        return None if data is None else ("tls-unique", data)
 
     def send(self, buffers: Sequence[bytes | memoryview]) -> int:
         """Write as much of `buffers` as the socket takes; return the number of octets, perhaps 0.

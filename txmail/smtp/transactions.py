@@ -55,9 +55,9 @@ class Group:
 
     def issue(self, protocol: Protocol) -> None:
         """Queue all commands that have not been; they leave in one write."""
-        for stage, line in self.steps[self._issued :]:
-            protocol.issue(stage, line)
-        self._issued = len(self.steps)
+        if self._issued < len(self.steps):
+            protocol.issue_all(self.steps[self._issued :])
+            self._issued = len(self.steps)
 
     def answers(self, protocol: Protocol, pipelining: bool) -> Conversation:
         """Collect all replies. Raises `ConnectionEnded` on 421, and on a refused RSET."""
@@ -68,7 +68,8 @@ class Group:
             if self._answered == self._issued:
                 protocol.issue(stage, line)
                 self._issued += 1
-            reply = yield from answer(protocol)
+            while (reply := protocol.next_reply()) is None:
+                yield
             self._answered += 1
             self._note(stage, reply)
             if stage is Stage.MAIL and not reply.positive and not pipelining:
@@ -101,18 +102,31 @@ class MailTransaction(Group):
         extensions: Extensions,
         *,
         data: bool = False,
-        reset: bool = False,
     ) -> None:
-        """`recipients` are positions in the envelope's; `data` and `reset` add DATA and RSET."""
+        """`recipients` are positions in the envelope's; `data` adds DATA."""
         self.envelope = envelope
         self.recipients = list(recipients)
         paths = envelope.forward_paths
-        steps = [(Stage.RSET, commands.RSET)] if reset else []
-        steps.append((Stage.MAIL, mail_command(envelope, extensions)))
+        steps = [(Stage.MAIL, mail_command(envelope, extensions))]
         steps += [(Stage.RCPT, commands.rcpt(paths[i])) for i in self.recipients]
         if data:
             steps.append((Stage.DATA, commands.DATA))
         super().__init__(steps)
+
+    def begin_with_reset(self) -> None:
+        """Put RSET in front of it, before it is issued."""
+        self.steps.insert(0, (Stage.RSET, commands.RSET))
+
+    @property
+    def clean(self) -> bool:
+        """True if nobody was refused."""
+        mail = self.to_mail
+        return (
+            mail is not None
+            and mail.positive
+            and len(self.to_recipients) == len(self.recipients)
+            and all([reply.positive for reply in self.to_recipients])
+        )
 
     def verdicts(self) -> dict[int, tuple[Verdict, Reply]]:
         """What the answers mean for each recipient that has one, by its position."""

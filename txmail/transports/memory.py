@@ -37,7 +37,12 @@ class MemoryTransport:
         self._replies.clear()
 
     def open(
-        self, *, timeout: float | None = None, wait: bool = True, fresh: bool = False
+        self,
+        *,
+        timeout: float | None = None,
+        wait: bool = True,
+        fresh: bool = False,
+        verify: bool = True,
     ) -> MemorySession:
         """See `ITransport`."""
         return MemorySession(self)

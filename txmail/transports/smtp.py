@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from typing import Any
 
 from zope.interface import implementer
 
 from ..interfaces import ITransport
+from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE, Pool
-from ..smtp.session import Options, Session
+from ..smtp.session import Session
 from ..smtp.stream import Stream
+from ..smtp.tls import client_context
 
 
 @implementer(ITransport)
@@ -25,7 +26,7 @@ class SmtpTransport:
         """`pool` is how many connections are kept, and used at once before somebody waits."""
         self.options = options
         self._size = pool
-        self._tls = _unverified_context() if options.opportunistic_tls else None
+        self._tls = client_context(options.tls, options.files)
         self._pool = Pool(self._connect, pool)
 
     @property
@@ -34,11 +35,16 @@ class SmtpTransport:
         return self.options.name
 
     def open(
-        self, *, timeout: float | None = None, wait: bool = True, fresh: bool = False
+        self,
+        *,
+        timeout: float | None = None,
+        wait: bool = True,
+        fresh: bool = False,
+        verify: bool = True,
     ) -> Session:
         """See `ITransport`."""
         seconds = self.options.timeout if timeout is None else timeout
-        return self._pool.take(seconds, wait=wait, fresh=fresh)
+        return self._pool.take(seconds, wait=wait, fresh=fresh, verify=verify)
 
     def _connect(self, timeout: float) -> Session:
         deadline = time.monotonic() + timeout
@@ -58,13 +64,3 @@ class SmtpTransport:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
-
-
-def _unverified_context() -> ssl.SSLContext:
-    """For opportunistic TLS (RFC 7435): better than clear text, no proof of who is there."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION  # so that reading never has to write
-    return context

@@ -1,85 +1,199 @@
-"""Transport URLs: ``smtp://host:port?option=value`` and ``memory:``.
+"""Transport URLs, such as ``smtp://host:port?option=value`` and ``memory:``.
 
-Errors name the option and never show the URL: there may be a password in it.
+Errors name the option and show nothing else of the URL: there may be a password in it, also where
+none should be.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from ..address import parse_domain
 from ..exceptions import AddressError, ConfigurationError
 from ..interfaces import ITransport
+from ..secret import Secret
+from ..smtp.auth import check_mechanism
+from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE
-from ..smtp.session import Options
+from ..smtp.tls import TlsFiles, TlsMode
+from .failover import FailoverTransport
+from .local_url import SCHEMES, local_transport
 from .memory import MemoryTransport
+from .sendmail import Command
 from .smtp import SmtpTransport
 
-#: Options that this version knows by name and cannot honour.
-_NOT_YET = frozenset({"auth", "cafile", "certfile", "keyfile"})
 #: Options whose other values this version cannot honour.
 _FIXED = {"window": "1", "connections": "1", "chunking": "no"}
+#: Schemes that mean SMTP, and their ports (RFC 5321, RFC 8314).
+_PORTS = {"smtp": 25, "smtps": 465}
 _YES_NO = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
+#: What may be the name of an option, so that an error can show it.
+_OPTION = re.compile(r"[a-z_]{1,32}")
 #: Seconds and connections beyond which a number is a typing error.
 _MOST = 1_000_000
 
 
-def from_url(url: str, *, field: str = "url") -> ITransport:
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What settings say beside the URL: who we are, for servers whose URL does not say it."""
+
+    user: str = ""
+    password: Secret | None = None
+    files: TlsFiles = TlsFiles()
+
+
+def from_url(
+    url: str | Secret,
+    *,
+    field: str = "url",
+    command: Command | None = None,
+    account: Account | None = None,
+) -> ITransport:
     """The transport of `url`. Raises `ConfigurationError`, which calls the URL `field`.
 
-    ``smtp://host[:port]`` takes the options ``tls`` (``off`` or ``opportunistic``, required
-    unless the host is loopback), ``timeout`` (seconds for a reply), ``pool`` (connections kept),
+    ``smtp://[user:password@]host[:port]`` and ``smtps://`` (TLS from the first octet, port 465)
+    take the options ``tls`` (``required``, ``implicit``, ``opportunistic``, ``off``; required
+    unless the host is loopback), ``cafile``, ``certfile``, ``keyfile``, ``auth`` (the one
+    mechanism to use), ``password_from`` (see `txmail.secret`), ``auth_in_clear`` (``yes`` to log in
+    without TLS), ``timeout`` (seconds for a reply), ``pool`` (connections kept),
     ``local_hostname`` (our name in EHLO), ``pipelining`` (``no`` turns it off), ``window=1``,
-    ``connections=1`` and ``chunking=no``. ``memory:`` takes none.
+    ``connections=1`` and ``chunking=no``. ``memory:``, ``console:`` and ``file:///folder`` take
+    none, ``sendmail:///path/of/program`` takes ``timeout`` (seconds for a call). `command` is what
+    ``sendmail:`` without a path runs, `account` who we are where the URL does not say it.
     """
-    if not isinstance(url, str):
-        raise ConfigurationError("a string is needed", field=field, value=url)
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ConfigurationError("it is not a URL with a port of 0 to 65535", field=field) from None
-    if parts.scheme == "memory":
-        if url != "memory:":
+    plain, user, password = _without_credentials(url, field)
+    del url  # from here on a traceback with its variables shows no password
+    scheme = _scheme(plain, field)
+    if scheme in SCHEMES:
+        return local_transport(scheme, plain, field, command)
+    if scheme == "memory":
+        if plain.lower() != "memory:":
             raise ConfigurationError("memory: takes nothing behind its colon", field=field)
         return MemoryTransport()
-    if parts.scheme in ("smtps", "sendmail", "file"):
-        raise ConfigurationError(f"{parts.scheme}: is not supported by this version", field=field)
-    if parts.scheme != "smtp":
-        raise ConfigurationError("it has to begin with smtp:// or be memory:", field=field)
-    if parts.username is not None or parts.password is not None:
-        raise ConfigurationError("credentials are not supported by this version", field=field)
+    if scheme not in _PORTS:
+        raise ConfigurationError(
+            "it has to begin with smtp://, smtps://, sendmail: or file://, "
+            "or be memory: or console:",
+            field=field,
+        )
+    split = _split(plain, _PORTS[scheme])
+    if split is None:
+        raise ConfigurationError("it is not a URL with a port of 1 to 65535", field=field)
+    parts, port = split
     if parts.path not in ("", "/") or parts.fragment:
         raise ConfigurationError("smtp://host:port takes no path and no fragment", field=field)
-    return _smtp(_host(parts.hostname, field), 25 if port is None else port, parts.query, field)
+    known = Account(user, password) if user else account or Account()
+    return _smtp(_host(parts, field), port, scheme, _query(parts.query, field), known, field)
 
 
-def _smtp(host: str, port: int, query: str, field: str) -> SmtpTransport:
-    options = _query(query, field)
-    tls = options.pop("tls", None)
-    if port == 0:
-        raise ConfigurationError("port 0 is nobody's", field=field)
-    if tls not in (None, "off", "opportunistic", "required", "implicit"):
+def from_urls(
+    urls: Sequence[str | Secret],
+    *,
+    field: str = "url",
+    command: Command | None = None,
+    account: Account | None = None,
+) -> ITransport:
+    """The transport of one URL, or of several: the first that works is used.
+
+    Raises `ConfigurationError`, as `from_url` does.
+    """
+    routes = [from_url(url, field=field, command=command, account=account) for url in urls]
+    return routes[0] if len(routes) == 1 else FailoverTransport(routes)
+
+
+def _without_credentials(url: object, field: str) -> tuple[str, str, Secret | None]:
+    """The URL without user and password, and these two; unquoted."""
+    if isinstance(url, Secret):
+        url = url.reveal(field)
+    if not isinstance(url, str):
+        raise ConfigurationError("a string is needed", field=field)
+    scheme, mark, rest = url.partition("://")
+    url = None
+    authority, at, behind = rest.rpartition("@")
+    if not mark or not at or scheme.lower() not in _PORTS:
+        return scheme + mark + rest, "", None
+    user, colon, password = authority.partition(":")
+    authority = rest = ""
+    if any(c in user + password for c in "/?#@[]") or not user:
+        user = password = behind = ""
         raise ConfigurationError(
-            "off, opportunistic, required or implicit is needed", field=f"{field} option tls"
+            "the credentials are not user:password with special characters percent-encoded",
+            field=field,
         )
-    if tls in ("required", "implicit"):
+    secret = Secret(unquote(password)) if colon else None
+    return scheme + mark + behind, unquote(user), secret
+
+
+def _scheme(url: str, field: str) -> str:
+    if not url.isprintable() or " " in url:
+        # urlsplit would remove some of them without a word
+        raise ConfigurationError("it has blanks or control characters", field=field)
+    return url.partition(":")[0].lower() if ":" in url else ""
+
+
+def _split(url: str, default: int) -> tuple[SplitResult, int] | None:
+    """The parts of `url` and its port. Errors of urlsplit repeat the URL: none gets out of here."""
+    try:
+        parts = urlsplit(url)
+        port = default if parts.port is None else parts.port
+    except ValueError:
+        return None
+    return (parts, port) if port and "@" not in parts.netloc else None
+
+
+def _smtp(
+    host: str, port: int, scheme: str, options: dict[str, Any], account: Account, field: str
+) -> SmtpTransport:
+    mode = _tls_mode(scheme, options.pop("tls", None), host, field)
+    named = {f.name: options.pop(f.name, None) for f in dataclasses.fields(TlsFiles)}
+    files = TlsFiles(**named) if any(named.values()) else account.files
+    source = options.pop("password_from", None)
+    password = Secret(source=source) if source else account.password
+    options.setdefault("auth_in_clear", False)
+    if account.user and password is None:
+        raise ConfigurationError("a user without a password", field=field, value=account.user)
+    if password is not None and not account.user:
+        raise ConfigurationError("a password without a user", field=field)
+    if account.user and mode is TlsMode.OFF and not options["auth_in_clear"]:
         raise ConfigurationError(
-            "verified TLS is not supported by this version", field=f"{field} option tls"
+            "credentials would go out in clear; say auth_in_clear=yes if that is what you want",
+            field=field,
         )
-    if tls is None and not is_loopback(host):
-        raise ConfigurationError(
-            "a host off loopback needs TLS, which this version cannot verify; "
-            "say tls=opportunistic or tls=off to go without",
-            field=f"{field} option tls",
-        )
+    if files != TlsFiles() and mode is TlsMode.OFF:
+        raise ConfigurationError("certificates, and tls=off", field=field)
     pool = options.pop("pool", POOL_SIZE)
     return SmtpTransport(
-        Options(host=host, port=port, opportunistic_tls=tls == "opportunistic", **options), pool
+        Options(
+            host=host,
+            port=port,
+            tls=mode,
+            files=files,
+            user=account.user,
+            password=password,
+            **options,
+        ),
+        pool,
     )
+
+
+def _tls_mode(scheme: str, said: str | None, host: str, field: str) -> TlsMode:
+    if said is not None and said not in list(TlsMode):
+        raise ConfigurationError(
+            "required, implicit, opportunistic or off is needed", field=f"{field} option tls"
+        )
+    if scheme == "smtps":
+        if said not in (None, TlsMode.IMPLICIT):
+            raise ConfigurationError("smtps:// is tls=implicit", field=f"{field} option tls")
+        return TlsMode.IMPLICIT
+    if said is None:
+        return TlsMode.OFF if is_loopback(host) else TlsMode.REQUIRED
+    return TlsMode(said)
 
 
 def is_loopback(host: str) -> bool:
@@ -87,39 +201,53 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host.lower().rstrip(".") == "localhost"
+        return host.lower() == "localhost"
 
 
-def _host(host: str | None, field: str) -> str:
-    if not host:
+def _host(parts: SplitResult, field: str) -> str:
+    if not parts.hostname:
         raise ConfigurationError("there is no host", field=field)
-    host = unquote(host)
+    host = unquote(parts.hostname)
+    bracketed = parts.netloc.startswith("[")
+    known = _is_ip(host) or (None if bracketed or "[" in host else _domain(host))
+    if known is None or bracketed is not (":" in host):
+        raise ConfigurationError("that is no host name and no address", field=field)
+    return known
+
+
+def _is_ip(host: str) -> str | None:
+    """`host` if it is an IP address; the zone of an IPv6 one is the name of an interface."""
+    address, _, zone = host.partition("%")
+    if zone and not re.fullmatch(r"[A-Za-z0-9._-]+", zone):
+        return None
     try:
-        ipaddress.ip_address(host)
+        ipaddress.ip_address(address)
     except ValueError:
-        try:
-            return parse_domain(host, field=field)
-        except AddressError as error:
-            raise ConfigurationError("that is no host name", field=field, value=host) from error
+        return None
     return host
+
+
+def _domain(text: str) -> str | None:
+    """The domain or address literal `text` in A-labels, None if it is neither.
+
+    The error is not passed on: it repeats what may be a part of a password.
+    """
+    try:
+        return parse_domain(text)
+    except AddressError:
+        return None
 
 
 def _query(query: str, field: str) -> dict[str, Any]:
     """Options by name, converted; every name once."""
     found: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        where = (
-            f"{field} option {name[:40]!a}" if not name.isidentifier() else f"{field} option {name}"
-        )
+        where = f"{field} option {name}" if _OPTION.fullmatch(name) else f"{field} option"
         if name in found:
             raise ConfigurationError("it is given twice", field=where)
-        if name in _NOT_YET:
-            raise ConfigurationError("it is not supported by this version", field=where)
         if name in _FIXED:
             if value != _FIXED[name]:
-                raise ConfigurationError(
-                    f"this version supports {_FIXED[name]} only", field=where, value=value
-                )
+                raise ConfigurationError(f"this version supports {_FIXED[name]} only", field=where)
             continue
         convert = _CONVERTERS.get(name)
         if convert is None:
@@ -142,23 +270,21 @@ def _number(kind: Callable[[str], Any], value: str, field: str, problem: str) ->
     except ValueError:
         number = 0
     if not 0 < number <= _MOST:
-        raise ConfigurationError(problem, field=field, value=value)
+        raise ConfigurationError(problem, field=field)
     return number
 
 
 def _yes_no(value: str, field: str) -> bool:
     if value.lower() not in _YES_NO:
-        raise ConfigurationError("yes or no is needed", field=field, value=value)
+        raise ConfigurationError("yes or no is needed", field=field)
     return _YES_NO[value.lower()]
 
 
 def _hostname(value: str, field: str) -> str:
-    try:
-        return parse_domain(value, field=field)
-    except AddressError as error:
-        raise ConfigurationError(
-            "a domain or an address literal is needed", field=field, value=value
-        ) from error
+    domain = _domain(value)
+    if domain is None:
+        raise ConfigurationError("a domain or an address literal is needed", field=field)
+    return domain
 
 
 def _text(value: str, field: str) -> str:
@@ -171,4 +297,10 @@ _CONVERTERS: dict[str, Callable[[str, str], Any]] = {
     "pool": _count,
     "local_hostname": _hostname,
     "pipelining": _yes_no,
+    "auth": check_mechanism,
+    "auth_in_clear": _yes_no,
+    "password_from": _text,
+    "cafile": _text,
+    "certfile": _text,
+    "keyfile": _text,
 }

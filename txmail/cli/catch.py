@@ -1,0 +1,158 @@
+"""``txmail catch``: a mail server on this machine that shows and keeps what it gets."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ..reply import printable
+from ..transports.console import shown
+from ..transports.file import Folder, new_name
+from .exits import CannotRun, Exit
+from .lines import complain
+
+if TYPE_CHECKING:
+    from ..testing import Received, ScriptedServer
+
+#: Outside the privileged range, and what other such servers use.
+PORT = 2525
+_MOST = 65535
+
+_DESCRIPTION = """\
+Listen on a port of this machine, take every message, and show it. Nothing is
+sent on. Point an application at it while you develop:
+
+  mail.url = smtp://127.0.0.1:2525
+"""
+
+_EPILOG = """\
+examples:
+  txmail catch
+  txmail catch --port 0 --count 1         # a free port; ends after one message
+  txmail catch --keep mails --quiet &     # files mails/*.eml
+
+It listens on 127.0.0.1 only, asks for no password, and keeps in memory what it
+got: it is for development, not for a network and not for years. Ctrl-C ends it.
+
+exit codes:
+  0  ended by Ctrl-C, or after --count messages
+  1  a message could not be written to the folder of --keep
+  2  wrong arguments, or the port or the folder cannot be used
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``catch`` to the parser of ``txmail``."""
+    parser = subparsers.add_parser(
+        "catch",
+        help="a mail server for development that shows what it gets",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=PORT,
+        metavar="PORT",
+        help=f"the port (default: {PORT}); 0 is any free one",
+    )
+    parser.add_argument("--keep", metavar="DIR", help="write each message to DIR as an .eml file")
+    parser.add_argument("--count", type=_count, metavar="N", help="end after N messages")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="one line a message instead of its text"
+    )
+    parser.set_defaults(run=run)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _MOST):
+        raise argparse.ArgumentTypeError(f"a port is a number of 0 to {_MOST}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise argparse.ArgumentTypeError("a number above 0 is needed")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    """Catch until it is enough. Raises `CannotRun`."""
+    from ..testing import ScriptedServer
+
+    folder = _folder(arguments.keep)
+    try:
+        server = ScriptedServer(port=arguments.port).start()
+    except OSError as error:
+        problem = os.strerror(error.errno) if error.errno else error
+        raise CannotRun(f"port {arguments.port}: {problem}") from error
+    try:
+        _say(f"listening on {server.url}\n")
+        return _catch(server, arguments, folder)
+    except KeyboardInterrupt:
+        _say(f"\n{_counted(len(server.messages))} caught\n")
+        return Exit.OK
+    finally:
+        server.stop()
+
+
+def _folder(path: str | None) -> Folder | None:
+    if path is None:
+        return None
+    folder = Folder(os.path.abspath(path))
+    try:
+        folder.make()
+        with folder.opened():
+            pass
+    except OSError as error:
+        raise CannotRun(f"{path}: {error.strerror}") from error
+    return folder
+
+
+def _catch(server: ScriptedServer, arguments: argparse.Namespace, folder: Folder | None) -> Exit:
+    done, failed = 0, False
+    while arguments.count is None or done < arguments.count:
+        received = _next(server, done)
+        done += 1
+        name = ""
+        if folder is not None:
+            try:
+                name = new_name()
+                folder.keep(name, received.sender, received.recipients, received.content)
+            except OSError as error:
+                complain("catch", f"{arguments.keep}: {error.strerror or error}")
+                failed = True
+        _say(_line(received) if arguments.quiet else _whole(received))
+        if name and not arguments.quiet:
+            _say(f"kept as {os.path.join(arguments.keep, name)}\n")
+    return Exit.FAILED if failed else Exit.OK
+
+
+def _next(server: ScriptedServer, done: int) -> Received:
+    """The message after the first `done`, however long it takes to come."""
+    server.wait_for(lambda: len(server.messages) > done, threading.TIMEOUT_MAX)
+    return server.messages[done]
+
+
+def _line(received: Received) -> str:
+    to = ", ".join(received.recipients)
+    return f"<{printable(received.sender)}> to {printable(to)}, {len(received.content)} octets\n"
+
+
+def _whole(received: Received) -> str:
+    return shown(received.sender, received.recipients, received.content)
+
+
+def _counted(number: int) -> str:
+    return f"{number} message{'s' * (number != 1)}"
+
+
+def _say(text: str) -> None:
+    """Write `text` at once: somebody is waiting for it."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()

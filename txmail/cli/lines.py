@@ -1,0 +1,58 @@
+"""Lines for whoever reads the output: plain text, with colours where a person looks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TextIO
+
+from ..envelope import Outcome, Status
+from ..reply import printable
+
+_STYLES = {
+    Status.ACCEPTED: "green",
+    Status.DEFERRED: "yellow",
+    Status.FAILED: "red",
+    Status.IN_DOUBT: "bold magenta",
+    Status.UNSENT: "dim",
+}
+
+
+def say_outcome(outcome: Outcome, stream: TextIO) -> None:
+    """One line about `outcome`; its status stands out on a terminal, if Rich is installed."""
+    text = printable(str(outcome))
+    if not _is_looked_at(stream):
+        stream.write(f"{text}\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text(text)
+    start = len(outcome.recipient) + 1
+    line.stylize(_STYLES[outcome.status], start, start + len(outcome.status))
+    Console(file=stream, highlight=False, soft_wrap=True).print(line)
+
+
+def complain(command: str, problem: object) -> None:
+    """One line on standard error, with nothing in it that could steer a terminal."""
+    sys.stderr.write(f"txmail {command}: {printable(str(problem))}\n")
+
+
+def _is_looked_at(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and find_spec("rich") is not None
+
+
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """Keep Python from printing log lines about what is said in other words."""
+    handler = logging.NullHandler()
+    logger = logging.getLogger("txmail")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

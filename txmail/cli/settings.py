@@ -1,0 +1,78 @@
+"""Where a command's mail settings come from: ``--url``, an ini file, the environment."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import os
+from typing import Any
+
+from ..config import PREFIX
+from ..exceptions import ConfigurationError
+
+#: The environment variable that names the mail server.
+URL_VARIABLE = "TXMAIL_URL"
+#: Where a Pyramid ini has the settings of the application.
+SECTION = "app:main"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `read` reads."""
+    group = parser.add_argument_group("where it goes, the first of these that is given")
+    group.add_argument("--url", metavar="URL", help="such as smtp://mx.example.com:25")
+    group.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="an ini file with mail.url and other settings, as Pyramid has them",
+    )
+    group.add_argument(
+        "--section",
+        metavar="NAME",
+        default=SECTION,
+        help=f"the section of that file (default: {SECTION})",
+    )
+
+
+def read(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The settings and the prefix of their keys. Raises `ConfigurationError`."""
+    if arguments.url is not None:
+        return {f"{PREFIX}url": arguments.url}, PREFIX
+    if arguments.config is not None:
+        return _from_ini(arguments.config, arguments.section)
+    url = os.environ.get(URL_VARIABLE)
+    if url:
+        return {f"{PREFIX}url": url}, PREFIX
+    raise ConfigurationError(
+        f"there is no mail server: use --url, -c app.ini or the variable {URL_VARIABLE}"
+    )
+
+
+def _from_ini(path: str, section: str) -> tuple[dict[str, Any], str]:
+    # Errors of configparser repeat lines of the file, and a password may stand in them.
+    parser = configparser.ConfigParser(
+        {"here": os.path.dirname(os.path.abspath(path)), "__file__": os.path.abspath(path)}
+    )
+    try:
+        with open(path, encoding="utf-8") as file:
+            parser.read_file(file)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None
+    except (configparser.Error, UnicodeDecodeError) as error:
+        number = getattr(error, "lineno", None)
+        where = f"line {number}: " if number else ""
+        raise ConfigurationError(f"{path}: {where}it is not an ini file") from None
+    if not parser.has_section(section):
+        raise ConfigurationError(f"{path}: there is no section [{section}]")
+    prefix = _value(parser, path, section, "pyramid_mailer.prefix") or PREFIX
+    names = [name for name in parser.options(section) if name.startswith(prefix)]
+    return {name: _value(parser, path, section, name) for name in names}, prefix
+
+
+def _value(parser: configparser.ConfigParser, path: str, section: str, name: str) -> str:
+    try:
+        return parser.get(section, name, fallback="")
+    except configparser.InterpolationError:
+        raise ConfigurationError(
+            f"{path}: [{section}] {name}: a % has to be written as %%, or names what is not there"
+        ) from None

@@ -1,0 +1,132 @@
+"""The conversations that open a connection: greeting, EHLO, STARTTLS, AUTH. No I/O.
+
+What the server sees of us before TLS is our name; what we believe of it before TLS is forgotten
+(RFC 3207 section 4.2). Whatever goes wrong here is about the route, and no message fails for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from ..envelope import Action
+from ..exceptions import TransportError
+from ..reply import Reply
+from . import commands
+from .auth import AuthenticationFailed, Mechanism, choose, mechanism_of
+from .extensions import Extensions
+from .options import Options
+from .protocol import Protocol
+from .replies import MalformedReply
+from .transactions import Conversation, answer
+from .trouble import Stage, judge
+
+
+class Opening:
+    """One connection being opened."""
+
+    def __init__(self, protocol: Protocol, options: Options, name: str) -> None:
+        """`name` is ours in EHLO."""
+        self._protocol = protocol
+        self._options = options
+        self._name = name
+        #: what the server has last said it can do
+        self.extensions = Extensions()
+
+    def greeting(self) -> Conversation:
+        """Read the greeting (RFC 5321 section 3.1)."""
+        reply = yield from answer(self._protocol)
+        if not reply.positive:
+            raise _refused(f"turned away by {self._options.name}", Stage.GREETING, reply)
+
+    def introduction(self) -> Conversation:
+        """EHLO; HELO to a server that does not know it, unless we need what only EHLO can offer."""
+        self.extensions = Extensions()
+        self._protocol.issue(Stage.EHLO, commands.ehlo(self._name))
+        reply = yield from answer(self._protocol)
+        if reply.positive:
+            self.extensions = Extensions.from_ehlo(reply)
+            return
+        if reply.code in (500, 502, 504):
+            if self._options.tls.verified or self._options.user:
+                raise TransportError(
+                    f"{self._options.name} does not know EHLO, and so neither TLS nor AUTH",
+                    temporary=False,
+                    reply=reply,
+                )
+            self._protocol.issue(Stage.HELO, commands.helo(self._name))
+            reply = yield from answer(self._protocol)
+            if reply.positive:
+                return
+        raise _refused(f"{self._options.name} refused our EHLO", Stage.EHLO, reply)
+
+    def starttls(self) -> Conversation:
+        """STARTTLS (RFC 3207); on return the handshake has to follow."""
+        self._protocol.issue(Stage.STARTTLS, commands.STARTTLS)
+        reply = yield from answer(self._protocol)
+        if reply.code != 220:
+            raise TransportError(
+                f"{self._options.name} offered STARTTLS and refused it", reply=reply
+            )
+        if not self._protocol.idle:
+            raise TransportError(
+                f"{self._options.name} sent more than its reply before the TLS handshake"
+            )
+
+    def authentication(self, binding: tuple[str, bytes] | None) -> Conversation:
+        """AUTH (RFC 4954): one mechanism, once; `binding` is the TLS connection's, if it has one.
+
+        Raises `AuthenticationFailed`, or a temporary `TransportError` where the server says so.
+        """
+        options, password = self._options, self._options.password
+        assert password is not None
+        name = choose(
+            self.extensions.auth,
+            options.auth,
+            token=options.auth == "XOAUTH2",
+            binding=binding is not None,
+        )
+        mechanism = mechanism_of(
+            name, options.user, lambda: password.reveal(options.account), binding
+        )
+        first = self._begin(mechanism)
+        while (reply := (yield from answer(self._protocol))).intermediate:
+            challenge = self._challenge()
+            # Checked before there is a secret in the arguments of a call that could fail.
+            self._protocol.check_silence()
+            self._protocol.issue(
+                Stage.AUTH,
+                commands.auth_answer(mechanism.first() if first else mechanism.answer(challenge)),
+            )
+            first = False
+        if reply.code == 235:
+            mechanism.finish()
+        elif reply.temporary:
+            raise TransportError(f"{options.account} cannot log in now", reply=reply)
+        elif reply.permanent:
+            raise AuthenticationFailed(f"{options.account} may not log in with {name}: {reply}")
+        else:
+            raise MalformedReply(f"{reply.code} to AUTH")
+
+    def _begin(self, mechanism: Mechanism) -> bool:
+        """Say AUTH; True if the mechanism's first words have to wait for a challenge."""
+        self._protocol.check_silence()
+        if not mechanism.initial:
+            self._protocol.issue(Stage.AUTH, commands.auth(mechanism.name))
+            return False
+        if len(commands.auth(mechanism.name, mechanism.first())) > commands.LINE_LIMIT:
+            self._protocol.issue(Stage.AUTH, commands.auth(mechanism.name))
+            return True
+        self._protocol.issue(Stage.AUTH, commands.auth(mechanism.name, mechanism.first()))
+        return False
+
+    def _challenge(self) -> bytes:
+        try:
+            return base64.b64decode(self._protocol.challenge, validate=True)
+        except (binascii.Error, ValueError):
+            raise MalformedReply("a challenge that is not base64") from None
+
+
+def _refused(problem: str, stage: Stage, reply: Reply) -> TransportError:
+    stopped = judge(stage, reply).action is Action.STOP_ROUTE
+    return TransportError(problem, temporary=not stopped, reply=reply)

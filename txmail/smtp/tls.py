@@ -1,0 +1,76 @@
+"""TLS for SMTP: who has to prove what to whom (RFC 3207, RFC 8314, RFC 7435)."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ..exceptions import ConfigurationError
+
+
+class TlsMode(StrEnum):
+    """How a connection is encrypted."""
+
+    #: STARTTLS, or nothing is sent
+    REQUIRED = "required"
+    #: TLS from the first octet (RFC 8314)
+    IMPLICIT = "implicit"
+    #: STARTTLS where it is offered, with whoever is there (RFC 7435)
+    OPPORTUNISTIC = "opportunistic"
+    OFF = "off"
+
+    @property
+    def verified(self) -> bool:
+        """True if the server has to prove that it is the host we want."""
+        return self in (TlsMode.REQUIRED, TlsMode.IMPLICIT)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Files in PEM form."""
+
+    #: certificates of the authorities to trust; None trusts those of the system
+    cafile: str | None = None
+    #: our own certificate, with its chain, for servers that ask for one
+    certfile: str | None = None
+    #: its private key; None if it is in `certfile`
+    keyfile: str | None = None
+
+
+def client_context(mode: TlsMode, files: TlsFiles) -> ssl.SSLContext | None:
+    """The context for `mode`; None where nothing is encrypted. Takes some 20 milliseconds.
+
+    TLS 1.2 or later. Certificate and host name are verified unless the mode is opportunistic, which
+    cannot prove anything but is better than clear text. Raises `ConfigurationError`, naming the
+    option, for a file that cannot be used.
+    """
+    if mode is TlsMode.OFF:
+        return None
+    try:
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.cafile)
+    except OSError as error:
+        raise _unusable("cafile", files.cafile, error) from None
+    context.options |= ssl.OP_NO_RENEGOTIATION  # so that reading never has to write
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+    if not mode.verified:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if files.certfile is not None:
+        try:
+            # Without a password callback OpenSSL would ask at the terminal.
+            context.load_cert_chain(files.certfile, files.keyfile, password=_no_password)
+        except OSError as error:
+            raise _unusable("certfile or keyfile", files.certfile, error) from None
+    elif files.keyfile is not None:
+        raise ConfigurationError("a keyfile needs a certfile", field="keyfile")
+    return context
+
+
+def _no_password() -> str:
+    raise OSError("an encrypted key is not supported")
+
+
+def _unusable(field: str, name: str | None, error: OSError) -> ConfigurationError:
+    reason = error.strerror or getattr(error, "reason", None) or "it cannot be read"
+    return ConfigurationError(f"unusable ({reason})", field=field, value=name or "")

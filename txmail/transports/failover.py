@@ -1,0 +1,238 @@
+"""Several routes, in the order in which they are wanted: the first that works is used.
+
+Another route is taken only while nothing irrevocable has happened: when a route cannot be opened,
+or fails, or says that it is not to be used now, in the preflight. What one route has accepted, or
+may have, is never sent over another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from zope.interface import implementer
+
+from ..envelope import Envelope, Outcome, Scope, Status
+from ..exceptions import ConfigurationError, TransportError
+from ..interfaces import ISession, ITransport
+
+#: Seconds for which a route that failed is passed over. Long enough that not every transaction
+#: pays for trying a host that is down; short enough that it is soon used again when it is up.
+PAUSE = 60.0
+
+
+@implementer(ITransport)
+class FailoverTransport:
+    """Opens the first of its routes that can be opened. See `ITransport`."""
+
+    def __init__(
+        self,
+        routes: Iterable[ITransport],
+        pause: float = PAUSE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`pause` is in seconds. Raises `ConfigurationError` for anything but transports."""
+        self.routes = tuple(routes)
+        if not self.routes or not all(ITransport.providedBy(route) for route in self.routes):
+            raise ConfigurationError("at least one ITransport is needed", field="routes")
+        self._pause = pause
+        self._clock = clock
+        #: by index, until when a route is passed over
+        self._resting: dict[int, float] = {}
+
+    @property
+    def name(self) -> str:
+        """The names of all routes."""
+        return ", ".join(str(route.name) for route in self.routes)
+
+    @property
+    def asks_server(self) -> bool:
+        """True if one of the routes asks."""
+        return any(route.asks_server for route in self.routes)
+
+    def open(
+        self,
+        *,
+        timeout: float | None = None,
+        wait: bool = True,
+        fresh: bool = False,
+        verify: bool = True,
+    ) -> FailoverSession:
+        """See `ITransport`. Each route gets an equal share of the time that is left."""
+        deadline = None if timeout is None else self._clock() + timeout
+        index, session = self.first(self.order(), deadline, wait, fresh, verify)
+        return FailoverSession(self, index, session)
+
+    def order(self) -> list[int]:
+        """All routes, by index: those that failed lately come last, if there is nothing better."""
+        now = self._clock()
+        indexes = range(len(self.routes))
+        return sorted(indexes, key=lambda index: self._resting.get(index, now) > now)
+
+    def first(
+        self,
+        order: Sequence[int],
+        deadline: float | None,
+        wait: bool,
+        fresh: bool,
+        verify: bool = True,
+    ) -> tuple[int, ISession]:
+        """The first of `order` that can be opened. Raises `TransportError`, for all of them."""
+        errors: list[TransportError] = []
+        for position, index in enumerate(order):
+            share = self.share(deadline, len(order) - position)
+            try:
+                session = self.routes[index].open(
+                    timeout=share, wait=wait, fresh=fresh, verify=verify
+                )
+            except TransportError as error:
+                self.rest(index)
+                errors.append(error)
+            else:
+                self._resting.pop(index, None)
+                return index, session
+        raise TransportError(
+            "; ".join(map(str, errors)) or "there is no other route",
+            temporary=any(error.temporary for error in errors),
+            reply=errors[-1].reply if errors else None,
+        )
+
+    def share(self, deadline: float | None, among: int) -> float | None:
+        """Seconds for the first of so many routes that may still have to be tried."""
+        return None if deadline is None else max(0.0, deadline - self._clock()) / among
+
+    def rest(self, index: int) -> None:
+        """Pass this route over for a while."""
+        self._resting[index] = self._clock() + self._pause
+
+    def now(self) -> float:
+        """Seconds of the clock that deadlines are on."""
+        return self._clock()
+
+    def close(self) -> None:
+        """See `ITransport`."""
+        for route in self.routes:
+            route.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy, perhaps in another process, finds out by itself what is down.
+        return type(self), (self.routes, self._pause, self._clock)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+@implementer(ISession)
+class FailoverSession:
+    """A session of one route; of another, if that one fails in the preflight. See `ISession`."""
+
+    def __init__(self, transport: FailoverTransport, index: int, session: ISession) -> None:
+        self._transport = transport
+        self._index = index
+        self._session = session
+        self._tried = {index}
+        self._preflighted = False
+
+    @property
+    def host(self) -> str:
+        """See `ISession`."""
+        return str(self._session.host)
+
+    @property
+    def fresh(self) -> bool:
+        """See `ISession`."""
+        return bool(self._session.fresh)
+
+    @property
+    def restartable(self) -> bool:
+        """See `ISession`: the next session may be one of another route."""
+        return bool(self._session.restartable)
+
+    def preflight(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        always: bool = False,
+        stage: bool = True,
+        timeout: float | None = None,
+    ) -> list[Outcome]:
+        """See `ISession`. Asks the next route if this one has failed or will not be used now."""
+        transport = self._transport
+        deadline = None if timeout is None else transport.now() + timeout
+        while True:
+            untried = len(transport.routes) - len(self._tried)
+            share = transport.share(deadline, untried + 1)
+            refusals: list[Outcome] = []
+            problem: TransportError | None = None
+            try:
+                refusals = list(
+                    self._session.preflight(envelopes, always=always, stage=stage, timeout=share)
+                )
+            except TransportError as error:
+                if error.lost and (self._preflighted or not self._session.fresh):
+                    # It worked before: a new connection to it may do, and the caller makes one.
+                    raise
+                problem = error
+            if problem is None and not _about_route(refusals):
+                self._preflighted = True
+                return refusals
+            transport.rest(self._index)
+            if not self._move(deadline):
+                if problem is not None:
+                    raise problem
+                return refusals
+
+    def _move(self, deadline: float | None) -> bool:
+        """Go on with a session of a route that has not been tried; False if there is none.
+
+        Never waits for a connection: this may be a transaction that holds locks.
+        """
+        order = [index for index in self._transport.order() if index not in self._tried]
+        try:
+            found = self._transport.first(order, deadline, wait=False, fresh=True)
+        except TransportError:
+            return False
+        self._session.close(dirty=True)
+        self._index, self._session = found
+        self._tried.add(self._index)
+        self._preflighted = False
+        return True
+
+    def send(
+        self,
+        envelopes: Iterable[Envelope],
+        *,
+        strict: bool = False,
+        timeout: float | None = None,
+    ) -> Iterator[Outcome]:
+        """See `ISession`. Never moves to another route."""
+        sending = self._session.send(envelopes, strict=strict, timeout=timeout)
+        return self._noticing(sending)
+
+    def _noticing(self, sending: Iterator[Outcome]) -> Iterator[Outcome]:
+        """The outcomes of `sending`; one about the route has the next session go elsewhere."""
+        try:
+            for outcome in sending:
+                if _about_route([outcome]) and not self._session.restartable:
+                    self._transport.rest(self._index)
+                yield outcome
+        finally:
+            close = getattr(sending, "close", None)
+            if close is not None:
+                close()
+
+    def unsettled(self) -> list[Outcome]:
+        """See `ISession`."""
+        return list(self._session.unsettled())
+
+    def close(self, *, dirty: bool = False) -> None:
+        """See `ISession`."""
+        self._session.close(dirty=dirty)
+
+
+def _about_route(refusals: Sequence[Outcome]) -> bool:
+    """True if a route is not to be used now, and nothing was refused for good."""
+    return any(o.scope is Scope.ROUTE for o in refusals) and not any(
+        o.status in (Status.FAILED, Status.ACCEPTED) for o in refusals
+    )
