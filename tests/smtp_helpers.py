@@ -14,10 +14,10 @@ import pytest
 
 from txmail.envelope import Envelope
 from txmail.smtp.extensions import Extensions
+from txmail.smtp.options import Options
 from txmail.smtp.preflight import PROBES_LIMIT, Preflight
 from txmail.smtp.protocol import Protocol
 from txmail.smtp.sending import Sending
-from txmail.smtp.options import Options
 from txmail.smtp.session import Session
 from txmail.smtp.stream import Stream
 from txmail.smtp.transactions import ConnectionEnded

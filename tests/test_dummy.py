@@ -245,6 +245,11 @@ def test_settings_are_read():
 def test_attachments_and_inline_parts_reach_the_envelope(tm, dummy):
     with tm:
         dummy.send(
-            message(attachments=[Attachment("a.txt", "text/plain", "Attached"), Attachment("b.bin", data=b"\0")])
+            message(
+                attachments=[
+                    Attachment("a.txt", "text/plain", "Attached"),
+                    Attachment("b.bin", data=b"\0"),
+                ]
+            )
         )
-    assert b'filename=a.txt' in dummy.envelopes[0].content.replace(b'"', b"")
+    assert b"filename=a.txt" in dummy.envelopes[0].content.replace(b'"', b"")

@@ -26,9 +26,7 @@ from txmail.exceptions import (
 )
 from txmail.reply import EnhancedStatus, Reply
 
-CONTENT = (
-    b"From: a@example.com\r\nMessage-ID:\r\n <1@example.com>\r\nSubject: x\r\n\r\nMessage-ID: no\r\n"
-)
+CONTENT = b"From: a@b.c\r\nMessage-ID:\r\n <1@example.com>\r\nSubject: x\r\n\r\nMessage-ID: no\r\n"
 
 
 def in_a_fresh_process(code):
@@ -211,6 +209,5 @@ def test_success_is_one_info_line_with_message_id_host_and_reply(caplog):
     (record,) = caplog.records
     assert record.levelname == "INFO"
     assert record.getMessage() == (
-        "sent <1@example.com> via smtp://mx.example.com:25 to 1 recipient(s): "
-        "250 2.0.0 queued as 1"
+        "sent <1@example.com> via smtp://mx.example.com:25 to 1 recipient(s): 250 2.0.0 queued as 1"
     )

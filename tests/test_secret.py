@@ -38,7 +38,7 @@ def test_a_secret_gives_its_value_to_reveal_only():
 def test_a_pickled_value_is_gone_and_names_its_owner():
     pickled = pickle.dumps(Secret(VALUE))
     assert VALUE.encode() not in pickled
-    with pytest.raises(ConfigurationError, match="ann@mx.example.com: the password was not"):
+    with pytest.raises(ConfigurationError, match=r"ann@mx\.example\.com: the password was not"):
         pickle.loads(pickled).reveal("ann@mx.example.com")
 
 

@@ -107,9 +107,9 @@ def test_a_token_that_was_refused_is_answered_with_nothing():
 @pytest.mark.parametrize("name", ["PLAIN", "LOGIN", "CRAM-MD5"])
 def test_a_server_that_asks_on_and_on_is_left(name):
     mechanism = exchange(name)
+    answers = (mechanism.answer(b"more") for _ in range(3))
     with pytest.raises(AuthenticationFailed):
-        for _ in range(3):
-            mechanism.answer(b"more")
+        list(answers)
 
 
 OFFERED = ["CRAM-MD5", "login", "PLAIN", "XOAUTH2", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "NTLM"]

@@ -28,6 +28,7 @@ from txmail.testing import CLOSE, ScriptedServer, then
 ONE = make_envelope(1, ["b@example.com"])
 TWO = make_envelope(2, ["c@example.com", "d@example.com"], body=b"x" * 50 + b"\r\n")
 THREE = make_envelope(3, ["d@example.com", "e@example.com"])
+UTF8 = Envelope("a@b.example", ["\u00fc@d.example"], ONE.content)
 
 
 def of_sender(number):
@@ -216,7 +217,7 @@ def test_a_full_mailbox_is_a_deferral_among_accepted_ones(dialogue):
     ("envelope", "extensions", "reason"),
     [
         (TWO, Extensions(size=True, size_limit=TWO.size - 1), "5.3.4"),
-        (Envelope("a@b.example", ["\u00fc@d.example"], ONE.content), Extensions(), "5.6.7"),
+        (UTF8, Extensions(esmtp=True), "5.6.7"),
         (make_envelope(body=b"\xc3\xbc\r\n"), Extensions(), "5.6.3"),
     ],
 )

@@ -24,6 +24,7 @@ from txmail.testing import ScriptedServer
 ONE, TWO, THREE = (make_envelope(number) for number in (1, 2, 3))
 PAIR = make_envelope(4, ["b@example.com", "c@example.com"])
 TRIO = make_envelope(5, ["b@example.com", "c@example.com", "d@example.com"])
+UTF8 = Envelope("a@b.example", ["\u00fc@d.example"], ONE.content)
 
 
 def mail(envelope):
@@ -431,7 +432,7 @@ def test_a_dirty_connection_is_reset_in_the_first_write(dialogue):
     ("envelope", "extensions", "reason"),
     [
         (ONE, Extensions(size=True, size_limit=10), "5.3.4"),
-        (Envelope("a@b.example", ["\u00fc@d.example"], ONE.content), LOCKSTEP, "5.6.7"),
+        (UTF8, Extensions(esmtp=True), "5.6.7"),
         (make_envelope(body=b"\xc3\xbc\r\n"), LOCKSTEP, "5.6.3"),
         (make_envelope(body=b"bare\n.\n"), PIPELINING, "line ends"),
     ],

@@ -1,16 +1,25 @@
-"""The failure table: what each reply means at each stage."""
+"""The failure table as it is read: what each reply means at each stage.
+
+`test_failure_table` tries its rows on servers; what is expected here is written down a second
+time, so that a slip in the table is noticed.
+"""
 
 from __future__ import annotations
+
+from importlib.resources import files
 
 import pytest
 
 from txmail.envelope import Action, Scope, Status
 from txmail.reply import Reply
-from txmail.smtp.trouble import Stage, judge
+from txmail.smtp import trouble
+from txmail.smtp.trouble import TABLE, Stage, judge
 
 ACCEPTED = ("accepted", "message", "done")
 DEFER_ROUTE = ("deferred", "route", "defer_route")
 STOP_ROUTE = ("deferred", "route", "stop_route")
+NOT_NOW = ("unsent", "route", "defer_route")
+NOT_HERE = ("unsent", "route", "stop_route")
 DEFER = ("deferred", "message", "defer")
 FAIL = ("failed", "message", "fail")
 DEFER_RECIPIENT = ("deferred", "recipient", "defer")
@@ -32,7 +41,6 @@ def verdict(stage, text):
 @pytest.mark.parametrize(
     "said",
     [
-        "421 4.7.0 too many connections",
         "454 4.7.0 try later",
         "450 4.7.1 slow down",
         "450 4.7.25 who are you",
@@ -45,11 +53,17 @@ def test_the_rate_we_are_allowed_is_about_the_route(stage, said):
     assert verdict(stage, said) == DEFER_ROUTE
 
 
+@pytest.mark.parametrize("stage", IN_TRANSACTION)
+def test_too_many_connections_is_about_the_route(stage):
+    expected = NOT_NOW if stage is Stage.MAIL else DEFER_ROUTE
+    assert verdict(stage, "421 4.7.0 too many connections") == expected
+
+
 @pytest.mark.parametrize(
     ("stage", "said", "expected"),
     [
         (Stage.MAIL, "250 2.1.0 Ok", ACCEPTED),
-        (Stage.MAIL, "421 closing", DEFER_ROUTE),
+        (Stage.MAIL, "421 closing", NOT_NOW),
         (Stage.MAIL, "530 5.7.0 authenticate first", STOP_ROUTE),
         (Stage.MAIL, "450 4.1.8 domain not found", DEFER),
         (Stage.MAIL, "451 local error", DEFER),
@@ -59,13 +73,14 @@ def test_the_rate_we_are_allowed_is_about_the_route(stage, said):
         (Stage.MAIL, "553 5.1.7 bad sender", FAIL),
         (Stage.MAIL, "555 parameter", FAIL),
         (Stage.MAIL, "550 5.7.1 not you", FAIL),
+        (Stage.MAIL, "530 5.7.1 authenticate first", STOP_ROUTE),
         (Stage.MAIL, "599 what", FAIL),
         (Stage.RCPT, "250 2.1.5 Ok", ACCEPTED),
         (Stage.RCPT, "251 will forward", ACCEPTED),
         (Stage.RCPT, "252 cannot verify", ACCEPTED),
         (Stage.RCPT, "450 4.2.0 greylisted", DEFER_RECIPIENT),
         (Stage.RCPT, "451 greylisted", DEFER_RECIPIENT),
-        (Stage.RCPT, "421 closing", DEFER_RECIPIENT),
+        (Stage.RCPT, "421 closing", DEFER),
         (Stage.RCPT, "499 what", DEFER_RECIPIENT),
         (Stage.RCPT, "452 4.5.3 too many recipients", SPLIT),
         (Stage.RCPT, "552 5.5.3 too many recipients", SPLIT),
@@ -91,8 +106,22 @@ def test_the_rate_we_are_allowed_is_about_the_route(stage, said):
         (Stage.FINAL, "552 5.3.4 too big", FAIL),
         (Stage.FINAL, "554 5.7.1 spam", FAIL),
         (Stage.FINAL, "599 what", FAIL),
-        (Stage.GREETING, "554 go away", STOP_ROUTE),
-        (Stage.GREETING, "421 busy", DEFER_ROUTE),
+        (Stage.DATA, "421 closing", DEFER),
+        (Stage.DATA, "250 what", DEFER_ROUTE),
+        (Stage.FINAL, "421 closing", DEFER),
+        (Stage.FINAL, "354 what", DEFER_ROUTE),
+        (Stage.GREETING, "554 go away", NOT_HERE),
+        (Stage.GREETING, "421 busy", NOT_NOW),
+        (Stage.GREETING, "450 busy", NOT_NOW),
+        (Stage.EHLO, "550 your name", NOT_HERE),
+        (Stage.EHLO, "502 what", NOT_HERE),
+        (Stage.HELO, "421 busy", NOT_NOW),
+        (Stage.STARTTLS, "454 4.7.0 not now", NOT_NOW),
+        (Stage.STARTTLS, "501 no", NOT_NOW),
+        (Stage.AUTH, "454 4.7.0 not now", NOT_NOW),
+        (Stage.AUTH, "535 5.7.8 wrong", NOT_HERE),
+        (Stage.AUTH, "534 5.7.9 too weak", NOT_HERE),
+        (Stage.RSET, "500 what", NOT_NOW),
     ],
 )
 def test_the_table(stage, said, expected):
@@ -118,3 +147,72 @@ def test_only_a_5yz_is_permanent_and_only_a_2yz_accepted():
             status = verdict(stage, str(code))[0]
             assert status != "failed" or code >= 500
             assert status != "accepted" or code < 300
+
+
+def test_verdicts_are_the_same_object_wherever_they_stand():
+    """`sending` and `preflight` compare them with `is`."""
+    assert judge(Stage.MAIL, Reply(250)) is trouble.ACCEPTED
+    assert judge(Stage.RCPT, Reply(252)) is trouble.ACCEPTED
+    assert judge(Stage.RCPT, Reply(552)) is trouble.SPLIT
+    assert judge(Stage.RCPT, Reply(450)) is trouble.DEFER_RECIPIENT
+    distinct = {row.verdict for row in TABLE}
+    assert len(distinct) == len({id(row.verdict) for row in TABLE})
+
+
+def test_every_line_of_the_file_is_a_row():
+    text = files("txmail.smtp").joinpath("failures.txt").read_text("utf-8")
+    _, _, rows, _ = text.split("\n===========================")
+    assert len(TABLE) == rows.count("\n") > 70
+    for row in TABLE:
+        assert bool(row.replies) is not bool(row.event)
+        assert all(row.stages)
+
+
+def test_every_stage_with_a_command_has_its_rows():
+    said = {stage for row in TABLE for stage in row.stages}
+    assert {str(stage) for stage in Stage} <= said
+    for stage in ("greeting", "EHLO", "HELO", "STARTTLS", "AUTH", *IN_TRANSACTION, "RSET"):
+        for what in ("4xx", "5xx"):
+            assert any(stage in row.stages and what in row.replies for row in TABLE), stage
+
+
+def test_what_a_row_says_of_a_route_and_of_its_end_fits_together():
+    for row in TABLE:
+        verdict = row.verdict
+        assert (verdict.status == "accepted") is (verdict.action == "done"), row
+        assert (verdict.status == "in_doubt") is (verdict.action == "in_doubt"), row
+        assert (verdict.status == "failed") is (verdict.action == "fail"), row
+        if verdict.status == "failed":
+            assert all(reply.startswith("5") for reply in row.replies), row
+        if verdict.action in ("defer_route", "stop_route"):
+            assert verdict.scope == "route", row
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (
+            ["MAIL  450    deferred  message  defer", "MAIL   450    failed    message  fail"],
+            "450",
+        ),
+        (
+            ["MAIL   EOF    deferred  message  defer", "MAIL   EOF    failed    message  fail"],
+            "EOF",
+        ),
+        (["MAIL  450    delayed   message  defer"], "delayed"),
+        (["MAIL  450    deferred  world    defer"], "world"),
+        (["MAIL  450    deferred  message  wait"], "wait"),
+    ],
+)
+def test_a_table_that_contradicts_itself_is_not_loaded(rows, problem):
+    border = "====  =====  ========  =======  =====  ==="
+    head = "at    reply  status    scope    action why"
+    text = "\n".join(["What it is.", "", border, head, border, *rows, border, ""])
+
+    def load():
+        table = list(trouble._read(text))
+        trouble._each(table, events=False)
+        trouble._each(table, events=True)
+
+    with pytest.raises(ValueError, match=problem):
+        load()

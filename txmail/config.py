@@ -3,6 +3,9 @@
 Settings come from a Pyramid ini or a dict: strings, or values that are what they should be
 already. A key that is not known here is refused: a misspelt setting that is ignored is found out
 when the mail is missing.
+
+Errors name the setting and do not show its value: any of them may have got what belongs in another,
+such as the password.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from .delivery import PREFLIGHT, DirectDelivery
 from .events import Events
 from .exceptions import AddressError, ConfigurationError
 from .interfaces import ITransport
-from .secret import Secret
+from .secret import UNUSABLE, Secret, Unshown, bare
 from .smtp.tls import TlsFiles
 from .transports import from_urls
 from .transports.sendmail import Command
@@ -80,15 +83,26 @@ class Settings:
         )
 
 
-def read_settings(settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> Settings:
+def read_settings(settings: Mapping[str, Any] | Unshown | None, prefix: str = PREFIX) -> Settings:
     """The `Settings` under `prefix`. Raises `ConfigurationError`, which names the setting.
 
     A mail server is named by ``url``, or by pyramid_mailer's ``host`` and ``port``; without
     either it is ``localhost``, port 25. Keys that do not begin with `prefix` are somebody else's.
     """
+    given = settings if isinstance(settings, Unshown) else Unshown(settings)
+    del settings
+    try:
+        return _read(given.get() or {}, prefix)
+    except ConfigurationError as error:
+        # A traceback with variables would show the password, whichever setting is wrong.
+        problem = bare(error)
+    raise problem
+
+
+def _read(settings: Mapping[str, Any], prefix: str) -> Settings:
     found: dict[str, Any] = {}
     combined: dict[str, Any] = {}
-    for key, value in (settings or {}).items():
+    for key, value in settings.items():
         if not isinstance(key, str) or not key.startswith(prefix):
             continue
         name = key.removeprefix(prefix)
@@ -131,7 +145,7 @@ def _account(combined: dict[str, Any], prefix: str) -> Account:
     if user and password is None and source is None:
         raise ConfigurationError("a user without a password", field=f"{prefix}username")
     files = TlsFiles(*(combined.get(name) for name in ("cafile", "certfile", "keyfile")))
-    return Account(user, password or source, files)
+    return Account(user, password or source, files, prefix)
 
 
 def _legacy_url(combined: dict[str, Any], prefix: str) -> str:
@@ -157,7 +171,7 @@ def _text(value: Any, field: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise ConfigurationError("a string is needed", field=field, value=value)
+        raise ConfigurationError("a string is needed", field=field)
     return value.strip() or None
 
 
@@ -168,6 +182,13 @@ def _url(value: Any, field: str) -> list[Secret]:
     return [Secret(url) for url in urls]
 
 
+def _user(value: Any, field: str) -> str | None:
+    text = _text(value, field)
+    if text is not None and UNUSABLE.search(text):
+        raise ConfigurationError("it has control characters, or is no text", field=field)
+    return text
+
+
 def _password(value: Any, field: str) -> Secret | None:
     return None if value in (None, "") else Secret.of(value, field)
 
@@ -175,7 +196,9 @@ def _password(value: Any, field: str) -> Secret | None:
 def _password_from(value: Any, field: str) -> Secret | None:
     if value in (None, ""):
         return None
-    return Secret(source=value) if isinstance(value, str) else Secret.of(value, field)
+    if isinstance(value, str):
+        return Secret(source=value.strip(), field=field)
+    return Secret.of(value, field)
 
 
 def _sender(value: Any, field: str) -> str | None:
@@ -184,7 +207,7 @@ def _sender(value: Any, field: str) -> str | None:
         try:
             parse_mailbox(text, field=field)
         except AddressError as error:
-            raise ConfigurationError("an address is needed", field=field, value=text) from error
+            raise ConfigurationError("an address is needed", field=field) from error
     return text
 
 
@@ -196,13 +219,13 @@ def _boolean(value: Any, field: str) -> bool:
         return True
     if word in _FALSE:
         return False
-    raise ConfigurationError("true or false is needed", field=field, value=value)
+    raise ConfigurationError("true or false is needed", field=field)
 
 
 def _seconds(value: Any, field: str) -> float:
     seconds = _number(value, float)
     if not 0 < seconds < float("inf"):
-        raise ConfigurationError("seconds above 0 are needed", field=field, value=value)
+        raise ConfigurationError("seconds above 0 are needed", field=field)
     return seconds
 
 
@@ -211,7 +234,7 @@ def _port(value: Any, field: str) -> int | None:
         return None
     port = _number(value, int)
     if not 0 < port < 65536:
-        raise ConfigurationError("a port of 1 to 65535 is needed", field=field, value=value)
+        raise ConfigurationError("a port of 1 to 65535 is needed", field=field)
     return int(port)
 
 
@@ -230,7 +253,7 @@ def _one_of(*words: str, else_: str = "") -> Callable[[Any, str], str]:
         if value in words:
             return str(value)
         problem = else_ or f"one of {', '.join(words)} is needed"
-        raise ConfigurationError(problem, field=field, value=value)
+        raise ConfigurationError(problem, field=field)
 
     return read
 
@@ -268,7 +291,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "queue_url": _refused(_QUEUE),
     "queue_path": _refused(_QUEUE),
     "on_doubt": _refused(_QUEUE),
-    "username": _text,
+    "username": _user,
     "password": _password,
     "password_from": _password_from,
     "cafile": _text,

@@ -22,6 +22,5 @@ def includeme(config: Any) -> None:
     from .config import PREFIX
     from .integrations.pyramid import set_mailer
 
-    settings = config.registry.settings or {}
-    prefix = settings.get("pyramid_mailer.prefix", PREFIX)
-    set_mailer(config, DebugMailer.from_settings(settings, prefix))
+    prefix = (config.registry.settings or {}).get("pyramid_mailer.prefix", PREFIX)
+    set_mailer(config, DebugMailer.from_settings(config.registry.settings, prefix))

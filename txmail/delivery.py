@@ -6,8 +6,10 @@ see `ITransport` and `ISession` only.
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Generator, Iterator, Sequence
+from typing import Any, Self
 
 from zope.interface import implementer
 
@@ -61,6 +63,19 @@ class DirectDelivery:
         self.preflight = preflight
         self.transient = transient
         self.commit_timeout = commit_timeout
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who listens here is nobody in another process.
+        return {name: value for name, value in vars(self).items() if name != "events"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.events = Events()
+
+    def __copy__(self) -> Self:
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self), transport=copy.copy(self.transport))
+        return made
 
     @property
     def route(self) -> str:

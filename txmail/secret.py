@@ -12,21 +12,34 @@ carries only its *source*, which is asked again where the pickle is read:
     what a module-level function returns, called each time: for tokens that expire
 
 A secret that was given as a value has no source: after a pickle it is gone, and says so.
+
+Where secrets come from, in settings and URLs, and where they may come back, in what a server says,
+they are plain text for a moment. `Unshown`, `bare` and `Censor` keep that moment out of tracebacks,
+logs and errors.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote, quote_plus
 
-from .exceptions import ConfigurationError
+from .exceptions import ConfigurationError, TxmailError
 
 STARS = "********"
+#: Octets below which a form of a secret is not searched for: it would be found everywhere, in the
+#: status codes of a reply too.
+SHORTEST_HIDDEN = 4
 
+#: What no user name, password or token has: control characters (RFC 4013 section 2.3), some of
+#: which end a field of a mechanism's message, and what is no text at all.
+UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_E = TypeVar("_E", bound=TxmailError)
 _CALLABLE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)")
 
 
@@ -38,11 +51,20 @@ class Secret:
     #: where the value comes from; None if it was given, or is gone
     source: str | None
 
-    def __init__(self, value: str | None = None, *, source: str | None = None) -> None:
-        """Raises `ConfigurationError` for a `source` that is none. Sources are asked on use."""
+    def __init__(
+        self,
+        value: str | None = None,
+        *,
+        source: str | None = None,
+        field: str = "password_from",
+    ) -> None:
+        """Raises `ConfigurationError`, about `field`, for a `source` that is none.
+
+        Sources are asked on use.
+        """
         self.source = source
         if source is not None:
-            self._ask: Callable[[], str] | None = _asker(source)
+            self._ask: Callable[[], str] | None = _asker(source, field)
         elif value is not None:
             self._ask = lambda: value  # in a closure, not in an attribute
         else:
@@ -66,11 +88,13 @@ class Secret:
                 "the password was not pickled; say with password_from where to get it",
                 field=owner,
             )
-        problem = "its source has no value"
+        problem = "there is no password" if self.source is None else "its source has no value"
         try:
             found = self._ask()
             if isinstance(found, str) and found:
-                return found
+                if UNUSABLE.search(found) is None:
+                    return found
+                problem = "the password has control characters, or is no text"
             found = ""
         except Exception as error:
             problem = f"its source failed with {type(error).__name__}"
@@ -115,7 +139,7 @@ def _unpickled(source: str | None) -> Secret:
     return Secret(source=source)
 
 
-def _asker(source: str) -> Callable[[], str]:
+def _asker(source: str, field: str) -> Callable[[], str]:
     kind, _, rest = source.partition(":")
     if kind == "env" and rest:
         return lambda: os.environ.get(rest, "")
@@ -124,7 +148,7 @@ def _asker(source: str) -> Callable[[], str]:
     found = _CALLABLE.fullmatch(source)
     if found is None:
         raise ConfigurationError(
-            "env:NAME, file:/path or package.module:function is needed", field="password_from"
+            "env:NAME, file:/path or package.module:function is needed", field=field
         )
     return lambda: _resolved(found["module"], found["name"])()
 
@@ -145,3 +169,78 @@ def _name_of(function: Any, field: str) -> str:
             field=field,
         )
     return f"{module}:{name}"
+
+
+class Unshown:
+    """Something that has secrets in it, as a variable whose repr is a row of stars."""
+
+    __slots__ = ("get",)
+
+    def __init__(self, value: Any) -> None:
+        #: gives it back
+        self.get: Callable[[], Any] = lambda: value
+
+    def __repr__(self) -> str:
+        return STARS
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("it has secrets in it")
+
+
+def bare(error: _E) -> _E:
+    """`error` without the frames it passed, whose variables may be secrets, and without a cause."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+class Censor:
+    """Takes secrets out of octets, in the forms in which a server may echo them."""
+
+    __slots__ = ("_forms",)
+
+    def __init__(self) -> None:
+        # One string in a closure: neither an attribute nor a container shows a part of it.
+        self._forms: Callable[[], bytes] = bytes
+
+    def hide(self, secret: str) -> None:
+        """From now on take out `secret`: plain, in base64, in hexadecimal, as in a URL."""
+        self.hide_octets(*forms_of(secret))
+
+    def hide_octets(self, *forms: bytes) -> None:
+        """From now on take out these as they are; they have no line ends."""
+        known = self._forms().split(b"\n")
+        found = {form for form in (*known, *forms) if len(form) >= SHORTEST_HIDDEN}
+        longest_first = sorted(found, key=len, reverse=True)
+        joined = b"\n".join(longest_first)
+        self._forms = lambda: joined
+
+    @property
+    def active(self) -> bool:
+        """True if there is something to take out."""
+        return bool(self._forms())
+
+    def clean(self, octets: bytes) -> bytes:
+        """`octets` with stars in place of what is hidden."""
+        for form in self._forms().split(b"\n"):
+            if form and form in octets:
+                octets = octets.replace(form, STARS.encode("ascii"))
+        return octets
+
+
+def forms_of(secret: str) -> Iterator[bytes]:
+    """The forms of `secret` that `Censor.hide` speaks of."""
+    raw = secret.encode()
+    every = "".join(f"%{octet:02X}" for octet in raw)
+    for text in (quote(secret, safe=""), quote_plus(secret), quote(secret), every):
+        yield text.encode("ascii")
+        yield re.sub("%..", lambda found: found[0].lower(), text).encode("ascii")
+    yield raw
+    yield raw.hex().encode("ascii")
+    yield raw.hex().upper().encode("ascii")
+    for offset in range(3):
+        # Within a longer text, such as an answer of PLAIN, it begins at one of three places of a
+        # group; the characters at its ends have bits of what is beside it.
+        encoded = base64.b64encode(b"\0" * offset + raw)
+        whole = encoded[-(-offset * 8 // 6) : (offset + len(raw)) * 8 // 6]
+        yield whole
+        yield whole.translate(bytes.maketrans(b"+/", b"-_"))

@@ -17,9 +17,9 @@ from ..mailer import Mailer
 
 def includeme(config: Any) -> None:
     """Register the mailer of the settings. Raises `ConfigurationError` at start-up."""
-    settings = config.registry.settings or {}
-    prefix = settings.get("pyramid_mailer.prefix", PREFIX)
-    set_mailer(config, Mailer.from_settings(settings, prefix))
+    # Not in a variable, which a traceback would show with the password: see `txmail.config`.
+    prefix = (config.registry.settings or {}).get("pyramid_mailer.prefix", PREFIX)
+    set_mailer(config, Mailer.from_settings(config.registry.settings, prefix))
 
 
 def set_mailer(config: Any, mailer: Mailer) -> None:

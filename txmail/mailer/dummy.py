@@ -129,6 +129,8 @@ class DummyMailer(Mailer):
     Messages are validated and rendered as by the real mailer, with the same errors. `refuse` makes
     it fail as a server would. Binds share the lists.
 
+    A pickle of it has empty lists and accepts everything.
+
     With ``transactional=False`` messages are in the outbox at once, whatever becomes of the
     transaction: for tests written for mailers that know no better.
     """
@@ -148,6 +150,14 @@ class DummyMailer(Mailer):
     @classmethod
     def _from_settings(cls, settings: Settings) -> Self:
         return cls(settings.dummy_transactional, default_sender=settings.default_sender)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {name: state[name] for name in ("transactional", "default_sender")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._setup(DummyDelivery(), None, state["default_sender"], _LastOutcomes())
+        self.transactional = state["transactional"]
 
     @property
     def outbox(self) -> list[Any]:

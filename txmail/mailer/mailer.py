@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -18,6 +19,7 @@ from ..events import Events, MessageSettled
 from ..exceptions import ConfigurationError
 from ..interfaces import IMailer, ITransport
 from ..message import to_envelope
+from ..secret import Unshown
 
 _BIND_OPTIONS = ("default_sender", "transaction_manager")
 
@@ -34,6 +36,10 @@ class _LastOutcomes(threading.local):
 @implementer(IMailer)
 class Mailer:
     """Sends the mail of a transaction when it commits. See `IMailer`.
+
+    A mailer can be kept on a persistent object. Its pickle has the transport, without connections
+    and password (see `txmail.secret`), and the options, but no subscribers and no outcomes; where
+    it is loaded it uses `transaction.manager`.
 
     >>> import transaction
     >>> from txmail import Mailer, Message, transport_from_url
@@ -86,7 +92,9 @@ class Mailer:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> Self:
         """A mailer for the settings under `prefix`. Raises `ConfigurationError`."""
-        return cls._from_settings(read_settings(settings, prefix))
+        given = Unshown(settings)
+        del settings
+        return cls._from_settings(read_settings(given, prefix))
 
     @classmethod
     def _from_settings(cls, settings: Settings) -> Self:
@@ -157,10 +165,41 @@ class Mailer:
         """See `IMailer`."""
         self._delivery.transport.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: outcomes, subscribers, connections and passwords stay behind.
+
+        Raises `ConfigurationError` for a mailer that is bound to a transaction manager of its own:
+        wherever the pickle is read, it would join the transactions of another.
+        """
+        if self.transaction_manager is not transaction.manager:
+            raise ConfigurationError(
+                "a mailer with a transaction manager of its own cannot be pickled; "
+                "pickle the one it was bound from",
+                field="transaction_manager",
+            )
+        left_behind = ("_last", "transaction_manager")
+        return {name: value for name, value in vars(self).items() if name not in left_behind}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.transaction_manager = transaction.manager
+        self._last = _LastOutcomes()
+
+    def __copy__(self) -> Self:
+        """A mailer with connections and outcomes of its own, and the same transaction manager."""
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self), _delivery=copy.copy(self._delivery), _last=_LastOutcomes())
+        return made
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return copy.copy(self)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._delivery.route}>"
 
 
 def mailer_from_settings(settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> Mailer:
     """A `Mailer` for the settings under `prefix`. Raises `ConfigurationError`."""
-    return Mailer.from_settings(settings, prefix)
+    given = Unshown(settings)
+    del settings
+    return Mailer._from_settings(read_settings(given, prefix))

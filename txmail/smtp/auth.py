@@ -21,6 +21,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 
 from ..exceptions import ConfigurationError, TransportError
+from ..reply import Reply
 
 #: All mechanisms, strongest first.
 MECHANISMS = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")
@@ -32,10 +33,10 @@ Reveal = Callable[[], str]
 
 
 class AuthenticationFailed(TransportError):
-    """The server did not authenticate us, or did not prove who it is. A person has to act."""
+    """A login failed: ours, or the server's proof that it knows us. A person has to act."""
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem, temporary=False)
+    def __init__(self, problem: str, reply: Reply | None = None) -> None:
+        super().__init__(problem, temporary=False, reply=reply)
 
 
 class Mechanism:
@@ -119,14 +120,25 @@ class Scram(Mechanism):
     """SCRAM-SHA-256 (RFC 5802, RFC 7677); with channel binding if `binding` is given.
 
     `binding` is the name of a channel binding type and its data, such as ``tls-unique``
-    (RFC 5929).
+    (RFC 5929). Where it would be possible and the server did not offer it, `unoffered` says so
+    under the protection of the proof: a server that did knows then that somebody took the offer
+    away (RFC 5802 section 6).
     """
 
     name = "SCRAM-SHA-256"
 
-    def __init__(self, user: str, reveal: Reveal, binding: tuple[str, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        user: str,
+        reveal: Reveal,
+        binding: tuple[str, bytes] | None = None,
+        *,
+        unoffered: bool = False,
+    ) -> None:
         super().__init__(user, reveal)
-        self._header = b"n,," if binding is None else f"p={binding[0]},,".encode()
+        self._header = b"y,," if unoffered else b"n,,"
+        if binding is not None:
+            self._header = f"p={binding[0]},,".encode()
         self._binding = b"" if binding is None else binding[1]
         if binding is not None:
             self.name = "SCRAM-SHA-256-PLUS"
@@ -178,7 +190,10 @@ class Scram(Mechanism):
         return prepared.encode()
 
     def _verify(self, challenge: bytes) -> None:
-        signature = _decoded(_fields(challenge).get(b"v", b""))
+        fields = _fields(challenge)
+        if b"e" in fields:
+            raise AuthenticationFailed("SCRAM: the server does not accept our proof")
+        signature = _decoded(fields.get(b"v", b""))
         if not self._expected or not hmac.compare_digest(signature, self._expected):
             raise AuthenticationFailed("SCRAM: the server does not know the password either")
         self._proved = True
@@ -191,37 +206,44 @@ class Scram(Mechanism):
 def choose(offered: Iterable[str], configured: str | None, *, token: bool, binding: bool) -> str:
     """The one mechanism to use: the `configured` one, or the strongest of those `offered`.
 
-    `token` says that the secret is a token, `binding` that channel binding is possible. Raises
-    `AuthenticationFailed` if there is none: no weaker one is tried after a failure, either.
+    `token` says that the secret is a token, `binding` that channel binding is possible. Raises a
+    permanent `TransportError` if there is none.
     """
     available = {name.upper() for name in offered}
     if configured is not None:
         if configured not in available:
-            raise AuthenticationFailed(f"the server does not offer {configured}")
+            raise TransportError(f"the server does not offer {configured}", temporary=False)
+        if configured.endswith("-PLUS") and not binding:
+            raise TransportError(f"{configured} needs TLS 1.2 here", temporary=False)
         return configured
     for name in MECHANISMS:
         if (name == "XOAUTH2") is not token or (name.endswith("-PLUS") and not binding):
             continue
         if name in available:
             return name
-    raise AuthenticationFailed("the server offers no authentication that we know")
+    raise TransportError("the server offers no authentication that we know", temporary=False)
 
 
 def check_mechanism(name: str, field: str) -> str:
     """`name` in upper case, if we know it. Raises `ConfigurationError`."""
     if name.upper() not in MECHANISMS:
-        raise ConfigurationError(
-            f"one of {', '.join(MECHANISMS)} is needed", field=field, value=name
-        )
+        raise ConfigurationError(f"one of {', '.join(MECHANISMS)} is needed", field=field)
     return name.upper()
 
 
 def mechanism_of(
-    name: str, user: str, reveal: Reveal, binding: tuple[str, bytes] | None = None
+    name: str,
+    user: str,
+    reveal: Reveal,
+    binding: tuple[str, bytes] | None = None,
+    offered: Iterable[str] = (),
 ) -> Mechanism:
-    """A new exchange of the mechanism `name`."""
-    if name.startswith("SCRAM-SHA-256"):
-        return Scram(user, reveal, binding if name.endswith("-PLUS") else None)
+    """A new exchange of the mechanism `name`, which was chosen among those `offered`."""
+    if name == "SCRAM-SHA-256-PLUS":
+        return Scram(user, reveal, binding)
+    if name == "SCRAM-SHA-256":
+        unoffered = binding is not None and "SCRAM-SHA-256-PLUS" not in offered
+        return Scram(user, reveal, unoffered=unoffered)
     kinds: dict[str, type[Mechanism]] = {k.name: k for k in (Plain, Login, CramMd5, XOAuth2)}
     return kinds[name](user, reveal)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..reply import Reply
 
@@ -11,6 +11,8 @@ from ..reply import Reply
 class Extensions:
     """The service extensions of one server; all off after HELO."""
 
+    #: False after HELO, when nobody knows what the server could do
+    esmtp: bool = field(default=False, compare=False)
     #: RFC 2920: several commands in one write
     pipelining: bool = False
     #: RFC 6152: octets above 127 in the content
@@ -36,6 +38,7 @@ class Extensions:
         size = offered.get("SIZE", [])
         limit = int(size[0]) if size and size[0].isascii() and size[0].isdigit() else 0
         return cls(
+            esmtp=True,
             pipelining="PIPELINING" in offered,
             eightbitmime="8BITMIME" in offered,
             smtputf8="SMTPUTF8" in offered,

@@ -7,11 +7,11 @@ What the server sees of us before TLS is our name; what we believe of it before 
 from __future__ import annotations
 
 import base64
-import binascii
 
 from ..envelope import Action
-from ..exceptions import TransportError
+from ..exceptions import TransportError, TxmailError
 from ..reply import Reply
+from ..secret import Secret, bare
 from . import commands
 from .auth import AuthenticationFailed, Mechanism, choose, mechanism_of
 from .extensions import Extensions
@@ -73,38 +73,34 @@ class Opening:
                 f"{self._options.name} sent more than its reply before the TLS handshake"
             )
 
-    def authentication(self, binding: tuple[str, bytes] | None) -> Conversation:
+    def authentication(
+        self, password: Secret, binding: tuple[str, bytes] | None = None
+    ) -> Conversation:
         """AUTH (RFC 4954): one mechanism, once; `binding` is the TLS connection's, if it has one.
 
         Raises `AuthenticationFailed`, or a temporary `TransportError` where the server says so.
         """
-        options, password = self._options, self._options.password
-        assert password is not None
+        options, offered = self._options, self.extensions.auth
         name = choose(
-            self.extensions.auth,
-            options.auth,
-            token=options.auth == "XOAUTH2",
-            binding=binding is not None,
+            offered, options.auth, token=options.auth == "XOAUTH2", binding=binding is not None
         )
         mechanism = mechanism_of(
-            name, options.user, lambda: password.reveal(options.account), binding
+            name, options.user, lambda: password.reveal(options.account), binding, offered
         )
-        first = self._begin(mechanism)
+        first_is_due = self._begin(mechanism)
         while (reply := (yield from answer(self._protocol))).intermediate:
-            challenge = self._challenge()
             # Checked before there is a secret in the arguments of a call that could fail.
             self._protocol.check_silence()
-            self._protocol.issue(
-                Stage.AUTH,
-                commands.auth_answer(mechanism.first() if first else mechanism.answer(challenge)),
-            )
-            first = False
+            problem = self._answer_challenge(mechanism, first_is_due)
+            if problem is not None:
+                raise problem
+            first_is_due = False
         if reply.code == 235:
             mechanism.finish()
         elif reply.temporary:
             raise TransportError(f"{options.account} cannot log in now", reply=reply)
         elif reply.permanent:
-            raise AuthenticationFailed(f"{options.account} may not log in with {name}: {reply}")
+            raise AuthenticationFailed(f"{options.account} may not log in with {name}", reply)
         else:
             raise MalformedReply(f"{reply.code} to AUTH")
 
@@ -120,11 +116,21 @@ class Opening:
         self._protocol.issue(Stage.AUTH, commands.auth(mechanism.name, mechanism.first()))
         return False
 
-    def _challenge(self) -> bytes:
+    def _answer_challenge(self, mechanism: Mechanism, first_is_due: bool) -> TxmailError | None:
+        """Answer a challenge; what is wrong with it, if anything.
+
+        Not raised from here: a challenge may be our own secret, in the variables of the frames.
+        """
         try:
-            return base64.b64decode(self._protocol.challenge, validate=True)
-        except (binascii.Error, ValueError):
-            raise MalformedReply("a challenge that is not base64") from None
+            challenge = base64.b64decode(self._protocol.take_challenge(), validate=True)
+        except ValueError:
+            return MalformedReply("a challenge that is not base64")
+        try:
+            said = mechanism.first() if first_is_due else mechanism.answer(challenge)
+        except TxmailError as error:
+            return bare(error)
+        self._protocol.issue(Stage.AUTH, commands.auth_answer(said))
+        return None
 
 
 def _refused(problem: str, stage: Stage, reply: Reply) -> TransportError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..secret import Secret
-from .tls import TlsFiles, TlsMode
+from .tls import NO_FILES, TlsFiles, TlsMode
 
 #: Seconds to wait for a reply, and for a connection, where nothing else is said. RFC 5321
 #: section 4.5.3.2 allows servers minutes; within a transaction `commit_timeout` is nearer anyway.
@@ -26,7 +26,7 @@ class Options:
     #: use PIPELINING where it is offered
     pipelining: bool = True
     tls: TlsMode = TlsMode.OFF
-    files: TlsFiles = TlsFiles()
+    files: TlsFiles = NO_FILES
     #: who we are; empty for nobody
     user: str = ""
     password: Secret | None = None
@@ -41,6 +41,11 @@ class Options:
         host = f"[{self.host}]" if ":" in self.host else self.host
         scheme = "smtps" if self.tls is TlsMode.IMPLICIT else "smtp"
         return f"{scheme}://{host}:{self.port}"
+
+    @property
+    def tls_name(self) -> str:
+        """The name or address that a certificate has to have: without the zone of an address."""
+        return self.host.partition("%")[0]
 
     @property
     def account(self) -> str:

@@ -19,7 +19,7 @@ from ..reply import Reply
 from . import commands, trouble
 from .extensions import Extensions
 from .protocol import Protocol
-from .sending import outcome_of, unsendable
+from .sending import outcome_of, unsendable, verdict_on
 from .transactions import RECIPIENTS_LIMIT, Conversation, Group, MailTransaction, mail_command
 from .trouble import Stage, Verdict, judge
 
@@ -110,7 +110,8 @@ class Preflight:
             problem = self._problems[id(envelope)]
             for index, path in enumerate(envelope.forward_paths):
                 if problem:
-                    found.append(outcome_of(envelope, index, trouble.UNSENDABLE, reason=problem))
+                    verdict = verdict_on(envelope, self._extensions)
+                    found.append(outcome_of(envelope, index, verdict, reason=problem))
                     continue
                 answer = self._refused.get(id(envelope)) or self._answers.get(
                     (_kind(envelope), path)

@@ -12,6 +12,8 @@ The laws:
 3. Content follows a 354 and nothing else does.
 4. The content is handed over, and its fate in doubt, when the socket has accepted the last octet
    of the final dot's line, and not before. While a write is under way it may have.
+5. Nothing of an AUTH exchange but its codes, and no secret that the server repeats later, is in a
+   reply, an error or the log: the server may say to everybody what we have said to it alone.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Sequence
 
 from ..exceptions import TxmailError
 from ..reply import Reply
+from ..secret import Censor
 from . import content as content_
 from .dialogue import Dialogue
 from .replies import MalformedReply, ReplyParser
@@ -35,11 +38,12 @@ class Protocol:
     """What was written, what is unanswered, and what may come next."""
 
     def __init__(self, dialogue: Dialogue | None = None) -> None:
-        """`dialogue` hears of everything, and has a say in what is shown of a reply."""
+        """`dialogue` hears of everything."""
         self._dialogue = dialogue if dialogue is not None else Dialogue("")
-        #: the text of the last challenge of an AUTH exchange, as it came
-        self.challenge = ""
-        self._parser = ReplyParser()
+        #: what must not be in any reply
+        self.censor = Censor()
+        self._challenge = ""
+        self._parser = ReplyParser(self.censor)
         self._outgoing: list[bytes | memoryview] = []
         #: octets ever queued, and ever accepted by the socket
         self._queued = self._taken = 0
@@ -54,6 +58,10 @@ class Protocol:
 
     def issue(self, stage: Stage, line: bytes) -> None:
         """Queue one command. Raises `MalformedReply` if a reply nobody asked for lies here."""
+        if stage is Stage.AUTH:
+            self._parser.challenges = True
+            words = line.split()
+            self.censor.hide_octets(*(words[2:] if words[:1] == [b"AUTH"] else words))
         self.issue_all(((stage, line),))
 
     def issue_all(self, commands: Sequence[tuple[Stage, bytes]]) -> None:
@@ -158,11 +166,32 @@ class Protocol:
             raise MalformedReply(f"an answer to {stage} that had not been sent")
         if stage is Stage.DATA:
             self._data_answered(reply)
-        elif stage is Stage.AUTH and reply.code == 334:
-            self.challenge = reply.text
+        elif stage is Stage.AUTH:
+            reply = self._auth_answered(reply)
         elif reply.intermediate:
             raise MalformedReply(f"{reply.code} to {stage}")
-        return self._dialogue.reply(stage, reply) if self._dialogue.active else reply
+        if self._dialogue.active:
+            self._dialogue.reply(reply)
+        return reply
+
+    def _auth_answered(self, reply: Reply) -> Reply:
+        self._parser.challenges = False
+        if reply.code == 334:
+            self._challenge = reply.text
+        elif reply.intermediate:
+            raise MalformedReply(f"{reply.code} to AUTH")
+        return Reply(reply.code, (str(reply.enhanced or ""),))
+
+    def take_challenge(self) -> str:
+        """The text of the last challenge of an AUTH exchange, as it came; once."""
+        challenge, self._challenge = self._challenge, ""
+        return challenge
+
+    def discard(self) -> None:
+        """Forget what was to be written and what was not read: the connection is gone."""
+        self._outgoing = []
+        self._challenge = ""
+        self._parser = ReplyParser(self.censor)
 
     def _data_answered(self, reply: Reply) -> None:
         if reply.code == 354:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from ..exceptions import TransportError
 from ..reply import Reply
+from ..secret import Censor, bare
 
 #: Octets of one line with its line end. RFC 5321 section 4.5.3.1.5 says 512; servers exceed it.
 LINE_LIMIT = 4096
@@ -35,7 +36,11 @@ class MalformedReply(TransportError):
 class ReplyParser:
     """Collects octets and hands out complete replies in their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, censor: Censor | None = None) -> None:
+        """`censor` takes our secrets out of what a server says, before anything is made of it."""
+        self._censor = censor if censor is not None else Censor()
+        #: True during an AUTH exchange: a challenge has to come through as it is
+        self.challenges = False
         self._replies: deque[Reply] = deque()
         self._problem: MalformedReply | None = None
         #: the beginning of a line
@@ -47,17 +52,22 @@ class ReplyParser:
     def feed(self, data: bytes) -> None:
         """Take octets as they came from the socket, cut anywhere."""
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if self._censor.active:
+            lines = [self._clean(line) for line in lines]
         try:
             for line in lines:
                 if self._lines or line[3:4] == b"-":
                     self._continue(line)
+                elif self.challenges:
+                    self._replies.append(_single.__wrapped__(line))
                 else:
                     self._replies.append(_single(line))
             if len(self._rest) >= LINE_LIMIT:
                 raise MalformedReply(f"a line of more than {LINE_LIMIT} octets")
         except MalformedReply as problem:
             # It concerns nobody who waits for a reply that came before.
-            self._problem = problem
+            # The frames it came from have in their variables what came, secrets and all.
+            self._problem = bare(problem)
             self._rest = b""
 
     @property
@@ -77,6 +87,14 @@ class ReplyParser:
         if self._problem is not None:
             raise self._problem
         return None
+
+    def _clean(self, line: bytes) -> bytes:
+        valid = len(line) < LINE_LIMIT and _LINE.fullmatch(line) is not None
+        if not valid:
+            return self._censor.clean(line)
+        if self.challenges and line.startswith(b"334"):
+            return line
+        return line[:4] + self._censor.clean(line[4:])
 
     def _continue(self, line: bytes) -> None:
         code, separator, text = _split(line)

@@ -86,6 +86,15 @@ def unsendable(envelope: Envelope, extensions: Extensions) -> str:
     return ""
 
 
+def verdict_on(envelope: Envelope, extensions: Extensions) -> Verdict:
+    """What follows for an `unsendable` envelope.
+
+    A server that was greeted with HELO has not said what it offers: it may know SMTPUTF8 tomorrow.
+    """
+    unknown = envelope.needs_smtputf8 and not extensions.esmtp and is_canonical(envelope.content)
+    return trouble.NEEDS_EHLO if unknown else trouble.UNSENDABLE
+
+
 @dataclass(frozen=True, slots=True)
 class _Turn:
     """One mail transaction and the envelope it is for."""
@@ -196,7 +205,8 @@ class Sending:
             self._open.append(turn.progress)
             if not turn.problem:
                 return self._begun(turn)
-            turn.progress.settle_rest(trouble.UNSENDABLE, reason=turn.problem)
+            verdict = verdict_on(turn.progress.envelope, self._extensions)
+            turn.progress.settle_rest(verdict, reason=turn.problem)
             self._not_accepted()
         return None
 
@@ -252,8 +262,9 @@ class Sending:
         self._turn = turn
         if not (yield from self._opened(turn)):
             return self._next()
-        self._in_content = self.begun = True
+        # It raises if the server has said more than its 354; nothing of the content has left then.
         self._protocol.content(turn.progress.envelope.content)
+        self._in_content = self.begun = True
         following = None
         if self._pipelining and (following := self._next()):
             following.transaction.issue(self._protocol)

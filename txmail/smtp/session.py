@@ -15,6 +15,7 @@ from zope.interface import implementer
 from ..envelope import Envelope, Outcome, Status
 from ..exceptions import TransportError
 from ..interfaces import ISession
+from ..secret import Secret
 from . import commands
 from .dialogue import Dialogue
 from .extensions import Extensions
@@ -126,18 +127,20 @@ class Session:
     def _encrypt(self, tls: ssl.SSLContext | None) -> None:
         assert tls is not None
         left = self._left(self._clock() + self.options.timeout)
-        self._stream.start_tls(tls, self.options.host, left)
+        self._stream.start_tls(tls, self.options.tls_name, left)
 
     def _authenticate(self, opening: Opening) -> None:
-        options, password = self.options, self.options.password
+        options = self.options
         if not (self._stream.encrypted or options.auth_in_clear):
             raise TransportError(
                 f"{self.host} offers no encryption, and {options.account} does not log in in clear",
                 temporary=False,
             )
-        assert password is not None
-        self._dialogue.hide(lambda: password.reveal(options.account), options.user)
-        self._run(opening.authentication(self._stream.channel_binding()))
+        assert options.password is not None
+        # Asked once for a connection: a token may be another one the next time.
+        password = Secret(options.password.reveal(options.account))
+        self._protocol.censor.hide(password.reveal(options.account))
+        self._run(opening.authentication(password, self._stream.channel_binding()))
 
     # -- ISession
 
@@ -329,6 +332,7 @@ class Session:
     def _break(self) -> None:
         self._closed = True
         self._staged = None
+        self._protocol.discard()
         self._stream.close()
 
     # -- driving a conversation

@@ -69,7 +69,14 @@ class Stream:
         """Do the TLS handshake as client. Raises `TransportError`; then only `close` is left."""
         self._socket.settimeout(max(timeout, 0.001))
         try:
-            self._own(context.wrap_socket(self._socket, server_hostname=hostname))
+            self._socket.getpeername()  # of one that was reset, `wrap_socket` leaves a twin open
+            # Ours before the handshake, so that an interrupted one leaves no socket open.
+            self._own(
+                context.wrap_socket(
+                    self._socket, server_hostname=hostname, do_handshake_on_connect=False
+                )
+            )
+            self._shake_hands()
         except ssl.SSLCertVerificationError as error:
             raise TransportError(
                 f"the certificate of {hostname} does not verify: {error.verify_message}",
@@ -80,6 +87,10 @@ class Stream:
             raise TransportError(f"TLS handshake failed: {reason}") from error
         self._socket.setblocking(False)
         self._poll, self._interest = select.poll(), 0
+
+    def _shake_hands(self) -> None:
+        assert isinstance(self._socket, ssl.SSLSocket)
+        self._socket.do_handshake()
 
     @property
     def local_literal(self) -> str:

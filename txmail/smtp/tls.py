@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,6 +39,9 @@ class TlsFiles:
     keyfile: str | None = None
 
 
+NO_FILES = TlsFiles()
+
+
 def client_context(mode: TlsMode, files: TlsFiles) -> ssl.SSLContext | None:
     """The context for `mode`; None where nothing is encrypted. Takes some 20 milliseconds.
 
@@ -50,7 +54,7 @@ def client_context(mode: TlsMode, files: TlsFiles) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.cafile)
     except OSError as error:
-        raise _unusable("cafile", files.cafile, error) from None
+        raise _unusable("cafile", error) from None
     context.options |= ssl.OP_NO_RENEGOTIATION  # so that reading never has to write
     context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     if not mode.verified:
@@ -61,16 +65,17 @@ def client_context(mode: TlsMode, files: TlsFiles) -> ssl.SSLContext | None:
             # Without a password callback OpenSSL would ask at the terminal.
             context.load_cert_chain(files.certfile, files.keyfile, password=_no_password)
         except OSError as error:
-            raise _unusable("certfile or keyfile", files.certfile, error) from None
+            raise _unusable("certfile", error) from None
     elif files.keyfile is not None:
         raise ConfigurationError("a keyfile needs a certfile", field="keyfile")
     return context
 
 
 def _no_password() -> str:
-    raise OSError("an encrypted key is not supported")
+    raise OSError(errno.EACCES, "an encrypted key is not supported")
 
 
-def _unusable(field: str, name: str | None, error: OSError) -> ConfigurationError:
-    reason = error.strerror or getattr(error, "reason", None) or "it cannot be read"
-    return ConfigurationError(f"unusable ({reason})", field=field, value=name or "")
+def _unusable(field: str, error: OSError) -> ConfigurationError:
+    reason = getattr(error, "reason", None) or error.strerror or "it cannot be read"
+    with_key = " with its keyfile" if field == "certfile" else ""
+    return ConfigurationError(f"it{with_key} cannot be used ({reason})", field=field)

@@ -125,7 +125,7 @@ class MailTransaction(Group):
             mail is not None
             and mail.positive
             and len(self.to_recipients) == len(self.recipients)
-            and all([reply.positive for reply in self.to_recipients])
+            and all(reply.positive for reply in self.to_recipients)
         )
 
     def verdicts(self) -> dict[int, tuple[Verdict, Reply]]:

@@ -1,18 +1,24 @@
 """What a reply, or the lack of one, means: the failure policy, apart from the dialogue.
 
-Read as a table. The first rule that fits the stage and the reply decides; within a stage enhanced
-status codes (RFC 3463) come before basic codes. Unknown 4yz defers and unknown 5yz fails, for the
-scope of its stage; anything else (a 2yz or 3yz where none belongs) is the route's fault. Only a
-complete, well-formed 5yz about this recipient or message is permanent.
+The policy is a table that a person can read, ``failures.txt`` beside this file; its head says how
+to read it. Of the rows for a stage the most exact one decides: a code with its enhanced status
+code (RFC 3463), then the code, then its class, so that an unknown 4yz defers and an unknown 5yz
+fails for the scope of its stage. A reply of which no row knows anything (a 2yz or 3yz where none
+belongs) is the route's fault. Only a complete, well-formed 5yz about this recipient or message is
+permanent.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from importlib.resources import files
 
 from ..envelope import Action, Scope, Status
-from ..reply import EnhancedStatus, Reply
+from ..reply import Reply
 
 
 class Stage(StrEnum):
@@ -23,6 +29,7 @@ class Stage(StrEnum):
     EHLO = "EHLO"
     HELO = "HELO"
     STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
@@ -42,66 +49,95 @@ class Verdict:
     action: Action
 
 
-ACCEPTED = Verdict(Status.ACCEPTED, Scope.MESSAGE, Action.DONE)
-IN_DOUBT = Verdict(Status.IN_DOUBT, Scope.MESSAGE, Action.IN_DOUBT)
+@cache
+def _verdict(status: str, scope: str, action: str) -> Verdict:
+    """The one verdict of these words: verdicts are compared with ``is``."""
+    return Verdict(Status(status), Scope(scope), Action(action))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the table."""
+
+    stages: tuple[str, ...]
+    #: the replies it is about, as they are written there; none if it is about an event
+    replies: tuple[str, ...]
+    #: the event it is about, empty if it is about replies
+    event: str
+    verdict: Verdict
+    why: str
+
+
+#: A code or a class of codes, perhaps with an enhanced status code that may end in x.
+_REPLY = re.compile(r"[2-5](?:[0-9]{2}|xx)(?: [245]\.(?:x\.x|[0-9]{1,3}\.(?:x|[0-9]{1,3})))?")
+
+
+def _read(text: str) -> Iterator[Row]:
+    """The rows of a table: a reStructuredText "simple table" with anything in front of it."""
+    _, border, rest = text[text.index("\n==") :].split("\n", 2)
+    starts = [column.start() for column in re.finditer("=+", border)]
+    slices = [slice(*pair) for pair in zip(starts, [*starts[1:], None], strict=True)]
+    _, rows, _ = rest.split(border)
+    for line in rows.strip("\n").split("\n"):
+        stages, what, status, scope, action, why = (line[cell].strip() for cell in slices)
+        replies = tuple(what.split(", "))
+        if not all(_REPLY.fullmatch(reply) for reply in replies):
+            replies = ()
+        event = "" if replies else what
+        verdict = _verdict(status, scope, action)
+        yield Row(tuple(stages.split(", ")), replies, event, verdict, why)
+
+
+#: The whole table.
+TABLE = tuple(_read(files(__package__).joinpath("failures.txt").read_text("utf-8")))
+
+
+def _each(table: Iterable[Row], *, events: bool) -> dict[tuple[str, str], Verdict]:
+    """The verdicts by stage, and reply or event. Raises ValueError if one has two."""
+    found: dict[tuple[str, str], Verdict] = {}
+    for row in table:
+        for stage in row.stages:
+            for what in (row.event,) if events else row.replies:
+                if what and found.setdefault((stage, what), row.verdict) is not row.verdict:
+                    raise ValueError(f"two verdicts on {what} at {stage}")
+    return found
+
+
+_EVENTS = _each(TABLE, events=True)
+_REPLIES = _each(TABLE, events=False)
+
+ACCEPTED = _REPLIES[Stage.FINAL, "2xx"]
+IN_DOUBT = _EVENTS[Stage.FINAL, "EOF"]
 #: the connection ended before the final dot of a message whose content was on its way
-CUT_SHORT = Verdict(Status.DEFERRED, Scope.ROUTE, Action.DEFER_ROUTE)
+CUT_SHORT = _EVENTS["content", "connection lost before the final dot"]
 #: nothing of the message was sent
-UNSENT = Verdict(Status.UNSENT, Scope.ROUTE, Action.DEFER_ROUTE)
+UNSENT = _EVENTS[Stage.MAIL, "time-out"]
 #: known here to be impossible: too large, SMTPUTF8 or 8BITMIME needed and not offered
-UNSENDABLE = Verdict(Status.FAILED, Scope.MESSAGE, Action.FAIL)
-
-_DEFER_ROUTE = Verdict(Status.DEFERRED, Scope.ROUTE, Action.DEFER_ROUTE)
-_STOP_ROUTE = Verdict(Status.DEFERRED, Scope.ROUTE, Action.STOP_ROUTE)
-_DEFER = Verdict(Status.DEFERRED, Scope.MESSAGE, Action.DEFER)
-_FAIL = Verdict(Status.FAILED, Scope.MESSAGE, Action.FAIL)
-DEFER_RECIPIENT = Verdict(Status.DEFERRED, Scope.RECIPIENT, Action.DEFER)
-_FAIL_RECIPIENT = Verdict(Status.FAILED, Scope.RECIPIENT, Action.FAIL)
+UNSENDABLE = _EVENTS["local", "SMTPUTF8 not offered"]
+#: SMTPUTF8 is needed, and the server knows HELO only
+NEEDS_EHLO = _EVENTS[Stage.EHLO, "500, 502 or 504, SMTPUTF8 needed"]
 #: too many recipients at once: the rest goes in a mail transaction of its own
-SPLIT = Verdict(Status.DEFERRED, Scope.RECIPIENT, Action.SPLIT)
-
-_ANY_TRANSACTION = (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.FINAL)
-
-#: (stages, codes, enhanced status codes, verdict). Of an enhanced status code the first two numbers
-#: may do; None is "whatever it is", an empty tuple "there is none".
-_RULES: tuple[tuple[tuple[Stage, ...], tuple[int, ...], tuple[str, ...] | None, Verdict], ...] = (
-    # The rate we are allowed, and who we are: about us, not about the message.
-    (_ANY_TRANSACTION, (421, 454), ("4.7.0",), _DEFER_ROUTE),
-    (_ANY_TRANSACTION, (450, 451), ("4.7",), _DEFER_ROUTE),
-    (_ANY_TRANSACTION, (550,), ("5.4.5",), _DEFER_ROUTE),
-    ((Stage.MAIL,), (530,), None, _STOP_ROUTE),
-    ((Stage.MAIL,), (421,), None, _DEFER_ROUTE),
-    # Too many recipients at once is no refusal; a full mailbox may be emptied.
-    ((Stage.RCPT,), (452, 552), ("4.5.3", "5.5.3"), SPLIT),
-    ((Stage.RCPT,), (452, 552), ("4.2.2", "5.2.2"), DEFER_RECIPIENT),
-    ((Stage.RCPT,), (452, 552), (), SPLIT),
-)
-
-_FALLBACK = {
-    Stage.MAIL: (_DEFER, _FAIL),
-    Stage.RCPT: (DEFER_RECIPIENT, _FAIL_RECIPIENT),
-    Stage.DATA: (_DEFER, _FAIL),
-    Stage.FINAL: (_DEFER, _FAIL),
-}
+SPLIT = _REPLIES[Stage.RCPT, "452 4.5.3"]
+#: a recipient that cannot be taken now
+DEFER_RECIPIENT = _REPLIES[Stage.RCPT, "4xx"]
+#: a reply that does not belong where it came
+_OUT_OF_PLACE = _verdict("deferred", "route", "defer_route")
+#: stages and codes of which an enhanced status code may say more
+_REFINED = {(stage, what[:3]) for stage, what in _REPLIES if " " in what}
 
 
 def judge(stage: Stage, reply: Reply) -> Verdict:
     """The verdict of a complete, well-formed `reply` at `stage`."""
-    if reply.positive and stage in (Stage.MAIL, Stage.RCPT, Stage.FINAL):
-        return ACCEPTED
-    status = reply.enhanced
-    for stages, codes, details, verdict in _RULES:
-        if stage in stages and reply.code in codes and _fits(details, status):
-            return verdict
-    temporary, permanent = _FALLBACK.get(stage, (_DEFER_ROUTE, _STOP_ROUTE))
-    if reply.temporary:
-        return temporary
-    return permanent if reply.permanent else _DEFER_ROUTE
+    if (stage, str(reply.code)) in _REFINED and (status := reply.enhanced) is not None:
+        for detail in (f"{status}", f"{status.klass}.{status.subject}.x", f"{status.klass}.x.x"):
+            verdict = _REPLIES.get((stage, f"{reply.code} {detail}"))
+            if verdict is not None:
+                return verdict
+    return _plain(stage, reply.code)
 
 
-def _fits(details: tuple[str, ...] | None, status: EnhancedStatus | None) -> bool:
-    if details is None:
-        return True
-    if status is None:
-        return not details
-    return str(status) in details or f"{status.klass}.{status.subject}" in details
+@cache
+def _plain(stage: Stage, code: int) -> Verdict:
+    """The verdict of a reply whose enhanced status code says nothing, or which has none."""
+    of_class = _REPLIES.get((stage, f"{code // 100}xx"), _OUT_OF_PLACE)
+    return _REPLIES.get((stage, str(code)), of_class)

@@ -1,4 +1,4 @@
-"""The server's side of SMTP AUTH (RFC 4954): PLAIN, LOGIN and CRAM-MD5.
+"""The server's side of SMTP AUTH (RFC 4954).
 
 An exchange is a generator: it yields challenges, is sent the client's answers, and returns whether
 they were right. Answers that are not base64 raise ValueError.
@@ -7,11 +7,16 @@ they were right. Answers that are not base64 raise ValueError.
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 
 Exchange = Generator[bytes, bytes, bool]
+
+#: How often a password is hashed: the least that RFC 7677 section 4 wants.
+ITERATIONS = 4096
 
 
 def _decode(answer: bytes) -> bytes:
@@ -23,20 +28,26 @@ def _right(credentials: Mapping[str, str], user: bytes, password: bytes) -> bool
     return expected is not None and hmac.compare_digest(expected.encode("utf-8"), password)
 
 
-def _plain(credentials: Mapping[str, str], initial: bytes | None) -> Exchange:
+def _plain(
+    credentials: Mapping[str, str], initial: bytes | None, binding: bytes | None
+) -> Exchange:
     answer = initial if initial is not None else (yield b"")
     _, _, rest = _decode(answer).partition(b"\0")
     user, _, password = rest.partition(b"\0")
     return _right(credentials, user, password)
 
 
-def _login(credentials: Mapping[str, str], initial: bytes | None) -> Exchange:
+def _login(
+    credentials: Mapping[str, str], initial: bytes | None, binding: bytes | None
+) -> Exchange:
     user = initial if initial is not None else (yield b"Username:")
     password = yield b"Password:"
     return _right(credentials, _decode(user), _decode(password))
 
 
-def _cram_md5(credentials: Mapping[str, str], initial: bytes | None) -> Exchange:
+def _cram_md5(
+    credentials: Mapping[str, str], initial: bytes | None, binding: bytes | None
+) -> Exchange:
     if initial is not None:
         return False
     challenge = f"<{secrets.token_hex(8)}@txmail.invalid>".encode("ascii")
@@ -49,9 +60,66 @@ def _cram_md5(credentials: Mapping[str, str], initial: bytes | None) -> Exchange
     return hmac.compare_digest(expected.encode("ascii"), digest)
 
 
-#: The mechanisms by their names in the EHLO reply, strongest first.
-MECHANISMS: Mapping[str, Callable[[Mapping[str, str], bytes | None], Exchange]] = {
+def _xoauth2(
+    credentials: Mapping[str, str], initial: bytes | None, binding: bytes | None
+) -> Exchange:
+    answer = _decode(initial if initial is not None else (yield b""))
+    user, _, rest = answer.removeprefix(b"user=").partition(b"\1auth=Bearer ")
+    token, end, _ = rest.partition(b"\1\1")
+    if end and _right(credentials, user, token):
+        return True
+    yield b'{"status":"401","schemes":"bearer"}'
+    return False
+
+
+def _scram(
+    credentials: Mapping[str, str], initial: bytes | None, binding: bytes | None, *, plus: bool
+) -> Exchange:
+    """SCRAM-SHA-256 (RFC 5802, RFC 7677); `binding` is the connection's tls-unique."""
+    first = _decode(initial if initial is not None else (yield b""))
+    flag, _, rest = first.partition(b",")
+    authzid, _, bare = rest.partition(b",")
+    fields = _fields(bare)
+    user = fields.get(b"n", b"").replace(b"=2C", b",").replace(b"=3D", b"=")
+    password = credentials.get(user.decode("utf-8", "replace"))
+    # Who says that we offer no channel binding, where we do, has been lied to by somebody.
+    allowed = [b"p=tls-unique"] if plus else [b"n"] if binding else [b"n", b"y"]
+    if flag not in allowed or password is None or not fields.get(b"r"):
+        return False
+
+    nonce = fields[b"r"] + secrets.token_urlsafe(12).encode("ascii")
+    salt = secrets.token_bytes(12)
+    challenge = b"r=%b,s=%b,i=%d" % (nonce, base64.b64encode(salt), ITERATIONS)
+    final = _decode((yield challenge))
+    without_proof, _, proof = final.rpartition(b",p=")
+    bound = flag + b"," + authzid + b"," + ((binding or b"") if plus else b"")
+    if without_proof != b"c=" + base64.b64encode(bound) + b",r=" + nonce:
+        return False
+
+    signed = b",".join((bare, challenge, without_proof))
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode("utf-8"), salt, ITERATIONS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    signature = hmac.digest(stored, signed, "sha256")
+    key = bytes(a ^ b for a, b in zip(_decode(proof), signature, strict=True))
+    if not hmac.compare_digest(hashlib.sha256(key).digest(), stored):
+        return False
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    yield b"v=" + base64.b64encode(hmac.digest(server_key, signed, "sha256"))
+    return True
+
+
+def _fields(message: bytes) -> dict[bytes, bytes]:
+    pairs = (part.partition(b"=") for part in message.split(b","))
+    return {key: value for key, _, value in pairs}
+
+
+#: The mechanisms by their names in the EHLO reply, strongest first. Each is called with user names
+#: and passwords (of XOAUTH2: tokens), the initial response, and channel binding data if there are.
+MECHANISMS: Mapping[str, Callable[[Mapping[str, str], bytes | None, bytes | None], Exchange]] = {
+    "SCRAM-SHA-256-PLUS": partial(_scram, plus=True),
+    "SCRAM-SHA-256": partial(_scram, plus=False),
     "CRAM-MD5": _cram_md5,
     "PLAIN": _plain,
     "LOGIN": _login,
+    "XOAUTH2": _xoauth2,
 }

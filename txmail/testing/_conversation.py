@@ -108,6 +108,10 @@ class Conversation:
         """A command line came."""
         self._record.add_command(line)
 
+    def channel_binding(self) -> bytes | None:
+        """The ``tls-unique`` of the connection, if it has one."""
+        return self._wire.channel_binding()
+
     def accepted(self, transaction: MailTransaction, content: bytes) -> None:
         """A message was accepted."""
         received = Received(

@@ -49,6 +49,9 @@ class Observer(Protocol):
     def command(self, line: str) -> None:
         """A command line came, without its line end."""
 
+    def channel_binding(self) -> bytes | None:
+        """The ``tls-unique`` of the connection, if it has one."""
+
     def accepted(self, transaction: MailTransaction, content: bytes) -> None:
         """A message was accepted."""
 
@@ -118,6 +121,7 @@ class ServerProtocol:
         self._tls = True
         self._greeted = False
         self._offered = frozenset()
+        self._user_known = False
         self._transaction = None
         self._buffer.clear()
 
@@ -234,7 +238,12 @@ class ServerProtocol:
         if self._settings.starttls and not self._tls:
             yield "STARTTLS"
         elif self._settings.credentials:
-            yield "AUTH " + " ".join(MECHANISMS)
+            yield "AUTH " + " ".join(self._mechanisms())
+
+    def _mechanisms(self) -> list[str]:
+        bound = self._observer.channel_binding() is not None
+        known = self._settings.mechanisms or tuple(MECHANISMS)
+        return [name for name in known if bound or not name.endswith("-PLUS")]
 
     def _helo(self, name: str) -> Iterator[Output]:
         def begin() -> None:
@@ -261,13 +270,16 @@ class ServerProtocol:
 
     def _auth(self, argument: str) -> Iterator[Output]:
         name, _, initial = argument.partition(" ")
-        mechanism = MECHANISMS.get(name.upper()) if "AUTH" in self._offered else None
+        available = "AUTH" in self._offered and name.upper() in self._mechanisms()
         if self._user_known or self._transaction is not None:
             return self._say("503 5.5.1 Not now")
-        if mechanism is None:
+        if not available:
             return self._answer("AUTH", argument, "504 5.5.4 No such mechanism")
         first = initial.encode("utf-8", "surrogateescape") if initial else None
-        exchange = mechanism(self._settings.credentials, first)
+        # One that is not offered does not count as offered.
+        bound = "SCRAM-SHA-256-PLUS" in self._mechanisms()
+        binding = self._observer.channel_binding() if bound else None
+        exchange = MECHANISMS[name.upper()](self._settings.credentials, first, binding)
         return self._auth_step(exchange, None)
 
     def _auth_step(self, exchange: Exchange, answer: bytes | None) -> Iterator[Output]:
@@ -296,6 +308,8 @@ class ServerProtocol:
 
         if not self._greeted:
             return self._say("503 5.5.1 Say EHLO or HELO first")
+        if self._settings.login_required and not self._user_known:
+            return self._say("530 5.7.0 Authentication required")
         if self._transaction is not None:
             return self._say("503 5.5.1 Nested MAIL command")
         parsed = parse_path("FROM", argument)

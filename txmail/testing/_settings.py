@@ -21,6 +21,8 @@ class Settings:
     starttls: bool = False
     implicit_tls: bool = False
     credentials: Mapping[str, str] = field(default_factory=dict)
+    mechanisms: tuple[str, ...] = ()
+    login_required: bool = False
     max_recipients: int | None = None
     ehlo: bool = True
     exim_like: bool = False

@@ -70,6 +70,13 @@ class Wire:
             except ssl.SSLWantWriteError:
                 self._wait(selectors.EVENT_WRITE)
 
+    def channel_binding(self) -> bytes | None:
+        """The ``tls-unique`` of the connection (RFC 5929); TLS 1.3 has none."""
+        tls = self._socket
+        if not isinstance(tls, ssl.SSLSocket) or tls.version() != "TLSv1.2":
+            return None
+        return tls.get_channel_binding("tls-unique")
+
     def check(self) -> None:
         """Raise `Interrupted` if the server stops."""
         events = self._selector.select(0)

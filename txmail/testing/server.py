@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Self, TypeVar
 
+from ._auth import MECHANISMS
 from ._conversation import Conversation
 from ._records import Connection, Received, Records
 from ._script import Action, Rule, Script, steps_of
@@ -41,6 +42,12 @@ class ScriptedServer:
         TLS from the first octet, with `tls_context`, instead of STARTTLS.
     `credentials`
         User names and passwords; offers AUTH (under TLS only, if there is a `tls_context`).
+    `mechanisms`
+        The names of the mechanisms that AUTH offers, in their order: by default all that there are,
+        ``SCRAM-SHA-256-PLUS`` (with ``tls-unique``, under TLS 1.2 only), ``SCRAM-SHA-256``,
+        ``CRAM-MD5``, ``PLAIN``, ``LOGIN``, and ``XOAUTH2``, whose passwords are tokens.
+    `login_required`
+        Answer MAIL with 530 5.7.0 until a user is known.
     `max_recipients`
         Any more recipients of a message are answered with 452 4.5.3.
     `ehlo`
@@ -62,12 +69,17 @@ class ScriptedServer:
         tls_context: ssl.SSLContext | None = None,
         implicit_tls: bool = False,
         credentials: Mapping[str, str] | None = None,
+        mechanisms: tuple[str, ...] = (),
+        login_required: bool = False,
         max_recipients: int | None = None,
         ehlo: bool = True,
         exim_like: bool = False,
     ) -> None:
         if implicit_tls and tls_context is None:
             raise ValueError("implicit_tls needs a tls_context")
+        unknown = set(mechanisms) - set(MECHANISMS)
+        if unknown:
+            raise ValueError(f"not one of {', '.join(MECHANISMS)}: {', '.join(sorted(unknown))}")
         self._host, self._port = host, port
         self._tls_context = tls_context
         self._settings = Settings(
@@ -76,6 +88,8 @@ class ScriptedServer:
             starttls=tls_context is not None and not implicit_tls,
             implicit_tls=implicit_tls,
             credentials=dict(credentials or {}),
+            mechanisms=tuple(mechanisms),
+            login_required=login_required,
             max_recipients=max_recipients,
             ehlo=ehlo,
             exim_like=exim_like,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 from zope.interface import implementer
@@ -13,21 +15,41 @@ from ..smtp.pool import POOL_SIZE, Pool
 from ..smtp.session import Session
 from ..smtp.stream import Stream
 from ..smtp.tls import client_context
+from .logins import Logins
 
 
 @implementer(ITransport)
 class SmtpTransport:
-    """Sends to one SMTP server over connections that are kept. See `ITransport`."""
+    """Sends to one SMTP server over connections that are kept. See `ITransport`.
+
+    A copy, or a pickle, has the options and nothing else: sockets, locks and the password stay
+    behind (see `txmail.secret`), and a connection is opened, and files are read, on first use.
+    """
 
     #: a preflight asks the server
     asks_server = True
 
-    def __init__(self, options: Options, pool: int = POOL_SIZE) -> None:
-        """`pool` is how many connections are kept, and used at once before somebody waits."""
+    def __init__(
+        self,
+        options: Options,
+        pool: int = POOL_SIZE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`pool` is how many connections are kept, and used at once before somebody waits.
+
+        `clock` is what logins that failed are counted by. Raises `ConfigurationError` for a
+        certificate that cannot be used.
+        """
+        self._setup(options, pool, clock, client_context(options.tls, options.files))
+
+    def _setup(
+        self, options: Options, pool: int, clock: Callable[[], float], tls: ssl.SSLContext | None
+    ) -> None:
         self.options = options
         self._size = pool
-        self._tls = client_context(options.tls, options.files)
+        self._tls = tls
         self._pool = Pool(self._connect, pool)
+        self._logins = Logins(options.account, clock)
 
     @property
     def name(self) -> str:
@@ -42,25 +64,49 @@ class SmtpTransport:
         fresh: bool = False,
         verify: bool = True,
     ) -> Session:
-        """See `ITransport`."""
+        """See `ITransport`.
+
+        Raises `ConfigurationError`, which names user and host, if there is no password.
+        """
         seconds = self.options.timeout if timeout is None else timeout
         return self._pool.take(seconds, wait=wait, fresh=fresh, verify=verify)
 
     def _connect(self, timeout: float) -> Session:
+        if not self.options.user:
+            return self._opened(timeout)
         deadline = time.monotonic() + timeout
+        with self._logins.one(timeout):
+            return self._opened(deadline - time.monotonic())
+
+    def _opened(self, timeout: float) -> Session:
+        deadline = time.monotonic() + timeout
+        tls = self._context()
         bound = min(timeout, self.options.timeout)
         stream = Stream.connect(self.options.host, self.options.port, bound)
         session = Session(stream, self.options)
-        session.greet(deadline - time.monotonic(), self._tls)
+        session.greet(deadline - time.monotonic(), tls)
         return session
 
+    def _context(self) -> ssl.SSLContext | None:
+        if self._tls is None:
+            self._tls = client_context(self.options.tls, self.options.files)
+        return self._tls
+
     def close(self) -> None:
-        """See `ITransport`."""
+        """See `ITransport`. Logins that failed are forgotten."""
+        self._logins.forget()
         self._pool.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy, or one in another process, opens connections of its own.
-        return type(self), (self.options, self._size)
+        return _restored, (type(self), self.options, self._size)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+def _restored(kind: type[SmtpTransport], options: Options, pool: int) -> SmtpTransport:
+    # It may be a part of a persistent object: one that could not be loaded where a certificate is
+    # not would be worse than a transport that cannot connect there.
+    transport = kind.__new__(kind)
+    transport._setup(options, pool, time.monotonic, None)
+    return transport

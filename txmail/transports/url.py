@@ -12,16 +12,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urlsplit
 
 from ..address import parse_domain
 from ..exceptions import AddressError, ConfigurationError
 from ..interfaces import ITransport
-from ..secret import Secret
+from ..secret import UNUSABLE, Secret, Unshown, bare
 from ..smtp.auth import check_mechanism
 from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE
-from ..smtp.tls import TlsFiles, TlsMode
+from ..smtp.tls import NO_FILES, TlsFiles, TlsMode
 from .failover import FailoverTransport
 from .local_url import SCHEMES, local_transport
 from .memory import MemoryTransport
@@ -45,7 +45,9 @@ class Account:
 
     user: str = ""
     password: Secret | None = None
-    files: TlsFiles = TlsFiles()
+    files: TlsFiles = NO_FILES
+    #: what the names of these settings begin with
+    prefix: str = ""
 
 
 def from_url(
@@ -67,8 +69,18 @@ def from_url(
     none, ``sendmail:///path/of/program`` takes ``timeout`` (seconds for a call). `command` is what
     ``sendmail:`` without a path runs, `account` who we are where the URL does not say it.
     """
-    plain, user, password = _without_credentials(url, field)
-    del url  # from here on a traceback with its variables shows no password
+    given = Unshown(url)
+    del url
+    try:
+        return _transport(given, field, command, account or Account())
+    except ConfigurationError as error:
+        # A password may stand anywhere in a URL, and so in any variable that it was taken apart to.
+        problem = bare(error)
+    raise problem
+
+
+def _transport(given: Unshown, field: str, command: Command | None, account: Account) -> ITransport:
+    plain, user, password = _without_credentials(given.get(), field)
     scheme = _scheme(plain, field)
     if scheme in SCHEMES:
         return local_transport(scheme, plain, field, command)
@@ -88,8 +100,16 @@ def from_url(
     parts, port = split
     if parts.path not in ("", "/") or parts.fragment:
         raise ConfigurationError("smtp://host:port takes no path and no fragment", field=field)
-    known = Account(user, password) if user else account or Account()
-    return _smtp(_host(parts, field), port, scheme, _query(parts.query, field), known, field)
+    options = _query(parts.query, field)
+    if user:
+        if password is not None and "password_from" in options:
+            raise ConfigurationError(
+                "there is a password already", field=f"{field} option password_from"
+            )
+        if password is None and not account.user:
+            password = account.password
+        account = dataclasses.replace(account, user=user, password=password)
+    return _smtp(_host(parts, field), port, scheme, options, account, field)
 
 
 def from_urls(
@@ -103,7 +123,9 @@ def from_urls(
 
     Raises `ConfigurationError`, as `from_url` does.
     """
-    routes = [from_url(url, field=field, command=command, account=account) for url in urls]
+    given = Unshown(urls)
+    del urls
+    routes = [from_url(u, field=field, command=command, account=account) for u in given.get()]
     return routes[0] if len(routes) == 1 else FailoverTransport(routes)
 
 
@@ -114,20 +136,25 @@ def _without_credentials(url: object, field: str) -> tuple[str, str, Secret | No
     if not isinstance(url, str):
         raise ConfigurationError("a string is needed", field=field)
     scheme, mark, rest = url.partition("://")
-    url = None
     authority, at, behind = rest.rpartition("@")
     if not mark or not at or scheme.lower() not in _PORTS:
         return scheme + mark + rest, "", None
-    user, colon, password = authority.partition(":")
-    authority = rest = ""
-    if any(c in user + password for c in "/?#@[]") or not user:
-        user = password = behind = ""
+    user, _, password = authority.partition(":")
+    name, word = _unquoted(user), _unquoted(password)
+    if any(c in authority for c in "/?#@[]") or not name or word is None or UNUSABLE.search(name):
         raise ConfigurationError(
             "the credentials are not user:password with special characters percent-encoded",
             field=field,
         )
-    secret = Secret(unquote(password)) if colon else None
-    return scheme + mark + behind, unquote(user), secret
+    return scheme + mark + behind, name, Secret(word) if word else None
+
+
+def _unquoted(text: str) -> str | None:
+    """`text` with its percent-encoding undone; None if that is not UTF-8."""
+    try:
+        return unquote_to_bytes(text).decode("utf-8")
+    except UnicodeError:
+        return None
 
 
 def _scheme(url: str, field: str) -> str:
@@ -151,35 +178,47 @@ def _smtp(
     host: str, port: int, scheme: str, options: dict[str, Any], account: Account, field: str
 ) -> SmtpTransport:
     mode = _tls_mode(scheme, options.pop("tls", None), host, field)
-    named = {f.name: options.pop(f.name, None) for f in dataclasses.fields(TlsFiles)}
-    files = TlsFiles(**named) if any(named.values()) else account.files
-    source = options.pop("password_from", None)
-    password = Secret(source=source) if source else account.password
-    options.setdefault("auth_in_clear", False)
+    files, named = _files(options, account, field)
+    if named and mode is TlsMode.OFF:
+        raise ConfigurationError("there is no TLS to use it for", field=min(named.values()))
+    password = options.pop("password_from", None) or account.password
     if account.user and password is None:
-        raise ConfigurationError("a user without a password", field=field, value=account.user)
+        raise ConfigurationError("a user without a password", field=field)
     if password is not None and not account.user:
-        raise ConfigurationError("a password without a user", field=field)
-    if account.user and mode is TlsMode.OFF and not options["auth_in_clear"]:
+        raise ConfigurationError("a password without a user", field=_where(password, account))
+    if account.user and mode is TlsMode.OFF and not options.get("auth_in_clear"):
         raise ConfigurationError(
-            "credentials would go out in clear; say auth_in_clear=yes if that is what you want",
+            "credentials would go out in clear; say tls=required, "
+            "or auth_in_clear=yes if that is what you want",
             field=field,
         )
-    if files != TlsFiles() and mode is TlsMode.OFF:
-        raise ConfigurationError("certificates, and tls=off", field=field)
     pool = options.pop("pool", POOL_SIZE)
-    return SmtpTransport(
-        Options(
-            host=host,
-            port=port,
-            tls=mode,
-            files=files,
-            user=account.user,
-            password=password,
-            **options,
-        ),
-        pool,
+    known = Options(
+        host, port, tls=mode, files=files, user=account.user, password=password, **options
     )
+    try:
+        return SmtpTransport(known, pool)
+    except ConfigurationError as error:
+        problem = error
+    reason = str(problem).removeprefix(f"{problem.field}: ")
+    raise ConfigurationError(reason, field=named.get(problem.field, field))
+
+
+def _where(password: Secret, account: Account) -> str:
+    """What an error calls a password that has no user."""
+    return account.prefix + ("password" if password.source is None else "password_from")
+
+
+def _files(
+    options: dict[str, Any], account: Account, field: str
+) -> tuple[TlsFiles, dict[str, str]]:
+    """The files that are named, and what an error calls each of them."""
+    names = [f.name for f in dataclasses.fields(TlsFiles)]
+    own = {name: options.pop(name) for name in names if name in options}
+    if own:
+        return TlsFiles(**own), {name: f"{field} option {name}" for name in own}
+    named = [name for name in names if getattr(account.files, name) is not None]
+    return account.files, {name: account.prefix + name for name in named}
 
 
 def _tls_mode(scheme: str, said: str | None, host: str, field: str) -> TlsMode:
@@ -291,6 +330,16 @@ def _text(value: str, field: str) -> str:
     return value
 
 
+def _file(value: str, field: str) -> str:
+    if not value:
+        raise ConfigurationError("the name of a file is needed", field=field)
+    return value
+
+
+def _source(value: str, field: str) -> Secret:
+    return Secret(source=value, field=field)
+
+
 _CONVERTERS: dict[str, Callable[[str, str], Any]] = {
     "tls": _text,
     "timeout": _seconds,
@@ -299,8 +348,8 @@ _CONVERTERS: dict[str, Callable[[str, str], Any]] = {
     "pipelining": _yes_no,
     "auth": check_mechanism,
     "auth_in_clear": _yes_no,
-    "password_from": _text,
-    "cafile": _text,
-    "certfile": _text,
-    "keyfile": _text,
+    "password_from": _source,
+    "cafile": _file,
+    "certfile": _file,
+    "keyfile": _file,
 }
