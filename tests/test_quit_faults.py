@@ -8,6 +8,7 @@ import pytest
 from commits import check_error, check_held, commit, note
 
 from txmail import Mailer, transport_from_url
+from txmail.smtp import pool
 from txmail.testing import CLOSE, HANG, RESET, ScriptedServer, then
 
 FAULTS = {
@@ -30,7 +31,8 @@ def mailer(server, tm):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_at_quit_after_the_250(server, mailer, tm, fault):
+def test_a_fault_at_quit_after_the_250(server, mailer, tm, fault, monkeypatch):
+    monkeypatch.setattr(pool, "QUIT_TIMEOUT", 0.1)
     server.on("QUIT", FAULTS[fault], times=None)
     for number in range(6):
         before = time.monotonic()

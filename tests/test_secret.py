@@ -3,12 +3,13 @@
 import copy
 import json
 import pickle
+import sys
 import traceback
 
 import pytest
 
 from txmail.exceptions import ConfigurationError
-from txmail.secret import STARS, Secret
+from txmail.secret import STARS, Secret, Unshown, bare
 
 VALUE = "hunter2-very-secret"
 
@@ -80,6 +81,43 @@ def test_a_source_that_fails_leaks_nothing():
         error = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
         assert VALUE not in "".join(error.format())
         assert "ann@mx.example.com" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["", "a\0b", "a\nb", "a\x7f", "a\udcff", None, b"octets", 5])
+def test_what_cannot_be_sent_is_no_password(value, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "VALUE", value)
+    with pytest.raises(ConfigurationError, match=r"^ann@host: ") as caught:
+        Secret(source=f"{__name__}:token").reveal("ann@host")
+    assert not value or repr(value) not in repr(caught.value)
+
+
+def test_a_source_names_the_setting_it_came_from():
+    with pytest.raises(ConfigurationError) as caught:
+        Secret(source="nothing", field="mail.password_from")
+    assert caught.value.field == "mail.password_from"
+
+
+def test_a_variable_that_is_not_shown_is_in_no_traceback_and_no_pickle():
+    hidden = Unshown({"mail.password": VALUE})
+    assert hidden.get() == {"mail.password": VALUE}
+    assert repr(hidden) == f"{hidden}" == STARS
+    with pytest.raises(TypeError):
+        pickle.dumps(hidden)
+
+
+def test_a_bare_error_has_lost_where_it_came_from():
+    def fails(password):
+        try:
+            raise ValueError(password)
+        except ValueError as error:
+            raise ConfigurationError("it is wrong", field="x") from error
+
+    with pytest.raises(ConfigurationError) as caught:
+        fails(VALUE)
+    error = bare(caught.value)
+    assert error is caught.value
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
+    assert str(error) == "x: it is wrong"
 
 
 def test_equal_secrets_are_equal_so_that_connections_can_be_shared():

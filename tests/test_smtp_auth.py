@@ -82,6 +82,27 @@ def test_scram_plus_binds_to_the_channel():
     assert scram.name == "SCRAM-SHA-256-PLUS"
 
 
+def test_scram_says_that_it_saw_no_offer_of_the_binding_it_could_do():
+    binding = ("tls-unique", b"\1\2\3")
+
+    def first(offered, bound=binding):
+        made = mechanism_of("SCRAM-SHA-256", "user", lambda: PASSWORD, bound, offered)
+        return made.first()[:3]
+
+    assert first(["SCRAM-SHA-256"]) == b"y,,"
+    # It saw one, and was told to use the other.
+    assert first(["SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"]) == b"n,,"
+    assert first(["SCRAM-SHA-256"], None) == b"n,,"
+
+
+def test_scram_tells_a_refused_proof_from_a_wrong_one(monkeypatch):
+    scram = scram_from_rfc_7677(monkeypatch)
+    scram.first()
+    scram.answer(b"r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096")
+    with pytest.raises(AuthenticationFailed, match="does not accept our proof"):
+        scram.answer(b"e=invalid-proof")
+
+
 def test_scram_escapes_a_user_name():
     assert b"n=a=2Cb=3Dc," in exchange("SCRAM-SHA-256", "a,b=c").first()
 
@@ -140,6 +161,7 @@ def test_the_strongest_mechanism_offered_is_chosen_or_the_one_configured(without
         (["NTLM"], None, False),
         (["PLAIN"], "LOGIN", False),
         (["PLAIN"], None, True),
+        (["SCRAM-SHA-256-PLUS", "PLAIN"], "SCRAM-SHA-256-PLUS", False),
     ],
 )
 def test_no_other_mechanism_is_taken_where_none_fits(offered, configured, token):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
+import subprocess
 import warnings
 
 import pytest
@@ -10,7 +13,7 @@ from authority import LOCAL, Authority
 from commits import commit, note
 from smtp_helpers import RawServer, greeted
 
-from txmail import transport_from_url
+from txmail import mailer_from_settings, transport_from_url
 from txmail.exceptions import ConfigurationError, DeliveryUnavailable, TransportError
 from txmail.testing import CLOSE, RESET, ScriptedServer, then
 
@@ -112,8 +115,6 @@ def test_settings_name_the_files_too(tm, make_mailer, authority, trusted, way):
 
 
 def test_pyramid_mailer_s_settings_mean_verified_tls(tm, authority, trusted):
-    from txmail import mailer_from_settings
-
     for way, setting in (("starttls", "mail.tls"), ("implicit", "mail.ssl")):
         with serving(trusted, way) as server:
             settings = {"mail.host": "localhost", "mail.port": server.port, setting: "true"}
@@ -231,8 +232,6 @@ def test_files_that_cannot_be_used_are_refused_at_once(authority, other, tmp_pat
 
 
 def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(authority, tmp_path):
-    import subprocess
-
     certfile, keyfile = authority.issue()
     locked = tmp_path / "locked.key"
     subprocess.run(
@@ -310,8 +309,10 @@ def test_octets_in_clear_during_the_handshake_end_it(tm, make_mailer, authority,
         connected.sendall(b"220 go\r\n")
         heard.append(connected.recv(65536)[:1])  # a record of the handshake
         connected.sendall(octets)
-        connected.shutdown(1)
-        heard.append(reader.read())
+        connected.shutdown(socket.SHUT_WR)
+        heard.append(b"")
+        with contextlib.suppress(ConnectionResetError):
+            heard[-1] = reader.read()
 
     with RawServer(serve) as server:
         mailer = make_mailer(url_of(server, authority, login=True))

@@ -103,6 +103,7 @@ class Session:
         opening = Opening(self._protocol, self.options, self._name)
         with self._bounded(timeout):
             try:
+                password = self._password()
                 if self.options.tls is TlsMode.IMPLICIT:
                     self._encrypt(tls)
                 self._run(opening.greeting())
@@ -111,8 +112,8 @@ class Session:
                     self._run(opening.starttls())
                     self._encrypt(tls)
                     self._run(opening.introduction())
-                if self.options.user:
-                    self._authenticate(opening)
+                if password is not None:
+                    self._authenticate(opening, password)
             except BaseException:
                 self._break()
                 raise
@@ -129,17 +130,26 @@ class Session:
         left = self._left(self._clock() + self.options.timeout)
         self._stream.start_tls(tls, self.options.tls_name, left)
 
-    def _authenticate(self, opening: Opening) -> None:
+    def _password(self) -> Secret | None:
+        """The password, asked once for a connection: a token may be another one the next time.
+
+        That is done before anything is read: a server that has heard it on another connection may
+        have it in its greeting.
+        """
+        given, account = self.options.password, self.options.account
+        if given is None:
+            return None
+        password = Secret(given.reveal(account))
+        self._protocol.censor.hide(password.reveal(account))
+        return password
+
+    def _authenticate(self, opening: Opening, password: Secret) -> None:
         options = self.options
         if not (self._stream.encrypted or options.auth_in_clear):
             raise TransportError(
                 f"{self.host} offers no encryption, and {options.account} does not log in in clear",
                 temporary=False,
             )
-        assert options.password is not None
-        # Asked once for a connection: a token may be another one the next time.
-        password = Secret(options.password.reveal(options.account))
-        self._protocol.censor.hide(password.reveal(options.account))
         self._run(opening.authentication(password, self._stream.channel_binding()))
 
     # -- ISession

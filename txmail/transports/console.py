@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from email.message import EmailMessage
-from typing import TextIO
+from typing import Any, TextIO
 
 from zope.interface import implementer
 
@@ -123,6 +123,9 @@ class ConsoleTransport:
         with self._lock:
             stream.write(text)
             stream.flush()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._stream,)
 
 
 class ConsoleSession(LocalSession):

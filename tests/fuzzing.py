@@ -1,0 +1,335 @@
+"""A mail server without a socket that misbehaves by plan, and the account it is held against.
+
+`Hostile` answers commands as `Move` s say and is honest when there are none left. `FakeStream` is
+the connection to it, with a clock that only waiting moves. What the client may claim is worked out
+anew here, from what went over the connection and with another reader of replies.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from commits import commit
+from zope.interface import implementer
+
+from txmail import Mailer
+from txmail.interfaces import ITransport
+from txmail.smtp.options import Options
+from txmail.smtp.pool import Pool
+from txmail.smtp.session import Session
+
+REPLY = re.compile(rb"(?:([2-5][0-9][0-9])-[^\r\n]*\r\n(?=\1))*([2-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
+OFFERS = (b"PIPELINING", b"SIZE 100000", b"8BITMIME", b"SMTPUTF8", b"ENHANCEDSTATUSCODES")
+#: what ends a connection or keeps it from going on
+ENDS = ("eof", "reset", "silence", "deaf", "flood")
+#: octets that a client may take in a session before it has to have given up
+PATIENCE = 3_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a server does when a command comes."""
+
+    #: octets instead of the right reply; None is the right reply
+    said: bytes | None = None
+    #: octets behind it
+    extra: bytes = b""
+    #: one of `ENDS`, after that
+    end: str = ""
+
+
+@dataclass
+class Said:
+    """A command, or a message's content, as it came."""
+
+    line: bytes
+    #: how many octets the client had sent when it was complete
+    until: int
+    content: bytes | None = None
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Hostile:
+    """One connection, the server's side."""
+
+    def __init__(self, moves: Iterator[Move], offers: tuple[bytes, ...]) -> None:
+        self._moves = moves
+        self._offers = offers
+        self._buffer = b""
+        self.heard = 0
+        self.commands: list[Said] = []
+        self.outgoing = b""
+        self.end = ""
+        #: the number of the last command after which content came
+        self._content_after = 0
+        #: what the client got, and how much it had sent when it got each octet up to there
+        self.delivered = b""
+        self._delivered_at: list[tuple[int, int]] = []
+        self._answer(b"", b"220 mx ESMTP\r\n")
+
+    # -- what the stream calls
+
+    def hear(self, octets: bytes) -> None:
+        self.heard += len(octets)
+        self._buffer += octets
+        while (end := self._end_of_next()) is not None:
+            is_content = self._content_is_next()
+            taken, self._buffer = self._buffer[:end], self._buffer[end:]
+            until = self.heard - len(self._buffer)
+            if is_content:
+                self.commands.append(Said(b".", until, taken))
+                self._answer(b".", b"250 2.0.0 Ok\r\n")
+            else:
+                self.commands.append(Said(taken, until))
+                self._answer(taken, self._right(taken))
+
+    def deliver(self, octets: int) -> bytes:
+        if self.end == "flood" and not self.outgoing:
+            data = (b"250-more\r\n" * 7000)[:octets]
+        else:
+            data, self.outgoing = self.outgoing[:octets], self.outgoing[octets:]
+        self.delivered += data
+        self._delivered_at.append((len(self.delivered), self.heard))
+        return data
+
+    @property
+    def speaks(self) -> bool:
+        return bool(self.outgoing) or self.end in ("eof", "reset", "flood")
+
+    # -- reading and answering
+
+    def _end_of_next(self) -> int | None:
+        if self._content_is_next():
+            if self._buffer.startswith(b".\r\n"):
+                return 3
+            end = self._buffer.find(b"\r\n.\r\n")
+            return end + 5 if end >= 0 else None
+        end = self._buffer.find(b"\r\n")
+        return end + 2 if end >= 0 else None
+
+    def _content_is_next(self) -> bool:
+        """True if the client has got a 354 as the answer to the DATA that came last."""
+        number = len(self.commands)
+        if not self._buffer or not self.commands or self.commands[-1].line != b"DATA\r\n":
+            return False
+        if self._content_after != number:
+            replies = self.replies()
+            if len(replies) > number and replies[number][0] == 354:
+                self._content_after = number
+        return self._content_after == number
+
+    def _right(self, line: bytes) -> bytes:
+        if line.startswith(b"EHLO"):
+            lines = [b"250-mx", *(b"250-" + offer for offer in self._offers), b"250 HELP"]
+            return b"\r\n".join(lines) + b"\r\n"
+        return {b"DATA\r\n": b"354 go\r\n", b"QUIT\r\n": b"221 bye\r\n"}.get(line, b"250 Ok\r\n")
+
+    def _answer(self, line: bytes, right: bytes) -> None:
+        if self.end:
+            return
+        move = next(self._moves, Move())
+        self.outgoing += (right if move.said is None else move.said) + move.extra
+        self.end = move.end
+        if move.end == "reset":
+            self.outgoing = b""
+
+    # -- the account
+
+    def replies(self) -> list[tuple[int, int]]:
+        """Code of each well-formed reply, and how much the client had sent when it had it all."""
+        found = []
+        position = 0
+        while (reply := REPLY.match(self.delivered, position)) is not None:
+            position = reply.end()
+            index = bisect.bisect_left(self._delivered_at, (position, 0))
+            found.append((int(reply[2]), self._delivered_at[index][1]))
+        return found
+
+    def deliveries(self) -> Iterator[Delivery]:
+        """Every message whose final dot came, with what was said about it."""
+        replies = self.replies()
+        mail, recipients = 0, {}
+        for index, said in enumerate(self.commands, 1):  # reply 0 is the greeting
+            code, heard = replies[index] if index < len(replies) else (0, 0)
+            if heard < said.until:  # it was said before the command had come
+                code = 0
+            if said.content is not None:
+                taken = {path for path, c in recipients.items() if mail // 100 == c // 100 == 2}
+                yield Delivery(unstuffed(said.content), taken, code)
+            elif said.line.startswith(b"MAIL"):
+                mail, recipients = code, {}
+            elif said.line.startswith(b"RCPT"):
+                recipients[said.line[8:-2]] = code
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that came whole: who its recipients were, and the final reply's code or 0."""
+
+    content: bytes
+    recipients: set[bytes]
+    code: int
+
+
+def unstuffed(content: bytes) -> bytes:
+    lines = content[: -len(b".\r\n")].split(b"\r\n")
+    return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
+
+
+class FakeStream:
+    """A `Stream` to a `Hostile`; `size` says how much of so many octets goes at once, perhaps 0."""
+
+    encrypted = False
+    local_literal = "[127.0.0.1]"
+
+    def __init__(self, peer: Hostile, clock: Clock, size: Callable[[int], int]) -> None:
+        self._peer, self._clock, self._size = peer, clock, size
+        self._open = True
+
+    def send(self, buffers):
+        if not self._open or self._peer.end == "reset":
+            raise BrokenPipeError
+        octets = b"".join(buffers)
+        taken = 0 if self._peer.end == "deaf" else self._size(len(octets))
+        self._peer.hear(octets[:taken])
+        return taken
+
+    def receive(self):
+        assert self._open
+        if self._peer.outgoing or self._peer.end == "flood":
+            return self._peer.deliver(max(1, self._size(65536)))
+        if self._peer.end == "reset":
+            raise ConnectionResetError
+        return b"" if self._peer.end == "eof" else None
+
+    def wait(self, write, timeout):
+        assert self._open
+        if self._peer.speaks or (write and self._peer.end != "deaf"):
+            self._clock.now += 0.001
+            return True
+        self._clock.now += max(0.0, timeout)
+        return False
+
+    @property
+    def quiet(self):
+        return self._open and not self._peer.speaks
+
+    def close(self):
+        self._open = False
+
+
+@implementer(ITransport)
+class FuzzTransport:
+    """Sessions with `Hostile` s. See `ITransport`."""
+
+    name = "smtp://mx.example.com:25"
+    asks_server = True
+
+    def __init__(
+        self, moves: Iterator[Move], size: Callable[[int], int], offers: tuple[bytes, ...]
+    ) -> None:
+        self._moves, self._size, self._offers = moves, size, offers
+        self._clock = Clock()
+        self._pool = Pool(self._connect, clock=self._clock)
+        self.peers: list[Hostile] = []
+
+    def open(self, *, timeout=None, wait=True, fresh=False, verify=True):
+        return self._pool.take(60.0, wait=wait, fresh=fresh, verify=verify)
+
+    def _connect(self, timeout):
+        peer = Hostile(self._moves, self._offers)
+        self.peers.append(peer)
+        options = Options("mx.example.com", local_hostname="client.example")
+        session = Session(FakeStream(peer, self._clock, self._size), options, self._clock)
+        session.greet(timeout)
+        return session
+
+    def close(self):
+        self._pool.close()
+
+
+@dataclass
+class Counts:
+    """What became of all that was sent in many sessions."""
+
+    sessions: int = 0
+    commits: int = 0
+    failed: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    #: octets of the longest exchange with one server
+    longest: int = 0
+
+
+def play(tm, moves, size, offers, preflight, transactions, counts):
+    """Commit `transactions`, lists of envelopes, to a hostile server and check each account.
+
+    At the end the server is honest, and the last transaction has to succeed.
+    """
+    plan = iter(moves)
+    transport = FuzzTransport(plan, size, offers)
+    mailer = Mailer(transport, transaction_manager=tm, preflight=preflight)
+    counts.sessions += 1
+    for number, envelopes in enumerate(transactions):
+        if number == len(transactions) - 1:
+            for _ in plan:  # from here on there are no moves left
+                pass
+            for peer in transport.peers:
+                peer.end = peer.end and "eof"
+        old = [list(peer.deliveries()) for peer in transport.peers]
+        ended = commit(tm, mailer, *envelopes)
+        new = [
+            delivery
+            for index, peer in enumerate(transport.peers)
+            for delivery in list(peer.deliveries())[len(old[index]) if index < len(old) else 0 :]
+        ]
+        check_account(ended, envelopes, new)
+        counts.commits += 1
+        counts.failed += ended.error is not None
+        for status in ended.statuses:
+            counts.statuses[status] = counts.statuses.get(status, 0) + 1
+    assert ended.error is None, ended.error
+    for peer in transport.peers:
+        counts.longest = max(counts.longest, len(peer.delivered))
+        assert len(peer.delivered) < PATIENCE
+    mailer.close()
+
+
+def check_account(ended, envelopes, deliveries):
+    """What the client says of each recipient agrees with what went over its connections."""
+    outcomes = iter(ended.outcomes)
+    assert (ended.error is None) is (set(ended.statuses) == {"accepted"})
+    assert (ended.error is None) is (ended.witness == "committed")
+    assert len({o.message_id for o in ended.outcomes if o.status == "in_doubt"}) <= 1
+    for envelope in envelopes:
+        of_it = [d for d in deliveries if d.content == envelope.content]
+        for recipient, path in zip(envelope.recipients, envelope.forward_paths, strict=True):
+            outcome = next(outcomes)
+            assert outcome.recipient == recipient
+            check_outcome(outcome, [d.code for d in of_it if path in d.recipients])
+    assert next(outcomes, None) is None
+    contents = {envelope.content for envelope in envelopes}
+    assert all(delivery.content in contents for delivery in deliveries)
+
+
+def check_outcome(outcome, codes):
+    """`codes` are the final replies to every whole message that had this recipient."""
+    if outcome.status == "accepted":
+        assert [code for code in codes if code // 100 == 2] == codes, outcome
+        assert len(codes) == 1, outcome
+    elif outcome.status == "in_doubt":
+        assert len(codes) == 1, outcome
+    elif codes:  # it came whole and was refused
+        assert outcome.status in ("failed", "deferred"), (outcome, codes)
+        assert codes == [outcome.reply.code], (outcome, codes)
+    if outcome.status == "failed":
+        assert outcome.reply is None or outcome.reply.permanent, outcome
