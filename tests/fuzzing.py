@@ -39,6 +39,8 @@ class Move:
     extra: bytes = b""
     #: one of `ENDS`, after that
     end: str = ""
+    #: octets said when the first of the next content has come, before the rest has
+    early: bytes = b""
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Hostile:
         self.end = ""
         #: the number of the last command after which content came
         self._content_after = 0
+        self._early = b""
         #: what the client got, and how much it had sent when it got each octet up to there
         self.delivered = b""
         self._delivered_at: list[tuple[int, int]] = []
@@ -92,6 +95,9 @@ class Hostile:
             else:
                 self.commands.append(Said(taken, until))
                 self._answer(taken, self._right(taken))
+        if self._early and self._content_is_next() and not self.end:
+            self.outgoing += self._early
+            self._early = b""
 
     def deliver(self, octets: int) -> bytes:
         if self.end == "flood" and not self.outgoing:
@@ -101,6 +107,11 @@ class Hostile:
         self.delivered += data
         self._delivered_at.append((len(self.delivered), self.heard))
         return data
+
+    def become_honest(self) -> None:
+        """Do what is right from now on; a connection that is past that ends."""
+        self._early = b""
+        self.end = self.end and "eof"
 
     @property
     def speaks(self) -> bool:
@@ -139,6 +150,7 @@ class Hostile:
             return
         move = next(self._moves, Move())
         self.outgoing += (right if move.said is None else move.said) + move.extra
+        self._early = self._early or move.early
         self.end = move.end
         if move.end == "reset":
             self.outgoing = b""
@@ -284,7 +296,7 @@ def play(tm, moves, size, offers, preflight, transactions, counts):
             for _ in plan:  # from here on there are no moves left
                 pass
             for peer in transport.peers:
-                peer.end = peer.end and "eof"
+                peer.become_honest()
         old = [list(peer.deliveries()) for peer in transport.peers]
         ended = commit(tm, mailer, *envelopes)
         new = [
@@ -307,15 +319,20 @@ def play(tm, moves, size, offers, preflight, transactions, counts):
 def check_account(ended, envelopes, deliveries):
     """What the client says of each recipient agrees with what went over its connections."""
     outcomes = iter(ended.outcomes)
+    stopped = False
     assert (ended.error is None) is (set(ended.statuses) == {"accepted"})
     assert (ended.error is None) is (ended.witness == "committed")
     assert len({o.message_id for o in ended.outcomes if o.status == "in_doubt"}) <= 1
     for envelope in envelopes:
+        last = stopped
         of_it = [d for d in deliveries if d.content == envelope.content]
         for recipient, path in zip(envelope.recipients, envelope.forward_paths, strict=True):
             outcome = next(outcomes)
             assert outcome.recipient == recipient
+            assert not (stopped and outcome.status == "accepted")
             check_outcome(outcome, [d.code for d in of_it if path in d.recipients])
+            last = last or outcome.status != "accepted"
+        stopped = last
     assert next(outcomes, None) is None
     contents = {envelope.content for envelope in envelopes}
     assert all(delivery.content in contents for delivery in deliveries)

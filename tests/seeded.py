@@ -53,7 +53,7 @@ def _move(chance, nasty):
     if chance.random() >= nasty:
         return Move()
     kind = chance.random()
-    said, extra, end = None, b"", ""
+    said, extra, end, early = None, b"", "", b""
     if kind < 0.45:
         said = _reply(chance)
     elif kind < 0.6:
@@ -62,10 +62,12 @@ def _move(chance, nasty):
         said = chance.randbytes(chance.randrange(40))
     elif kind < 0.8:
         extra = chance.choice((_reply(chance), chance.choice(NONSENSE)))
-    if kind >= 0.8 or chance.random() < 0.2:
+    elif kind < 0.85:
+        early = chance.choice((_reply(chance), b"250 Ok\r\n", b"250 Ok\r\n", b"554 no\r\n"))
+    if kind >= 0.85 or chance.random() < 0.2:
         end = chance.choice(ENDS)
         said = chance.choice((said, b"", _reply(chance)))
-    return Move(said, extra, end)
+    return Move(said, extra, end, early)
 
 
 def _reply(chance):

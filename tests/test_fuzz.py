@@ -26,6 +26,7 @@ MOVES = st.builds(
     said=st.none() | OCTETS,
     extra=st.just(b"") | OCTETS,
     end=st.just("") | st.sampled_from(ENDS),
+    early=st.just(b"") | st.sampled_from([b"250 Ok\r\n", b"554 no\r\n", b"2"]),
 )
 ENVELOPES = [
     note("one", body=b".\r\n..\r\n"),

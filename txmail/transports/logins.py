@@ -77,7 +77,6 @@ class Logins:
         if len(recent) >= TRIES:
             minutes = math.ceil((recent[0] + PERIOD - now) / 60)
             raise TransportError(
-                f"{self._why}: not tried again for {minutes} min, or until the transport is "
-                "closed",
+                f"{self._why}: not tried again for {minutes} min, or until the transport is closed",
                 temporary=False,
             )
