@@ -27,6 +27,7 @@ def forms(secret: str) -> set[str]:
         "".join(f"%{octet:02X}" for octet in raw),
         repr(secret)[1:-1],
         ascii(secret)[1:-1],
+        ascii(raw)[2:-1],
     }
 
 

@@ -29,9 +29,8 @@ USER = "ann"
 SECRET = "s3cret?>pass/word~\u00ffend"
 
 #: Everything a server could say about it, without a line end.
-SPILL = " ".join(
-    sorted(forms(SECRET) | {base64.b64encode(f"\0{USER}\0{SECRET}".encode()).decode()})
-)
+_PLAIN = base64.b64encode(f"\0{USER}\0{SECRET}".encode()).decode()
+SPILL = " ".join([SECRET, *sorted(forms(SECRET) | {_PLAIN})])
 
 UNBOUND = tuple(name for name in MECHANISMS if not name.endswith("-PLUS"))
 
@@ -110,6 +109,23 @@ def commit(tm, mailer):
             tm.abort()
             error = error or raised
     return error
+
+
+def raw_errors(transport, timeout):
+    """What is raised below a commit, which raises an error of its own."""
+    envelope = note("three")
+    try:
+        session = transport.open(timeout=timeout, fresh=True)
+    except TxmailError as error:
+        return [error]
+    try:
+        session.preflight([envelope], timeout=timeout)
+        list(session.send([envelope], timeout=timeout))
+    except TxmailError as error:
+        return [error]
+    finally:
+        session.close()
+    return []
 
 
 @dataclass
@@ -214,7 +230,10 @@ def test_nothing_shows_the_password(tm, authority, contexts, records, case):
         error = commit(tm, mailer)
         unbound = mailer.bind(transaction_manager=transaction.manager)
         assert (error is None) is case.succeeds
+        # Still there when all objects are searched, and with them what their frames hold.
+        errors = raw_errors(mailer._delivery.transport, case.timeout)
         assert_nothing_shows(error, unbound, records)
+        assert not [leak for raw in errors for leak in leaks(raw, SECRET)]
         heard = not any(verb == "connect" for verb, _ in case.rules)
         assert not heard or any(record.name == "txmail.smtp" for record in records)
         mailer.close()

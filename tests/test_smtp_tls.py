@@ -278,6 +278,7 @@ def test_starttls_that_fails_defers_the_route_and_never_goes_on_in_clear(
         assert (reply and reply.code) == code
         server.wait_closed()
         assert said_in_clear(server) == ["EHLO", "STARTTLS"]
+        assert not server.connections[0].tls
         assert commit(tm, mailer, ONE).statuses == ["accepted"]
 
 

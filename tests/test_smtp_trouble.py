@@ -6,9 +6,7 @@ time, so that a slip in the table is noticed.
 
 from __future__ import annotations
 
-import re
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
 
@@ -218,9 +216,3 @@ def test_a_table_that_contradicts_itself_is_not_loaded(rows, problem):
 
     with pytest.raises(ValueError, match=problem):
         load()
-
-
-def test_the_page_shows_the_table_that_the_code_reads():
-    page = Path(__file__).parent.parent / "docs" / "failures.rst"
-    included = re.search(r"^\.\. include:: (.*)$", page.read_text(), re.MULTILINE)
-    assert (page.parent / included[1]).resolve() == Path(trouble.__file__).parent / "failures.txt"

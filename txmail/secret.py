@@ -235,7 +235,8 @@ def forms_of(secret: str) -> Iterator[bytes]:
         yield text.encode("ascii")
         yield re.sub("%..", lambda found: found[0].lower(), text).encode("ascii")
     yield raw
-    yield ascii(secret)[1:-1].encode("ascii")
+    for escaped in (ascii(secret)[1:-1], ascii(raw)[2:-1]):
+        yield escaped.encode("ascii")
     yield secret.encode("latin-1", "replace")
     yield raw.hex().encode("ascii")
     yield raw.hex().upper().encode("ascii")
