@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txmail.envelope import Envelope
-from txmail.smtp.content import dot_stuffed, is_canonical
+from txmail.envelope import Envelope, is_canonical
+from txmail.smtp.content import dot_stuffed
 from txmail.smtp.extensions import Extensions
-from txmail.smtp.sending import unsendable
+from txmail.smtp.progress import unsendable
 
 ENDS = (b"\r\n", b"\n", b"\r", b"")
 SMUGGLED = b"MAIL FROM:<evil@example.net>\r\n"

@@ -19,7 +19,7 @@ one-phase SQL session has by then committed in its own vote, before ours.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,8 +206,8 @@ class MailDataManager:
                 raise
             if refusals:
                 self._release()
-                answers = in_order(envelopes, refusals)
-                raise self._failure(self._account(list(_shared_out(entries, answers))))
+                answers = list(in_order(envelopes, refusals))
+                raise self._failure(self._account(_shared_out(entries, answers)))
 
     def _by_delivery(self) -> dict[IDelivery, list[_Entry]]:
         grouped: dict[IDelivery, list[_Entry]] = {}
@@ -245,12 +245,12 @@ class MailDataManager:
             try:
                 self._send(delivery, entries, outcomes)
             finally:
-                settled += _shared_out(entries, iter(outcomes))
+                settled += _shared_out(entries, outcomes)
             if not all(o.status is Status.ACCEPTED for o in outcomes):
                 return
 
     def _send(self, delivery: IDelivery, entries: list[_Entry], outcomes: list[Outcome]) -> None:
-        """Send `entries`; `outcomes` gets one for each recipient, also if this raises."""
+        """Send `entries`; `outcomes` gets one for each recipient or more, also if this raises."""
         envelopes = [entry.envelope for entry in entries]
         run = self._run(delivery)
         sending = run.send(envelopes)
@@ -258,9 +258,7 @@ class MailDataManager:
             outcomes.extend(sending)
         except BaseException:
             sending.close()
-            expected = sum(len(envelope.recipients) for envelope in envelopes)
-            rest = run.unsettled()
-            outcomes[expected - len(rest) :] = rest
+            outcomes.extend(run.unsettled())
             raise
 
     def _account(self, settled: _Account) -> _Account:
@@ -345,15 +343,15 @@ class MailDataManager:
         self._runs.clear()
 
 
-def _shared_out(
-    entries: list[_Entry], outcomes: Iterator[Outcome]
-) -> Iterator[tuple[_Entry, list[Outcome]]]:
-    """The outcomes of each entry; what is missing at the end was not sent."""
-    for entry in entries:
-        found = _unsent(entry.envelope)
-        for index in range(len(found)):
-            found[index] = next(outcomes, found[index])
-        yield entry, found
+def _shared_out(entries: list[_Entry], outcomes: list[Outcome]) -> _Account:
+    """The outcomes of each entry: the first that was said of a recipient; else it was not sent."""
+    said: dict[tuple[int, str], Outcome] = {}
+    for outcome in outcomes:
+        said.setdefault((outcome.position, outcome.recipient), outcome)
+    return [
+        (entry, [said.get((position, o.recipient), o) for o in _unsent(entry.envelope)])
+        for position, entry in enumerate(entries)
+    ]
 
 
 def _unsent(envelope: Envelope) -> list[Outcome]:

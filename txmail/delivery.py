@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from zope.interface import implementer
@@ -246,8 +247,9 @@ def _all_unsent(envelopes: Sequence[Envelope], error: TransportError) -> list[Ou
             action,
             str(error),
             preflighted=False,
+            position=position,
         )
-        for envelope in envelopes
+        for position, envelope in enumerate(envelopes)
         for recipient in envelope.recipients
     ]
 
@@ -256,14 +258,14 @@ def in_order(envelopes: Sequence[Envelope], refusals: Sequence[Outcome]) -> Iter
     """One outcome for each recipient of `envelopes`: its refusal, or `unsent`."""
     rest = iter(refusals)
     refusal = next(rest, None)
-    for envelope in envelopes:
+    for position, envelope in enumerate(envelopes):
         for recipient in envelope.recipients:
             if (
                 refusal is not None
                 and refusal.recipient == recipient
                 and refusal.message_id == envelope.message_id
             ):
-                yield refusal
+                yield replace(refusal, position=position)
                 refusal = next(rest, None)
             else:
                 yield Outcome(
@@ -273,6 +275,7 @@ def in_order(envelopes: Sequence[Envelope], refusals: Sequence[Outcome]) -> Iter
                     message_id=envelope.message_id,
                     action=Action.DEFER,
                     reason="a transaction's mail goes out together or not at all",
+                    position=position,
                 )
 
 

@@ -79,10 +79,43 @@ class Outcome:
     reason: str = ""
     #: False if the server was not asked about this recipient before anything was sent
     preflighted: bool = True
+    #: the place of its envelope among those of the call, from 0
+    position: int = 0
 
     def __str__(self) -> str:
         said = ", ".join(s for s in (self.reason, str(self.reply) if self.reply else "") if s)
         return f"{self.recipient} {self.status}" + (f" ({said})" if said else "")
+
+
+# `Outcome` has to be as cheap as it can be where thousands of messages a second are accepted: its
+# own __init__, that of a frozen dataclass, takes three times as long.
+_new = object.__new__
+_set_recipient = Outcome.__dict__["recipient"].__set__
+_set_status = Outcome.__dict__["status"].__set__
+_set_scope = Outcome.__dict__["scope"].__set__
+_set_reply = Outcome.__dict__["reply"].__set__
+_set_message_id = Outcome.__dict__["message_id"].__set__
+_set_action = Outcome.__dict__["action"].__set__
+_set_reason = Outcome.__dict__["reason"].__set__
+_set_preflighted = Outcome.__dict__["preflighted"].__set__
+_set_position = Outcome.__dict__["position"].__set__
+
+
+def accepted(
+    recipient: str, reply: Reply, message_id: str, preflighted: bool, position: int
+) -> Outcome:
+    """``Outcome(recipient, ACCEPTED, MESSAGE, reply, ...)``, in a third of the time."""
+    outcome = _new(Outcome)
+    _set_recipient(outcome, recipient)
+    _set_status(outcome, Status.ACCEPTED)
+    _set_scope(outcome, Scope.MESSAGE)
+    _set_reply(outcome, reply)
+    _set_message_id(outcome, message_id)
+    _set_action(outcome, Action.DONE)
+    _set_reason(outcome, "")
+    _set_preflighted(outcome, preflighted)
+    _set_position(outcome, position)
+    return outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +146,10 @@ class Envelope:
     needs_smtputf8: bool = field(init=False, repr=False, compare=False)
     #: True if the content has octets above 127 (RFC 6152)
     needs_8bitmime: bool = field(init=False, repr=False, compare=False)
+    #: what `is_canonical` says of the content
+    canonical: bool = field(init=False, repr=False, compare=False)
+    #: octets of the content, as the SIZE parameter counts them (RFC 1870)
+    size: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         recipients = _recipients(self.recipients)
@@ -133,6 +170,8 @@ class Envelope:
         set_(self, "message_id", found[1].decode("utf-8", "replace").strip() if found else "")
         eightbit = not self.content.isascii()
         set_(self, "needs_8bitmime", eightbit)
+        set_(self, "canonical", is_canonical(self.content))
+        set_(self, "size", len(self.content))
         addresses = [a for _, a in parsed.values()] + ([sender] if sender else [])
         set_(
             self,
@@ -141,10 +180,20 @@ class Envelope:
             or (eightbit and not header_section(self.content).isascii()),
         )
 
-    @property
-    def size(self) -> int:
-        """Octets of the content, as the SIZE parameter counts them (RFC 1870)."""
-        return len(self.content)
+
+def is_canonical(content: bytes) -> bool:
+    """True if all line ends are CRLF, the last line has one, and there is no NUL.
+
+    The gate has refused anything else long before a message is sent. It is known here as well
+    because of what depends on it: a bare LF or CR beside a dot ends the message for some servers
+    and not for others, and what follows would be read as commands.
+    """
+    pairs = content.count(b"\r\n")
+    return (
+        content.endswith(b"\r\n")
+        and content.count(b"\n") == pairs == content.count(b"\r")
+        and b"\0" not in content
+    )
 
 
 def header_section(content: bytes) -> bytes:

@@ -208,20 +208,38 @@ class ISession(Interface):
         """
 
     def send(
-        envelopes: Iterable[Envelope], *, strict: bool = False, timeout: float | None = None
+        envelopes: Iterable[Envelope],
+        *,
+        strict: bool = False,
+        timeout: float | None = None,
+        window: int | None = None,
+        leave: bool = False,
     ) -> Iterator[Outcome]:
-        """Send `envelopes`; an iterator of one `Outcome` per recipient, in order, as known.
+        """Send `envelopes`; an iterator of one `Outcome` per recipient, as they are known.
+
+        `Outcome.position` says which of the envelopes it is about: they come in order unless there
+        are several connections, or a server takes a message in parts.
 
         Network failures end in outcomes, not in errors. `strict` is for all or nothing: one
         refused recipient means that its message is not sent to the others either, and the first
         outcome that is not `accepted` ends sending.
+
+        `window` is how many messages may be on their way without an answer, on one connection, and
+        so how many can be in doubt if it breaks. By default 1 with `strict` and 16 without; a
+        transport that was set up with a window uses that.
+
+        With `leave`, envelopes that were not taken from the iterator when sending ended stay
+        there, without an outcome; otherwise all are taken, and reported as unsent.
 
         If the iterator is closed or raises (KeyboardInterrupt), the connection is closed at once,
         never with a final dot, and `unsettled` tells what became of the rest.
         """
 
     def unsettled() -> list[Outcome]:
-        """Outcomes of the last `send` that it did not hand out; the last handed out may repeat."""
+        """Outcomes of the last `send` that it did not hand out.
+
+        Some may repeat what was said of a recipient before: then the first was right.
+        """
 
     def close(*, dirty: bool = False) -> None:
         """Give the connection back to its transport. Never blocks, never raises.

@@ -9,11 +9,14 @@ from __future__ import annotations
 import base64
 import re
 
+from ..envelope import Envelope
 from ..exceptions import TxmailError
 from .extensions import Extensions
 
 #: Octets of a command line with its line end (RFC 5321 section 4.5.3.1.4).
 LINE_LIMIT = 512
+
+_STREAMED = b"RSET\r\nMAIL FROM:%b%b\r\nRCPT TO:%b\r\nBDAT %d LAST\r\n"
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
@@ -44,27 +47,48 @@ def helo(hostname: str) -> bytes:
     return _line(b"HELO " + hostname.encode("ascii"))
 
 
-def mail(
-    reverse_path: bytes, extensions: Extensions, *, size: int, eightbit: bool, smtputf8: bool
-) -> bytes:
-    """MAIL with the parameters that the server offers and the message needs.
+def mail(envelope: Envelope, extensions: Extensions, size: int | None = None) -> bytes:
+    """MAIL for `envelope`, with the parameters that the server offers and the message needs.
 
-    `size` in octets (RFC 1870); `eightbit` asks for BODY=8BITMIME (RFC 6152), `smtputf8` for
-    SMTPUTF8 (RFC 6531). The caller has checked that the last two are offered where needed.
+    `size` in octets (RFC 1870) is another one if it stands for several. BODY=8BITMIME (RFC 6152)
+    and SMTPUTF8 (RFC 6531) only where they are offered: the caller has checked that they are if
+    need be.
     """
-    line = b"MAIL FROM:" + reverse_path
-    if extensions.size:
-        line += b" SIZE=%d" % size
-    if eightbit and extensions.eightbitmime:
-        line += b" BODY=8BITMIME"
-    if smtputf8 and extensions.smtputf8:
-        line += b" SMTPUTF8"
-    return _line(line)
+    octets = envelope.size if size is None else size
+    line = b"MAIL FROM:" + envelope.reverse_path
+    return _line(line + _parameters(envelope, extensions, octets))
+
+
+def _parameters(envelope: Envelope, extensions: Extensions, size: int) -> bytes:
+    found = b" SIZE=%d" % size if extensions.size else b""
+    if envelope.needs_8bitmime and extensions.eightbitmime:
+        found += b" BODY=8BITMIME"
+    if envelope.needs_smtputf8 and extensions.smtputf8:
+        found += b" SMTPUTF8"
+    return found
 
 
 def rcpt(forward_path: bytes) -> bytes:
     """RCPT for one forward-path, angle brackets included."""
     return _line(b"RCPT TO:" + forward_path)
+
+
+def bdat(size: int) -> bytes:
+    """BDAT for a last chunk of `size` octets (RFC 3030 section 2)."""
+    return b"BDAT %d LAST\r\n" % size
+
+
+def streamed(envelope: Envelope, extensions: Extensions) -> bytes:
+    """A whole message but its octets: RSET, MAIL, RCPTs and BDAT LAST.
+
+    Exim keeps the mail transaction of a refused message open: without RSET the message behind it
+    would go out under the wrong sender.
+    """
+    sender, recipients, size = envelope.reverse_path, envelope.forward_paths, envelope.size
+    if _CONTROL.search(sender) or _CONTROL.search(b"".join(recipients)):
+        raise ControlInCommand(f"control character in {sender!a} or {recipients!a}")
+    to = b"\r\nRCPT TO:".join(recipients)
+    return _STREAMED % (sender, _parameters(envelope, extensions, size), to, size)
 
 
 def auth(mechanism: str, first: bytes | None = None) -> bytes:

@@ -15,6 +15,8 @@ class Extensions:
     esmtp: bool = field(default=False, compare=False)
     #: RFC 2920: several commands in one write
     pipelining: bool = False
+    #: RFC 3030: content in chunks of known size, with BDAT
+    chunking: bool = False
     #: RFC 6152: octets above 127 in the content
     eightbitmime: bool = False
     #: RFC 6531: non-ASCII local parts and headers
@@ -40,6 +42,7 @@ class Extensions:
         return cls(
             esmtp=True,
             pipelining="PIPELINING" in offered,
+            chunking="CHUNKING" in offered,
             eightbitmime="8BITMIME" in offered,
             smtputf8="SMTPUTF8" in offered,
             enhancedstatuscodes="ENHANCEDSTATUSCODES" in offered,

@@ -25,6 +25,11 @@ class Options:
     local_hostname: str | None = None
     #: use PIPELINING where it is offered
     pipelining: bool = True
+    #: stream messages with BDAT where CHUNKING and PIPELINING are offered (RFC 3030)
+    chunking: bool = True
+    #: messages that may be on their way at once, and so in doubt, on one connection; None leaves
+    #: it to the caller of `ISession.send`
+    window: int | None = None
     tls: TlsMode = TlsMode.OFF
     files: TlsFiles = NO_FILES
     #: who we are; empty for nobody

@@ -18,9 +18,9 @@ from ..envelope import Envelope, Outcome
 from ..reply import Reply
 from . import commands, trouble
 from .extensions import Extensions
+from .progress import outcome_of, unsendable, verdict_on
 from .protocol import Protocol
-from .sending import outcome_of, unsendable, verdict_on
-from .transactions import RECIPIENTS_LIMIT, Conversation, Group, MailTransaction, mail_command
+from .transactions import RECIPIENTS_LIMIT, Conversation, Group, MailTransaction
 from .trouble import Stage, Verdict, judge
 
 #: Groups asked about on one connection since a message was last accepted on it.
@@ -194,7 +194,7 @@ class Preflight:
 
     def _group(self, probe: _Probe) -> Group:
         largest = max(envelope.size for envelope in probe.envelopes)
-        mail = mail_command(probe.envelopes[0], self._extensions, largest)
+        mail = commands.mail(probe.envelopes[0], self._extensions, largest)
         recipients = [(Stage.RCPT, commands.rcpt(path)) for path in probe.paths]
         return Group([(Stage.MAIL, mail), *recipients, _RSET])
 

@@ -12,7 +12,10 @@ The laws:
 3. Content follows a 354 and nothing else does.
 4. The content is handed over, and its fate in doubt, when the socket has accepted the last octet
    of the final dot's line, and not before. While a write is under way it may have.
-5. Nothing of an AUTH exchange but its codes, and no secret that the server repeats later, is in a
+5. A streamed message (RFC 3030, and RFC 2920 for what stands around it) is queued whole: commands,
+   BDAT LAST, octets. Nothing but streamed messages is queued until all of them are answered, and
+   a message is in doubt as by law 4: its last octet counts as the final dot.
+6. Nothing of an AUTH exchange but its codes, and no secret that the server repeats later, is in a
    reply, an error or the log: the server may say to everybody what we have said to it alone.
 """
 
@@ -53,6 +56,9 @@ class Protocol:
         self._unanswered: deque[tuple[Stage, int]] = deque([(Stage.GREETING, 0)])
         self._final_dot: int | None = None
         self._content_due = False
+        #: how many replies streamed messages get in all, and how many of them are waited for
+        self._streamed = 0
+        self._wanted = 1
 
     # -- what we say
 
@@ -71,6 +77,8 @@ class Protocol:
         """
         if self._content_due or (self._unanswered and self._unanswered[-1][0] is Stage.DATA):
             raise LocalProtocolError("a command where content or the reply to DATA is due")
+        if self._streaming:
+            raise LocalProtocolError("a command among streamed messages")
         if self._dialogue.active:
             for stage, line in commands:
                 self._dialogue.command(stage, line)
@@ -96,9 +104,35 @@ class Protocol:
         self._final_dot = self._queued
         self._unanswered.append((Stage.FINAL, self._queued))
 
+    def stream(self, commands: bytes, content: bytes, replies: int) -> tuple[int, int]:
+        """Queue `commands`, which get so many `replies` and end with BDAT LAST, and `content`.
+
+        Returns the number of the first of these replies: see `streamed_replies`; and how many
+        octets the socket will have accepted in all when it has the last of them: see `has_left`.
+        Raises `MalformedReply` if a reply nobody asked for lies here.
+        """
+        if self._unanswered or self._content_due:
+            raise LocalProtocolError("a streamed message among commands that are not answered")
+        if not self._streaming:
+            self.check_silence()
+        if self._dialogue.active:
+            for line in commands.split(b"\r\n")[:-1]:
+                self._dialogue.command(Stage.MAIL, line)
+            self._dialogue.content(len(content))
+        first = self._streamed
+        self._streamed += replies
+        self._outgoing += (commands, content)
+        self._queued += len(commands) + len(content)
+        return first, self._queued
+
+    @property
+    def _streaming(self) -> bool:
+        """True if there are replies to streamed messages that were not taken."""
+        return self._streamed != self._parser.dropped
+
     def check_silence(self) -> None:
         """Raise `MalformedReply` if a reply nobody asked for lies here."""
-        if not self._unanswered and self._parser.pending:
+        if not (self._unanswered or self._streaming) and self._parser.pending:
             raise MalformedReply("one that nothing asked for")
 
     # -- what the socket took
@@ -135,10 +169,24 @@ class Protocol:
         """False if the socket cannot have accepted all of the last final dot's line."""
         return self._final_dot is None or self._offered >= self._final_dot
 
+    def may_have_left(self, octets: int) -> bool:
+        """False if the socket cannot have accepted so many octets in all."""
+        return self._offered >= octets
+
+    def has_left(self, octets: int) -> bool:
+        """True if the socket has accepted so many octets in all."""
+        return self._taken >= octets
+
     @property
     def idle(self) -> bool:
         """True if nothing is unanswered, unwritten or unread: somebody else may go on here."""
-        return not (self._unanswered or self._outgoing or self._parser.pending or self._content_due)
+        return not (
+            self._unanswered
+            or self._streaming
+            or self._outgoing
+            or self._parser.pending
+            or self._content_due
+        )
 
     # -- what the server says
 
@@ -148,8 +196,35 @@ class Protocol:
 
     @property
     def ready(self) -> bool:
-        """True if `next_reply` would not return None."""
-        return self._parser.ready
+        """True if what is waited for has come: a reply, or all of a streamed message's."""
+        return self._parser.has(self._wanted)
+
+    @property
+    def closing(self) -> bool:
+        """True after a 421: the server is going to close the connection."""
+        return self._parser.closing
+
+    def want(self, replies: int) -> None:
+        """Wait for so many replies before `ready`."""
+        self._wanted = replies
+
+    def streamed_replies(self) -> tuple[int, list[Reply]]:
+        """The replies to streamed messages that have come and were not taken.
+
+        With the number of the first of them, of all that ever came.
+        """
+        return self._parser.dropped, self._parser.peek()
+
+    def check_streamed(self) -> None:
+        """Raise `MalformedReply` if there will be no more replies because of one."""
+        self._parser.check()
+
+    def take_streamed(self, count: int) -> None:
+        """So many of `streamed_replies` have been dealt with."""
+        if self._dialogue.active:
+            for reply in self._parser.peek()[:count]:
+                self._dialogue.reply(reply)
+        self._parser.drop(count)
 
     def next_reply(self) -> Reply | None:
         """The answer to the oldest unanswered command, or None if it has not come yet.
@@ -192,6 +267,8 @@ class Protocol:
         self._outgoing = []
         self._challenge = ""
         self._parser = ReplyParser(self.censor)
+        self._wanted = 1
+        self._streamed = 0
 
     def _data_answered(self, reply: Reply) -> None:
         if reply.code == 354:

@@ -7,8 +7,8 @@ the route's fault, never a verdict about a message.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections import deque
 from functools import lru_cache
 
 from ..exceptions import TransportError
@@ -41,7 +41,13 @@ class ReplyParser:
         self._censor = censor if censor is not None else Censor()
         #: True during an AUTH exchange: a challenge has to come through as it is
         self.challenges = False
-        self._replies: deque[Reply] = deque()
+        #: True after a 421: the server is going to close the connection
+        self.closing = False
+        #: complete replies, of which those before `_first` were handed out
+        self._replies: list[Reply] = []
+        self._first = 0
+        #: how many were handed out by `drop`
+        self.dropped = 0
         self._problem: MalformedReply | None = None
         #: the beginning of a line
         self._rest = b""
@@ -51,17 +57,14 @@ class ReplyParser:
 
     def feed(self, data: bytes) -> None:
         """Take octets as they came from the socket, cut anywhere."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        lines = (self._rest + data if self._rest else data).split(b"\n")
+        self._rest = lines.pop()
         if self._censor.active:
             lines = [self._clean(line) for line in lines]
+        if b"421" in data:
+            self.closing = self.closing or any(line.startswith(b"421") for line in lines)
         try:
-            for line in lines:
-                if self._lines or line[3:4] == b"-":
-                    self._continue(line)
-                elif self.challenges:
-                    self._replies.append(_single.__wrapped__(line))
-                else:
-                    self._replies.append(_single(line))
+            self._take(lines)
             if len(self._rest) >= LINE_LIMIT:
                 raise MalformedReply(f"a line of more than {LINE_LIMIT} octets")
         except MalformedReply as problem:
@@ -70,23 +73,62 @@ class ReplyParser:
             self._problem = bare(problem)
             self._rest = b""
 
+    def _take(self, lines: list[bytes]) -> None:
+        if self._first > 256 or self._first == len(self._replies):
+            del self._replies[: self._first]
+            self._first = 0
+        read = _uncached if self.challenges else _single
+        replies = self._replies
+        if not self._lines:
+            with contextlib.suppress(MalformedReply):
+                found = [reply for reply in map(read, lines) if reply]
+                if len(found) == len(lines):
+                    replies += found
+                    return
+        for line in lines:
+            reply = None if self._lines else read(line)
+            if reply is not None:
+                replies.append(reply)
+            else:
+                self._continue(line)
+
     @property
     def ready(self) -> bool:
         """True if `next` has something to return or to raise."""
-        return bool(self._replies) or self._problem is not None
+        return self._first < len(self._replies) or self._problem is not None
 
     @property
     def pending(self) -> bool:
         """True if anything came that was not handed out, even the beginning of a reply."""
         return bool(self.ready or self._rest or self._lines)
 
+    def has(self, count: int) -> bool:
+        """True if so many replies are there, or as many as there will be."""
+        return self._first + count <= len(self._replies) or self._problem is not None
+
+    def peek(self) -> list[Reply]:
+        """All replies that are there to be handed out; they stay."""
+        return self._replies[self._first :]
+
+    def drop(self, count: int) -> None:
+        """Hand out `count` replies that were looked at."""
+        # No call between these two: an interrupt must not separate them.
+        self._first += count
+        self.dropped += count
+
     def next(self) -> Reply | None:
         """The next complete reply, or None. Raises `MalformedReply`."""
-        if self._replies:
-            return self._replies.popleft()
+        first = self._first
+        if first < len(self._replies):
+            self._first = first + 1
+            return self._replies[first]
+        self.check()
+        return None
+
+    def check(self) -> None:
+        """Raise `MalformedReply` if there will be no more replies because of one."""
         if self._problem is not None:
             raise self._problem
-        return None
 
     def _clean(self, line: bytes) -> bytes:
         valid = len(line) < LINE_LIMIT and _LINE.fullmatch(line) is not None
@@ -116,10 +158,13 @@ def _split(line: bytes) -> tuple[bytes, bytes, bytes]:
     return found[1], found[2] or b" ", found[3] or b""
 
 
-@lru_cache(maxsize=256)
-def _single(line: bytes) -> Reply:
-    code, _, text = _split(line)
-    return Reply(int(code), (_text(text),))
+def _uncached(line: bytes) -> Reply | None:
+    """The reply of one line, None if the line is one of several. Raises `MalformedReply`."""
+    code, separator, text = _split(line)
+    return None if separator == b"-" else Reply(int(code), (_text(text),))
+
+
+_single = lru_cache(maxsize=256)(_uncached)
 
 
 def _text(octets: bytes) -> str:

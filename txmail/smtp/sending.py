@@ -1,5 +1,9 @@
 """The conversation that sends envelopes, and the account of what became of them. No I/O.
 
+Where CHUNKING and PIPELINING are offered messages are streamed (`streaming`), as many at once as
+the window allows; those that need care, and the first ones behind one that was refused, go as they
+go where there is no CHUNKING:
+
 With PIPELINING the content of one message, its final dot, and MAIL, RCPT and DATA of the next
 share one write (RFC 2920 section 3.1): a round trip a message, and never more than one final dot
 unanswered. DATA goes in one write with more than one RCPT only if all of them have passed the
@@ -13,86 +17,21 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
-from ..envelope import Envelope, Outcome
+from ..envelope import Envelope, Outcome, Status
 from ..exceptions import TransportError
 from ..reply import Reply
 from . import commands, trouble
-from .content import is_canonical
 from .extensions import Extensions
+from .progress import Progress, Source, unsendable, verdict_on
 from .protocol import Protocol
+from .replies import MalformedReply
+from .streaming import WINDOW_OCTETS, Flight, Streaming, account, is_out_of_step, is_unknown
 from .transactions import RECIPIENTS_LIMIT, ConnectionEnded, Conversation, MailTransaction, answer
 from .trouble import Stage, Verdict, judge
 
-
-class Progress:
-    """One envelope on its way: an outcome for each recipient, filled in as it is known."""
-
-    def __init__(self, envelope: Envelope, preflighted: bool) -> None:
-        self.envelope = envelope
-        self.preflighted = preflighted
-        self.outcomes: list[Outcome | None] = [None] * len(envelope.recipients)
-        #: recipients that have not been named to the server
-        self.waiting: deque[int] = deque(range(len(envelope.recipients)))
-
-    def settle(
-        self, index: int, verdict: Verdict, reply: Reply | None = None, reason: str = ""
-    ) -> None:
-        """Decide recipient `index`; what is decided stays."""
-        if self.outcomes[index] is None:
-            self.outcomes[index] = outcome_of(
-                self.envelope, index, verdict, reply, reason, preflighted=self.preflighted
-            )
-
-    def settle_rest(self, verdict: Verdict, reply: Reply | None = None, reason: str = "") -> None:
-        """Decide all recipients that are not."""
-        self.waiting.clear()
-        for index in range(len(self.outcomes)):
-            self.settle(index, verdict, reply, reason)
-
-
-def outcome_of(
-    envelope: Envelope,
-    index: int,
-    verdict: Verdict,
-    reply: Reply | None = None,
-    reason: str = "",
-    *,
-    preflighted: bool = True,
-) -> Outcome:
-    """The `Outcome` of recipient `index` of `envelope`."""
-    return Outcome(
-        envelope.recipients[index],
-        verdict.status,
-        verdict.scope,
-        reply,
-        envelope.message_id,
-        verdict.action,
-        reason,
-        preflighted,
-    )
-
-
-def unsendable(envelope: Envelope, extensions: Extensions) -> str:
-    """Why this server can never take `envelope`; empty if it may."""
-    if not is_canonical(envelope.content):
-        return "the content has line ends other than CRLF, a NUL, or no line end at its end"
-    limit = extensions.size_limit
-    if limit is not None and envelope.size > limit:
-        return f"5.3.4 {envelope.size} octets, the server takes {limit}"
-    if envelope.needs_smtputf8 and not extensions.smtputf8:
-        return "5.6.7 SMTPUTF8 is needed and the server does not offer it"
-    if envelope.needs_8bitmime and not extensions.eightbitmime:
-        return "5.6.3 the content has octets above 127 and the server does not offer 8BITMIME"
-    return ""
-
-
-def verdict_on(envelope: Envelope, extensions: Extensions) -> Verdict:
-    """What follows for an `unsendable` envelope.
-
-    A server that was greeted with HELO has not said what it offers: it may know SMTPUTF8 tomorrow.
-    """
-    unknown = envelope.needs_smtputf8 and not extensions.esmtp and is_canonical(envelope.content)
-    return trouble.NEEDS_EHLO if unknown else trouble.UNSENDABLE
+#: Messages on their way at once where nobody says how many: few enough to be looked at by a person
+#: when the connection breaks, enough for most of what a longer window brings.
+WINDOW = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +58,22 @@ class Sending:
         passed: Callable[[Envelope], bool],
         staged: MailTransaction | None = None,
         dirty: bool = False,
+        window: int = 0,
+        octets: int = WINDOW_OCTETS,
+        leave: bool = False,
     ) -> None:
         """`passed` says whether an envelope passed the preflight on this very connection.
 
         `staged` is the mail transaction that the preflight left open; `dirty` says that there may
-        be one which has to be reset.
+        be one which has to be reset. `window` is how many messages are streamed at once, 0 if none
+        can be; `octets` bounds it too. With `leave`, envelopes that were not taken when sending
+        ends stay in the iterator and get no outcome.
         """
         self._protocol = protocol
         self._extensions = extensions
-        self._envelopes = iter(envelopes)
+        self._source = Source(envelopes)
+        self._streaming = Streaming(protocol, extensions, window, octets) if window else None
+        self._leave = leave
         self._strict = strict
         self._pipelining = pipelining
         self._passed = passed
@@ -138,8 +84,14 @@ class Sending:
         self._ahead: _Turn | None = None
         self._in_content = False
         self._stopped = False
+        #: True from a refusal until a message is accepted: one at a time, asking before content
+        self._careful = False
+        #: True once the server has shown that it does not know BDAT
+        self.chunking_failed = False
         #: outcomes that are known and were not handed out, in order
         self.ready: deque[Outcome] = deque()
+        #: messages that the server took one at a time
+        self._accepted = 0
         #: True if the next mail transaction on this connection has to begin with RSET
         self.dirty = dirty
         #: True once content has been queued: from here on there is no starting over
@@ -148,11 +100,15 @@ class Sending:
     def conversation(self) -> Conversation:
         """Send everything; returns when each recipient is decided. Raises `TransportError`."""
         try:
+            yield from self._stream()
             turn = self._next()
             while turn is not None:
                 turn = yield from self._take(turn)
                 self._hand_out()
-            self._turn = None
+                if turn is None:
+                    self._turn = None
+                    yield from self._stream()
+                    turn = self._next()
         except TransportError as ended:
             self.cut(str(ended), ended.reply)
             raise
@@ -166,13 +122,20 @@ class Sending:
                 if index not in self._turn.progress.waiting:
                     self._turn.progress.settle(index, verdict, reply, reason)
             self._turn = None
+        if self._streaming is not None:
+            self._open += self._streaming.cut(reason, reply)
+            self.begun = self.begun or any(
+                o is not None and o.status is not Status.UNSENT
+                for progress in self._open
+                for o in progress.outcomes
+            )
         if self._ahead is not None:
             self._open.append(self._ahead.progress)
             self._ahead = None
         for progress in self._open:
             progress.settle_rest(trouble.UNSENT, reply, reason)
-        for envelope in self._envelopes:
-            progress = Progress(envelope, self._passed(envelope))
+        for position, envelope in self._source.rest(taken_only=self._leave):
+            progress = Progress(position, envelope, self._passed(envelope))
             progress.settle_rest(trouble.UNSENT, reply, reason)
             self._open.append(progress)
         # A mail transaction that the preflight left open and nobody used is still open.
@@ -186,8 +149,14 @@ class Sending:
             return judge(Stage.DATA, reply)
         return trouble.UNSENT
 
+    @property
+    def accepted(self) -> int:
+        """Messages that the server took."""
+        streamed = self._streaming.accepted if self._streaming is not None else 0
+        return self._accepted + streamed
+
     def _hand_out(self) -> None:
-        while self._open and None not in self._open[0].outcomes:
+        while self._open and self._open[0].settled:
             # In this order an interrupt can repeat outcomes and not lose them.
             self.ready.extend([o for o in self._open[0].outcomes if o is not None])
             self._open.popleft()
@@ -197,8 +166,9 @@ class Sending:
     def _next(self) -> _Turn | None:
         """The rest of a message that was split, else the next message that can be sent."""
         while not self._stopped:
-            if self._open and self._open[-1].waiting:
-                return self._begun(self._turn_for(self._open[-1]))
+            waiting = next((progress for progress in self._open if progress.waiting), None)
+            if waiting is not None:
+                return self._begun(self._turn_for(waiting))
             turn = self._made()
             if turn is None:
                 return None
@@ -212,7 +182,7 @@ class Sending:
 
     def make_ahead(self) -> None:
         """Use the time while the server is busy: make the next envelope's mail transaction."""
-        if self._ahead is None and not self._stopped:
+        if self._ahead is None and self._streaming is None and not self._stopped:
             self._ahead = self._made()
 
     def _made(self) -> _Turn | None:
@@ -220,19 +190,25 @@ class Sending:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             return ahead
-        envelope = next(self._envelopes, None)
-        if envelope is None:
+        found = self._source.take()
+        if found is None:
             return None
-        staged, self._staged = self._staged, None
-        progress = Progress(envelope, self._passed(envelope))
+        position, envelope = found
+        progress = Progress(position, envelope, self._passed(envelope))
+        staged = self._staged_for(envelope)
         if staged is None:
-            return self._turn_for(progress)
-        if staged.envelope is not envelope:
-            self.dirty = True
             return self._turn_for(progress)
         for index in staged.recipients:
             progress.waiting.remove(index)
         return _Turn(progress, staged)
+
+    def _staged_for(self, envelope: Envelope) -> MailTransaction | None:
+        """The mail transaction that was left open, if it is that of `envelope`; only once."""
+        staged, self._staged = self._staged, None
+        if staged is not None and staged.envelope is not envelope:
+            self.dirty = True
+            return None
+        return staged
 
     def _turn_for(self, progress: Progress) -> _Turn:
         waiting = progress.waiting
@@ -241,7 +217,9 @@ class Sending:
             progress.envelope,
             recipients,
             self._extensions,
-            data=self._pipelining and (len(recipients) == 1 or progress.preflighted),
+            data=self._pipelining
+            and not self._careful
+            and (len(recipients) == 1 or progress.preflighted),
         )
         return _Turn(progress, transaction, unsendable(progress.envelope, self._extensions))
 
@@ -254,6 +232,60 @@ class Sending:
 
     def _not_accepted(self) -> None:
         self._stopped = self._strict
+        self._careful = self._streaming is not None
+
+    # -- the stream
+
+    def _stream(self) -> Conversation:
+        """Stream messages until the next one needs care, or there is none."""
+        streaming = self._streaming
+        if streaming is None:
+            return
+        self._fill(streaming)
+        while not streaming.empty:
+            yield
+            while (refused := streaming.collect(self.ready)) is not None:
+                self._settle_refused(*refused)
+            self.begun = True
+            self._fill(streaming)
+            if streaming.empty and self._protocol.closing:
+                raise ConnectionEnded("the server closes the connection")
+        if self.chunking_failed:
+            self._accepted += streaming.accepted
+            self._streaming, self._careful = None, False
+
+    def _fill(self, streaming: Streaming) -> None:
+        """Put into the stream what may go there now."""
+        if self._careful or self._stopped or self._open or self.chunking_failed:
+            return
+        if self._protocol.closing:
+            return
+        for _ in range(streaming.room):
+            found = self._source.take()
+            if found is None:
+                return
+            position, envelope = found
+            passed = self._passed(envelope)
+            if not (streaming.takes(envelope, passed) and streaming.has_room(envelope)):
+                self._source.put_back(position, envelope)
+                return
+            staged = self._staged_for(envelope) if self._staged is not None else None
+            streaming.add(position, envelope, passed, staged)
+            self.dirty = False
+
+    def _settle_refused(self, flight: Flight, replies: list[Reply]) -> None:
+        """Settle a message with a reply that was not positive."""
+        progress = account(flight, replies)
+        self._open.append(progress)
+        self.dirty = True
+        if is_out_of_step(flight, replies):
+            raise MalformedReply("one that has no place in a stream")
+        if progress.waiting and is_unknown(replies[-1]):
+            # It may have read the octets as commands: no more of that on this connection.
+            self.chunking_failed = True
+        if any(o is not None and o.status is not Status.ACCEPTED for o in progress.outcomes):
+            self._not_accepted()
+        self._hand_out()
 
     # -- one mail transaction
 
@@ -261,12 +293,12 @@ class Sending:
         """Do one mail transaction and say which is next."""
         self._turn = turn
         if not (yield from self._opened(turn)):
-            return self._next()
+            return None
         # It raises if the server has said more than its 354; nothing of the content has left then.
         self._protocol.content(turn.progress.envelope.content)
         self._in_content = self.begun = True
         following = None
-        if self._pipelining and (following := self._next()):
+        if self._pipelining and self._streaming is None and (following := self._next()):
             following.transaction.issue(self._protocol)
         while (reply := self._protocol.next_reply()) is None:
             yield
@@ -275,7 +307,7 @@ class Sending:
             return None
         if following is not None and not reply.positive:
             following = yield from self._trusted(following)
-        return following or self._next()
+        return following
 
     def _opened(self, turn: _Turn) -> Generator[None, None, bool]:
         """Collect the answers to MAIL, RCPT and DATA; True if the content has to follow."""
@@ -329,7 +361,10 @@ class Sending:
         for index in turn.transaction.recipients:
             turn.progress.settle(index, verdict, reply)
         self._in_content = False
-        if verdict is not trouble.ACCEPTED:
+        if verdict is trouble.ACCEPTED:
+            self._accepted += 1
+            self._careful = self._careful and not turn.transaction.clean
+        else:
             self.dirty = True
             self._not_accepted()
         if reply.code == 421:

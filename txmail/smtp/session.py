@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import ssl
 import time
@@ -12,21 +11,23 @@ from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
-from ..envelope import Envelope, Outcome, Status
+from ..envelope import Envelope, Outcome
 from ..exceptions import TransportError
 from ..interfaces import ISession
 from ..secret import Secret
 from . import commands
 from .dialogue import Dialogue
+from .driver import Driver
 from .extensions import Extensions
 from .opening import Opening
 from .options import Options
 from .preflight import PROBES_LIMIT, Preflight
 from .protocol import Protocol
-from .sending import Sending
+from .sending import WINDOW, Sending
 from .stream import Stream
+from .streaming import WINDOW_OCTETS
 from .tls import TlsMode
-from .transactions import ConnectionEnded, Conversation, Group, MailTransaction
+from .transactions import ConnectionEnded, Group, MailTransaction
 from .trouble import Stage
 
 if TYPE_CHECKING:
@@ -60,10 +61,12 @@ class Session:
         self._clock = clock
         self._dialogue = Dialogue(options.name)
         self._protocol = Protocol(self._dialogue)
+        self._driver = Driver(stream, self._protocol, options.name, options.timeout, clock)
         self._name = options.local_hostname or stream.local_literal
-        self._write_failed = False
         self._closed = False
         self._lost = False
+        #: True once the server has shown that it does not know BDAT, whatever it offers
+        self._chunking_failed = False
         self._dirty = False
         #: questions since a message was last accepted here, and those of earlier users among them
         self._probes = self._inherited = 0
@@ -71,7 +74,6 @@ class Session:
         self._preflighted: dict[int, tuple[Envelope, bool]] = {}
         self._staged: MailTransaction | None = None
         self._sending: Sending | None = None
-        self._deadline: float | None = None
 
     @property
     def host(self) -> str:
@@ -92,6 +94,12 @@ class Session:
     def _pipelining(self) -> bool:
         return self.options.pipelining and self.extensions.pipelining
 
+    @property
+    def _chunking(self) -> bool:
+        """True if messages can be streamed."""
+        offered = self.extensions.chunking and self._pipelining
+        return offered and self.options.chunking and not self._chunking_failed
+
     # -- opening
 
     def greet(self, timeout: float, tls: ssl.SSLContext | None = None) -> None:
@@ -106,12 +114,12 @@ class Session:
                 password = self._password()
                 if self.options.tls is TlsMode.IMPLICIT:
                     self._encrypt(tls)
-                self._run(opening.greeting())
-                self._run(opening.introduction())
+                self._driver.run(opening.greeting())
+                self._driver.run(opening.introduction())
                 if self._starttls_is_due(opening.extensions):
-                    self._run(opening.starttls())
+                    self._driver.run(opening.starttls())
                     self._encrypt(tls)
-                    self._run(opening.introduction())
+                    self._driver.run(opening.introduction())
                 if password is not None:
                     self._authenticate(opening, password)
             except BaseException:
@@ -127,8 +135,8 @@ class Session:
 
     def _encrypt(self, tls: ssl.SSLContext | None) -> None:
         assert tls is not None
-        left = self._left(self._clock() + self.options.timeout)
-        self._stream.start_tls(tls, self.options.tls_name, left)
+        self._driver.expect()
+        self._stream.start_tls(tls, self.options.tls_name, self._driver.left)
 
     def _password(self) -> Secret | None:
         """The password, asked once for a connection: a token may be another one the next time.
@@ -150,7 +158,7 @@ class Session:
                 f"{self.host} offers no encryption, and {options.account} does not log in in clear",
                 temporary=False,
             )
-        self._run(opening.authentication(password, self._stream.channel_binding()))
+        self._driver.run(opening.authentication(password, self._stream.channel_binding()))
 
     # -- ISession
 
@@ -191,7 +199,7 @@ class Session:
             )
         with self._bounded(timeout):
             try:
-                self._run(preflight.conversation())
+                self._driver.run(preflight.conversation())
             except BaseException:
                 self._break()
                 raise
@@ -209,9 +217,25 @@ class Session:
         *,
         strict: bool = False,
         timeout: float | None = None,
+        window: int | None = None,
+        leave: bool = False,
     ) -> Iterator[Outcome]:
         """See `ISession`."""
+        sending = self.begin(envelopes, strict=strict, window=window, leave=leave)
+        return self._outcomes(sending, timeout)
+
+    def begin(
+        self,
+        envelopes: Iterable[Envelope],
+        *,
+        strict: bool = False,
+        window: int | None = None,
+        leave: bool = False,
+        octets: int = WINDOW_OCTETS,
+    ) -> Sending:
+        """Prepare to send: see `ISession.send`. `octets` that may be under way bound it as well."""
         self._lost = False
+        messages = self.options.window or window or (1 if strict else WINDOW)
         sending = self._sending = Sending(
             self._protocol,
             self.extensions,
@@ -221,45 +245,63 @@ class Session:
             passed=self._has_passed,
             staged=self._staged,
             dirty=self._dirty,
+            window=messages if self._chunking else 0,
+            octets=octets,
+            leave=leave,
         )
         if self._staged is not None:
             self._staged, self._dirty = None, True
-        return self._outcomes(sending, timeout)
+        return sending
 
     def _has_passed(self, envelope: Envelope) -> bool:
         return self._preflighted.get(id(envelope), (envelope, False))[1]
 
     def _outcomes(self, sending: Sending, timeout: float | None) -> Iterator[Outcome]:
-        conversation = sending.conversation()
+        conversation, ready, driver = sending.conversation(), sending.ready, self._driver
         with self._bounded(timeout):
             try:
                 self._check()
                 for _ in conversation:
                     # First: a caller who has seen enough must not find that more has left.
-                    if sending.ready:
-                        yield from self._handed_out(sending)
-                    self._write_what_is_due()
+                    while ready:
+                        yield ready[0]
+                        ready.popleft()
+                    driver.write()
                     sending.make_ahead()  # while the server is busy
-                    self._bring_reply(conversation)
-                self._dirty = sending.dirty
+                    driver.bring_reply(conversation)
             except TransportError as error:
-                sending.cut(str(error), error.reply)  # if the conversation has not even begun
-                self._lost = error.lost
-                self._break()
+                self.failed(sending, error)
             except BaseException:
-                sending.cut("interrupted")
-                self._break()
+                self.interrupted(sending)
                 raise
+        self.ended(sending)
+        yield from self.handed_out(sending)
+
+    def failed(self, sending: Sending, error: TransportError) -> None:
+        """What was being sent is over, and so is the connection."""
+        sending.cut(str(error), error.reply)  # if the conversation has not even begun
+        self._lost = error.lost
+        self._break()
+
+    def interrupted(self, sending: Sending) -> None:
+        """The same, because of something that has nothing to do with it."""
+        sending.cut("interrupted")
+        self._break()
+
+    def ended(self, sending: Sending) -> None:
+        """What was being sent is over."""
+        self._dirty = sending.dirty
+        self.messages += sending.accepted
+        if sending.accepted:
+            self._probes = self._inherited = 0
+        self._chunking_failed = self._chunking_failed or sending.chunking_failed
         if not self._protocol.idle:
             self._break()
-        yield from self._handed_out(sending)
 
-    def _handed_out(self, sending: Sending) -> Iterator[Outcome]:
+    def handed_out(self, sending: Sending) -> Iterator[Outcome]:
+        """The outcomes that are known."""
         ready = sending.ready
         while ready:
-            if ready[0].status is Status.ACCEPTED:
-                self._probes = self._inherited = 0
-                self.messages += 1
             yield ready[0]
             ready.popleft()  # not before the caller has come back for more: see `unsettled`
 
@@ -308,7 +350,7 @@ class Session:
         with self._bounded(timeout):
             try:
                 self._check()
-                self._run(group.answers(self._protocol, pipelining=False))
+                self._driver.run(group.answers(self._protocol, pipelining=False))
             except TransportError:
                 self._break()
                 return False
@@ -345,70 +387,8 @@ class Session:
         self._protocol.discard()
         self._stream.close()
 
-    # -- driving a conversation
-
     @contextlib.contextmanager
     def _bounded(self, timeout: float | None) -> Iterator[None]:
         self._dialogue.refresh()
-        self._deadline = None if timeout is None else self._clock() + timeout
-        try:
+        with self._driver.bounded(timeout):
             yield
-        finally:
-            self._deadline = None
-
-    def _run(self, conversation: Conversation) -> None:
-        for _ in conversation:
-            self._bring_reply(conversation)
-
-    def _bring_reply(self, conversation: Conversation) -> None:
-        """Write what is due and read what comes, until a reply is complete."""
-        patience = self._clock() + self.options.timeout
-        try:
-            while not self._protocol.ready:
-                patience = self._exchange(patience)
-        except ConnectionEnded as ended:
-            conversation.throw(ended)
-
-    def _exchange(self, patience: float) -> float:
-        """Write and read once, waiting until `patience` at most; return the new patience.
-
-        When time is up nothing is written any more, and what has come is still read: replies late
-        by nothing but our own slowness spare us a doubt.
-        """
-        protocol, stream = self._protocol, self._stream
-        in_time = self._left(patience) > 0
-        writing = in_time and protocol.unwritten and not self._write_failed
-        if writing and self._write():
-            patience = self._clock() + self.options.timeout
-            writing = protocol.unwritten
-        if not stream.wait(writing and not self._write_failed, self._left(patience)):
-            raise ConnectionEnded(f"no answer from {self.host} in time", lost=False)
-        try:
-            data = stream.receive()
-        except OSError as error:
-            reason = error.strerror or error
-            raise ConnectionEnded(f"connection to {self.host} lost: {reason}") from error
-        if data == b"":
-            raise ConnectionEnded(f"{self.host} closed the connection")
-        if data:
-            protocol.receive(data)
-        return patience
-
-    def _write_what_is_due(self) -> None:
-        if self._protocol.unwritten and not self._write_failed and self._left(math.inf) > 0:
-            self._write()
-
-    def _write(self) -> bool:
-        """Write what the socket takes; False if that is nothing."""
-        try:
-            taken = self._stream.send(self._protocol.outgoing())
-        except OSError:
-            # Replies to what arrived before may still be there: they are read until EOF.
-            self._write_failed = True
-            taken = 0
-        self._protocol.took(taken)
-        return taken > 0
-
-    def _left(self, patience: float) -> float:
-        deadline = patience if self._deadline is None else min(patience, self._deadline)
-        return deadline - self._clock()

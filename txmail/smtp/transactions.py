@@ -107,7 +107,7 @@ class MailTransaction(Group):
         self.envelope = envelope
         self.recipients = list(recipients)
         paths = envelope.forward_paths
-        steps = [(Stage.MAIL, mail_command(envelope, extensions))]
+        steps = [(Stage.MAIL, commands.mail(envelope, extensions))]
         steps += [(Stage.RCPT, commands.rcpt(paths[i])) for i in self.recipients]
         if data:
             steps.append((Stage.DATA, commands.DATA))
@@ -136,14 +136,3 @@ class MailTransaction(Group):
             return dict.fromkeys(self.recipients, (verdict, mail))
         answered = zip(self.recipients, self.to_recipients, strict=False)
         return {i: (judge(Stage.RCPT, reply), reply) for i, reply in answered}
-
-
-def mail_command(envelope: Envelope, extensions: Extensions, size: int | None = None) -> bytes:
-    """MAIL for `envelope`; with another `size` in octets if it stands for several."""
-    return commands.mail(
-        envelope.reverse_path,
-        extensions,
-        size=envelope.size if size is None else size,
-        eightbit=envelope.needs_8bitmime,
-        smtputf8=envelope.needs_smtputf8,
-    )

@@ -205,9 +205,13 @@ class FailoverSession:
         *,
         strict: bool = False,
         timeout: float | None = None,
+        window: int | None = None,
+        leave: bool = False,
     ) -> Iterator[Outcome]:
         """See `ISession`. Never moves to another route."""
-        sending = self._session.send(envelopes, strict=strict, timeout=timeout)
+        sending = self._session.send(
+            envelopes, strict=strict, timeout=timeout, window=window, leave=leave
+        )
         return self._noticing(sending)
 
     def _noticing(self, sending: Iterator[Outcome]) -> Iterator[Outcome]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zope.interface import implementer
 
@@ -25,7 +25,7 @@ class Result:
     action: Action = Action.DONE
     reason: str = ""
 
-    def outcome(self, recipient: str, message_id: str) -> Outcome:
+    def outcome(self, recipient: str, message_id: str, position: int = 0) -> Outcome:
         """The outcome of `recipient`. No server was asked about it."""
         return Outcome(
             recipient,
@@ -35,6 +35,7 @@ class Result:
             action=self.action,
             reason=self.reason,
             preflighted=False,
+            position=position,
         )
 
 
@@ -111,6 +112,8 @@ class LocalSession:
         *,
         strict: bool = False,
         timeout: float | None = None,
+        window: int | None = None,
+        leave: bool = False,
     ) -> Iterator[Outcome]:
         """See `ISession`.
 
@@ -119,7 +122,9 @@ class LocalSession:
         """
         envelopes = list(envelopes)
         self._outcomes = [
-            _NOTHING.outcome(r, e.message_id) for e in envelopes for r in e.recipients
+            _NOTHING.outcome(r, envelope.message_id, position)
+            for position, envelope in enumerate(envelopes)
+            for r in envelope.recipients
         ]
         self._handed_out = 0
         self._under_way = None
@@ -151,7 +156,9 @@ class LocalSession:
         """Note the refusals of `envelope`; return the recipients that have one."""
         refusals = {outcome.recipient: outcome for outcome in self.refusals(envelope)}
         for index, recipient in enumerate(envelope.recipients, start):
-            self._outcomes[index] = refusals.get(recipient, self._outcomes[index])
+            if recipient in refusals:
+                position = self._outcomes[index].position
+                self._outcomes[index] = replace(refusals[recipient], position=position)
         return set(refusals)
 
     def _send_one(
@@ -191,8 +198,11 @@ class LocalSession:
         if self._under_way is not None:
             envelope, indexes, start = self._under_way
             for index in indexes:
-                outcome = self.result.outcome(envelope.recipients[index], envelope.message_id)
-                self._outcomes[start + index] = outcome
+                self._outcomes[start + index] = self.result.outcome(
+                    envelope.recipients[index],
+                    envelope.message_id,
+                    self._outcomes[start + index].position,
+                )
             self._under_way = None
 
     def unsettled(self) -> list[Outcome]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from zope.interface import implementer
 
-from ..envelope import Action, Envelope, Outcome, Scope, Status
+from ..envelope import Action, Envelope, Outcome, Scope, Status, accepted
 from ..interfaces import ISession, ITransport
 from ..reply import Reply
 
@@ -50,22 +50,22 @@ class MemoryTransport:
     def close(self) -> None:
         """See `ITransport`."""
 
-    def outcomes(self, envelope: Envelope) -> list[Outcome]:
-        """What becomes of each recipient of `envelope`."""
+    def outcomes(self, envelope: Envelope, position: int = 0) -> list[Outcome]:
+        """What becomes of each recipient of `envelope`, which is at `position` in its call."""
         replies, mid = self._replies, envelope.message_id
         if not replies:
-            return [_outcome(recipient, ACCEPTED, mid) for recipient in envelope.recipients]
+            return [accepted(r, ACCEPTED, mid, True, position) for r in envelope.recipients]
         everyone = replies.get("*", ACCEPTED)
-        return [_outcome(r, replies.get(r, everyone), mid) for r in envelope.recipients]
+        return [_outcome(r, replies.get(r, everyone), mid, position) for r in envelope.recipients]
 
 
-def _outcome(recipient: str, reply: Reply, message_id: str) -> Outcome:
+def _outcome(recipient: str, reply: Reply, message_id: str, position: int) -> Outcome:
     if reply.positive:
-        return Outcome(recipient, Status.ACCEPTED, Scope.MESSAGE, reply, message_id)
+        return accepted(recipient, reply, message_id, True, position)
     status, action = (
         (Status.DEFERRED, Action.DEFER) if reply.temporary else (Status.FAILED, Action.FAIL)
     )
-    return Outcome(recipient, status, Scope.RECIPIENT, reply, message_id, action)
+    return Outcome(recipient, status, Scope.RECIPIENT, reply, message_id, action, position=position)
 
 
 @implementer(ISession)
@@ -98,12 +98,14 @@ class MemorySession:
         *,
         strict: bool = False,
         timeout: float | None = None,
+        window: int | None = None,
+        leave: bool = False,
     ) -> Iterator[Outcome]:
         """See `ISession`."""
         self._rest = []
         stopped = False
-        for envelope in envelopes:
-            found = self._transport.outcomes(envelope)
+        for position, envelope in enumerate(envelopes):
+            found = self._transport.outcomes(envelope, position)
             refused = any(o.status is not Status.ACCEPTED for o in found)
             if stopped or (strict and refused):
                 found = [_unsent(o) if stopped or o.status is Status.ACCEPTED else o for o in found]
@@ -117,10 +119,10 @@ class MemorySession:
 
     def _keep(self, envelope: Envelope, outcomes: list[Outcome]) -> None:
         """Keep `envelope`, as far as it was accepted."""
-        accepted = tuple(o.recipient for o in outcomes if o.status is Status.ACCEPTED)
-        if accepted and accepted != envelope.recipients:
-            envelope = Envelope(envelope.sender, accepted, envelope.content)
-        if accepted:
+        takers = tuple(o.recipient for o in outcomes if o.status is Status.ACCEPTED)
+        if takers and takers != envelope.recipients:
+            envelope = Envelope(envelope.sender, takers, envelope.content)
+        if takers:
             self._transport.envelopes.append(envelope)
 
     def unsettled(self) -> list[Outcome]:
@@ -139,4 +141,5 @@ def _unsent(outcome: Outcome) -> Outcome:
         message_id=outcome.message_id,
         action=Action.DEFER,
         reason="not sent because another recipient was refused",
+        position=outcome.position,
     )

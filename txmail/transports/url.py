@@ -28,8 +28,6 @@ from .memory import MemoryTransport
 from .sendmail import Command
 from .smtp import SmtpTransport
 
-#: Options whose other values this version cannot honour.
-_FIXED = {"window": "1", "connections": "1", "chunking": "no"}
 #: Schemes that mean SMTP, and their ports (RFC 5321, RFC 8314).
 _PORTS = {"smtp": 25, "smtps": 465}
 _YES_NO = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
@@ -64,10 +62,11 @@ def from_url(
     unless the host is loopback), ``cafile``, ``certfile``, ``keyfile``, ``auth`` (the one
     mechanism to use), ``password_from`` (see `txmail.secret`), ``auth_in_clear`` (``yes`` to log in
     without TLS), ``timeout`` (seconds for a reply), ``pool`` (connections kept),
-    ``local_hostname`` (our name in EHLO), ``pipelining`` (``no`` turns it off), ``window=1``,
-    ``connections=1`` and ``chunking=no``. ``memory:``, ``console:`` and ``file:///folder`` take
-    none, ``sendmail:///path/of/program`` takes ``timeout`` (seconds for a call). `command` is what
-    ``sendmail:`` without a path runs, `account` who we are where the URL does not say it.
+    ``local_hostname`` (our name in EHLO), ``pipelining`` and ``chunking`` (``no`` turns it off),
+    ``window`` (messages that may be on their way, and so in doubt, at once on one connection) and
+    ``connections`` (used by one `ISession.send`). ``memory:``, ``console:`` and ``file:///folder``
+    take none, ``sendmail:///path/of/program`` takes ``timeout`` (seconds for a call). `command` is
+    what ``sendmail:`` without a path runs, `account` who we are where the URL does not say it.
     """
     given = Unshown(url)
     del url
@@ -192,7 +191,8 @@ def _smtp(
             "or auth_in_clear=yes if that is what you want",
             field=field,
         )
-    pool = options.pop("pool", POOL_SIZE)
+    connections = options.pop("connections", 1)
+    pool = options.pop("pool", max(POOL_SIZE, connections))
     known = Options(
         host, port, tls=mode, files=files, user=account.user, password=password, **options
     )
@@ -284,10 +284,6 @@ def _query(query: str, field: str) -> dict[str, Any]:
         where = f"{field} option {name}" if _OPTION.fullmatch(name) else f"{field} option"
         if name in found:
             raise ConfigurationError("it is given twice", field=where)
-        if name in _FIXED:
-            if value != _FIXED[name]:
-                raise ConfigurationError(f"this version supports {_FIXED[name]} only", field=where)
-            continue
         convert = _CONVERTERS.get(name)
         if convert is None:
             raise ConfigurationError("there is no such option", field=where)
@@ -346,6 +342,9 @@ _CONVERTERS: dict[str, Callable[[str, str], Any]] = {
     "pool": _count,
     "local_hostname": _hostname,
     "pipelining": _yes_no,
+    "chunking": _yes_no,
+    "window": _count,
+    "connections": _count,
     "auth": check_mechanism,
     "auth_in_clear": _yes_no,
     "password_from": _source,
