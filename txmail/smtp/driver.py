@@ -73,6 +73,11 @@ class Driver:
         except ConnectionEnded as ended:
             conversation.throw(ended)
 
+    @property
+    def ready(self) -> bool:
+        """True if what is waited for has come."""
+        return self._protocol.ready
+
     # -- the steps of it, for one who waits for several connections at once
 
     def expect(self) -> None:

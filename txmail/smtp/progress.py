@@ -52,7 +52,10 @@ class Progress:
 
 
 class Source:
-    """The envelopes of a call with their positions; what was taken too early can be put back."""
+    """The envelopes of a call with their positions; what was taken too early can be put back.
+
+    Several connections may share one.
+    """
 
     def __init__(self, envelopes: Iterable[Envelope]) -> None:
         self._envelopes = iter(envelopes)
@@ -70,10 +73,8 @@ class Source:
         return self._taken - 1, envelope
 
     def put_back(self, position: int, envelope: Envelope) -> None:
-        """Have it come next, before what was put back earlier if that has a later position."""
+        """Have it come again, before all that were not taken yet."""
         self._back.append((position, envelope))
-        if len(self._back) > 1:
-            self._back = deque(sorted(self._back, key=lambda pair: pair[0]))
 
     def rest(self, *, taken_only: bool = False) -> Iterator[tuple[int, Envelope]]:
         """All that is left, or only what was put back."""

@@ -32,6 +32,9 @@ from .trouble import Stage, Verdict, judge
 #: Messages on their way at once where nobody says how many: few enough to be looked at by a person
 #: when the connection breaks, enough for most of what a longer window brings.
 WINDOW = 16
+#: Messages refused in a row after which another connection is better: Postfix sleeps a second for
+#: each error after the tenth, and hangs up after the twentieth.
+REFUSALS_LIMIT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Sending:
         self,
         protocol: Protocol,
         extensions: Extensions,
-        envelopes: Iterable[Envelope],
+        envelopes: Iterable[Envelope] | Source,
         *,
         strict: bool,
         pipelining: bool,
@@ -66,14 +69,19 @@ class Sending:
 
         `staged` is the mail transaction that the preflight left open; `dirty` says that there may
         be one which has to be reset. `window` is how many messages are streamed at once, 0 if none
-        can be; `octets` bounds it too. With `leave`, envelopes that were not taken when sending
-        ends stay in the iterator and get no outcome.
+        can be; behind more than `octets` nothing is sent before there is an answer. With `leave`,
+        envelopes that were not taken when sending ends stay in the iterator and get no outcome,
+        and `REFUSALS_LIMIT` ends it. A `Source` is shared with others: what is left is theirs.
         """
         self._protocol = protocol
         self._extensions = extensions
-        self._source = Source(envelopes)
+        shared = isinstance(envelopes, Source)
+        self._source = envelopes if isinstance(envelopes, Source) else Source(envelopes)
         self._streaming = Streaming(protocol, extensions, window, octets) if window else None
+        self._octets = octets
         self._leave = leave
+        #: what is left of a source that others share is theirs
+        self._takes_rest = not shared
         self._strict = strict
         self._pipelining = pipelining
         self._passed = passed
@@ -86,6 +94,10 @@ class Sending:
         self._stopped = False
         #: True from a refusal until a message is accepted: one at a time, asking before content
         self._careful = False
+        #: messages refused since one was accepted
+        self._refusals = 0
+        #: True if that has become too many
+        self.tired = False
         #: True once the server has shown that it does not know BDAT
         self.chunking_failed = False
         #: outcomes that are known and were not handed out, in order
@@ -134,7 +146,8 @@ class Sending:
             self._ahead = None
         for progress in self._open:
             progress.settle_rest(trouble.UNSENT, reply, reason)
-        for position, envelope in self._source.rest(taken_only=self._leave):
+        rest = self._source.rest(taken_only=self._leave) if self._takes_rest else ()
+        for position, envelope in rest:
             progress = Progress(position, envelope, self._passed(envelope))
             progress.settle_rest(trouble.UNSENT, reply, reason)
             self._open.append(progress)
@@ -182,8 +195,14 @@ class Sending:
 
     def make_ahead(self) -> None:
         """Use the time while the server is busy: make the next envelope's mail transaction."""
-        if self._ahead is None and self._streaming is None and not self._stopped:
+        wanted = self._ahead is None and self._streaming is None and not self._stopped
+        if wanted and not self._much_is_under_way:
             self._ahead = self._made()
+
+    @property
+    def _much_is_under_way(self) -> bool:
+        """True if the next message should not wait here: another connection may take it."""
+        return self._turn is not None and self._turn.progress.envelope.size > self._octets
 
     def _made(self) -> _Turn | None:
         """The first mail transaction of the next envelope, None if there is none."""
@@ -231,7 +250,9 @@ class Sending:
         return turn
 
     def _not_accepted(self) -> None:
-        self._stopped = self._strict
+        self._refusals += 1
+        self.tired = self._leave and self._refusals >= REFUSALS_LIMIT
+        self._stopped = self._strict or self.tired
         self._careful = self._streaming is not None
 
     # -- the stream
@@ -244,7 +265,10 @@ class Sending:
         self._fill(streaming)
         while not streaming.empty:
             yield
+            accepted = streaming.accepted
             while (refused := streaming.collect(self.ready)) is not None:
+                if streaming.accepted > accepted:
+                    self._refusals, accepted = 0, streaming.accepted
                 self._settle_refused(*refused)
             self.begun = True
             self._fill(streaming)
@@ -289,6 +313,11 @@ class Sending:
 
     # -- one mail transaction
 
+    @property
+    def _pipelines(self) -> bool:
+        """True if the commands of the next message may go with the content of this one."""
+        return self._pipelining and self._streaming is None and not self._much_is_under_way
+
     def _take(self, turn: _Turn) -> Generator[None, None, _Turn | None]:
         """Do one mail transaction and say which is next."""
         self._turn = turn
@@ -298,7 +327,7 @@ class Sending:
         self._protocol.content(turn.progress.envelope.content)
         self._in_content = self.begun = True
         following = None
-        if self._pipelining and self._streaming is None and (following := self._next()):
+        if self._pipelines and (following := self._next()):
             following.transaction.issue(self._protocol)
         while (reply := self._protocol.next_reply()) is None:
             yield
@@ -363,6 +392,7 @@ class Sending:
         self._in_content = False
         if verdict is trouble.ACCEPTED:
             self._accepted += 1
+            self._refusals = 0
             self._careful = self._careful and not turn.transaction.clean
         else:
             self.dirty = True

@@ -22,6 +22,7 @@ from .extensions import Extensions
 from .opening import Opening
 from .options import Options
 from .preflight import PROBES_LIMIT, Preflight
+from .progress import Source
 from .protocol import Protocol
 from .sending import WINDOW, Sending
 from .stream import Stream
@@ -61,13 +62,16 @@ class Session:
         self._clock = clock
         self._dialogue = Dialogue(options.name)
         self._protocol = Protocol(self._dialogue)
-        self._driver = Driver(stream, self._protocol, options.name, options.timeout, clock)
+        #: for who drives several connections at once
+        self.driver = Driver(stream, self._protocol, options.name, options.timeout, clock)
         self._name = options.local_hostname or stream.local_literal
         self._closed = False
         self._lost = False
         #: True once the server has shown that it does not know BDAT, whatever it offers
         self._chunking_failed = False
         self._dirty = False
+        #: True after so many refusals that another connection is better
+        self._tired = False
         #: questions since a message was last accepted here, and those of earlier users among them
         self._probes = self._inherited = 0
         #: by id, envelopes the preflight has dealt with here, and whether they were asked about
@@ -109,17 +113,17 @@ class Session:
         or `ConfigurationError` if there is no password any more; the connection is closed then.
         """
         opening = Opening(self._protocol, self.options, self._name)
-        with self._bounded(timeout):
+        with self.bounded(timeout):
             try:
                 password = self._password()
                 if self.options.tls is TlsMode.IMPLICIT:
                     self._encrypt(tls)
-                self._driver.run(opening.greeting())
-                self._driver.run(opening.introduction())
+                self.driver.run(opening.greeting())
+                self.driver.run(opening.introduction())
                 if self._starttls_is_due(opening.extensions):
-                    self._driver.run(opening.starttls())
+                    self.driver.run(opening.starttls())
                     self._encrypt(tls)
-                    self._driver.run(opening.introduction())
+                    self.driver.run(opening.introduction())
                 if password is not None:
                     self._authenticate(opening, password)
             except BaseException:
@@ -135,8 +139,8 @@ class Session:
 
     def _encrypt(self, tls: ssl.SSLContext | None) -> None:
         assert tls is not None
-        self._driver.expect()
-        self._stream.start_tls(tls, self.options.tls_name, self._driver.left)
+        self.driver.expect()
+        self._stream.start_tls(tls, self.options.tls_name, self.driver.left)
 
     def _password(self) -> Secret | None:
         """The password, asked once for a connection: a token may be another one the next time.
@@ -158,7 +162,7 @@ class Session:
                 f"{self.host} offers no encryption, and {options.account} does not log in in clear",
                 temporary=False,
             )
-        self._driver.run(opening.authentication(password, self._stream.channel_binding()))
+        self.driver.run(opening.authentication(password, self._stream.channel_binding()))
 
     # -- ISession
 
@@ -175,7 +179,7 @@ class Session:
         unasked = [e for e in envelopes if id(e) not in self._preflighted]
         if not unasked:
             return []
-        self._check()
+        self.check()
         # Who may not be asked any more gets no RSET either: what is staged stays so.
         spent = self._probes >= PROBES_LIMIT
         if self._staged is not None and not spent:
@@ -197,9 +201,9 @@ class Session:
             raise ConnectionEnded(
                 "too much was asked on this connection to ask all of this as well"
             )
-        with self._bounded(timeout):
+        with self.bounded(timeout):
             try:
-                self._driver.run(preflight.conversation())
+                self.driver.run(preflight.conversation())
             except BaseException:
                 self._break()
                 raise
@@ -226,7 +230,7 @@ class Session:
 
     def begin(
         self,
-        envelopes: Iterable[Envelope],
+        envelopes: Iterable[Envelope] | Source,
         *,
         strict: bool = False,
         window: int | None = None,
@@ -235,7 +239,7 @@ class Session:
     ) -> Sending:
         """Prepare to send: see `ISession.send`. `octets` that may be under way bound it as well."""
         self._lost = False
-        messages = self.options.window or window or (1 if strict else WINDOW)
+        messages = self.window(window, strict=strict)
         sending = self._sending = Sending(
             self._protocol,
             self.extensions,
@@ -253,14 +257,18 @@ class Session:
             self._staged, self._dirty = None, True
         return sending
 
+    def window(self, window: int | None, *, strict: bool = False) -> int:
+        """Messages on their way at once, if the caller of `ISession.send` says `window`."""
+        return self.options.window or window or (1 if strict else WINDOW)
+
     def _has_passed(self, envelope: Envelope) -> bool:
         return self._preflighted.get(id(envelope), (envelope, False))[1]
 
     def _outcomes(self, sending: Sending, timeout: float | None) -> Iterator[Outcome]:
-        conversation, ready, driver = sending.conversation(), sending.ready, self._driver
-        with self._bounded(timeout):
+        conversation, ready, driver = sending.conversation(), sending.ready, self.driver
+        with self.bounded(timeout):
             try:
-                self._check()
+                self.check()
                 for _ in conversation:
                     # First: a caller who has seen enough must not find that more has left.
                     while ready:
@@ -295,6 +303,7 @@ class Session:
         if sending.accepted:
             self._probes = self._inherited = 0
         self._chunking_failed = self._chunking_failed or sending.chunking_failed
+        self._tired = sending.tired
         if not self._protocol.idle:
             self._break()
 
@@ -336,6 +345,7 @@ class Session:
             not self._closed
             and self.pid == os.getpid()
             and self._probes < PROBES_LIMIT
+            and not self._tired
             and self._protocol.idle
             and self._stream.quiet
         )
@@ -347,10 +357,10 @@ class Session:
         """
         reset = self._dirty
         group = Group([(Stage.RSET, commands.RSET) if reset else (Stage.NOOP, commands.NOOP)])
-        with self._bounded(timeout):
+        with self.bounded(timeout):
             try:
-                self._check()
-                self._driver.run(group.answers(self._protocol, pipelining=False))
+                self.check()
+                self.driver.run(group.answers(self._protocol, pipelining=False))
             except TransportError:
                 self._break()
                 return False
@@ -369,7 +379,7 @@ class Session:
                     self._stream.wait(False, timeout)
         self._break()
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Raise `ConnectionEnded` unless the connection is open, ours, and silent as it should be.
 
         After a fork it is the parent's: nothing may be said on it.
@@ -388,7 +398,8 @@ class Session:
         self._stream.close()
 
     @contextlib.contextmanager
-    def _bounded(self, timeout: float | None) -> Iterator[None]:
+    def bounded(self, timeout: float | None) -> Iterator[None]:
+        """Within it, everything together takes `timeout` seconds at most."""
         self._dialogue.refresh()
-        with self._driver.bounded(timeout):
+        with self.driver.bounded(timeout):
             yield

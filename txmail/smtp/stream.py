@@ -168,13 +168,22 @@ class Stream:
 
         `timeout` in seconds.
         """
-        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+        if self.buffered:
             return True
         interest = select.POLLIN | (select.POLLOUT if write else 0)
         if interest != self._interest:
             self._poll.register(self._socket, interest)
             self._interest = interest
         return bool(self._poll.poll(max(0.0, timeout) * 1000))
+
+    def fileno(self) -> int:
+        """For `select.poll`, of one who waits for several connections at once."""
+        return self._socket.fileno()
+
+    @property
+    def buffered(self) -> bool:
+        """True if there is something to read that `select.poll` does not know of."""
+        return isinstance(self._socket, ssl.SSLSocket) and bool(self._socket.pending())
 
     @property
     def quiet(self) -> bool:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from zope.interface import implementer
 
+from ..exceptions import TransportError
 from ..interfaces import ITransport
+from ..smtp.group import SessionGroup
 from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE, Pool
 from ..smtp.session import Session
 from ..smtp.stream import Stream
 from ..smtp.tls import client_context
 from .logins import Logins
+
+log = logging.getLogger("txmail")
 
 
 @implementer(ITransport)
@@ -34,19 +40,27 @@ class SmtpTransport:
         options: Options,
         pool: int = POOL_SIZE,
         clock: Callable[[], float] = time.monotonic,
+        connections: int = 1,
     ) -> None:
         """`pool` is how many connections are kept, and used at once before somebody waits.
 
-        `clock` is what logins that failed are counted by. Raises `ConfigurationError` for a
-        certificate that cannot be used.
+        `connections` are used by one `ISession.send` that is not all or nothing. `clock` is what
+        logins that failed are counted by. Raises `ConfigurationError` for a certificate that
+        cannot be used.
         """
-        self._setup(options, pool, clock, client_context(options.tls, options.files))
+        self._setup(options, pool, clock, connections, client_context(options.tls, options.files))
 
     def _setup(
-        self, options: Options, pool: int, clock: Callable[[], float], tls: ssl.SSLContext | None
+        self,
+        options: Options,
+        pool: int,
+        clock: Callable[[], float],
+        connections: int,
+        tls: ssl.SSLContext | None,
     ) -> None:
         self.options = options
         self._size = pool
+        self._connections = connections
         self._tls = tls
         self._pool = Pool(self._connect, pool)
         self._logins = Logins(options.account, clock)
@@ -63,13 +77,29 @@ class SmtpTransport:
         wait: bool = True,
         fresh: bool = False,
         verify: bool = True,
-    ) -> Session:
+    ) -> Session | SessionGroup:
         """See `ITransport`.
 
         Raises `ConfigurationError`, which names user and host, if there is no password.
         """
         seconds = self.options.timeout if timeout is None else timeout
-        return self._pool.take(seconds, wait=wait, fresh=fresh, verify=verify)
+        session = self._pool.take(seconds, wait=wait, fresh=fresh, verify=verify)
+        if self._connections == 1:
+            return session
+        return SessionGroup(session, self._connections, self._more)
+
+    def _more(self, count: int) -> list[Session]:
+        """Up to so many sessions, opened at the same time; fewer if the server takes no more."""
+
+        def one(_: int) -> Session | None:
+            try:
+                return self._pool.take(self.options.timeout, wait=False)
+            except TransportError as error:
+                log.info("%s: one connection less: %s", self.name, error)
+                return None
+
+        with ThreadPoolExecutor(count, "txmail-connect") as threads:
+            return [session for session in threads.map(one, range(count)) if session]
 
     def _connect(self, timeout: float) -> Session:
         if not self.options.user:
@@ -98,15 +128,17 @@ class SmtpTransport:
         self._pool.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self.options, self._size)
+        return _restored, (type(self), self.options, self._size, self._connections)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
 
-def _restored(kind: type[SmtpTransport], options: Options, pool: int) -> SmtpTransport:
+def _restored(
+    kind: type[SmtpTransport], options: Options, pool: int, connections: int = 1
+) -> SmtpTransport:
     # It may be a part of a persistent object: one that could not be loaded where a certificate is
     # not would be worse than a transport that cannot connect there.
     transport = kind.__new__(kind)
-    transport._setup(options, pool, time.monotonic, None)
+    transport._setup(options, pool, time.monotonic, connections, None)
     return transport

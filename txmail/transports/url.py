@@ -197,7 +197,7 @@ def _smtp(
         host, port, tls=mode, files=files, user=account.user, password=password, **options
     )
     try:
-        return SmtpTransport(known, pool)
+        return SmtpTransport(known, pool, connections=connections)
     except ConfigurationError as error:
         problem = error
     reason = str(problem).removeprefix(f"{problem.field}: ")

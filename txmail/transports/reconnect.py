@@ -1,0 +1,151 @@
+"""Sending that goes on after a connection has ended: for those who may, workers above all.
+
+A transaction that is all or nothing may not: it reconnects once at most, before anything was sent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from ..envelope import Action, Envelope, Outcome, Scope, Status
+from ..exceptions import TransportError
+from ..interfaces import ISession, ITransport
+
+#: In a row, how many connections may end without having settled anything: the one that is
+#: replaced, and the one that replaces it.
+FRUITLESS_LIMIT = 2
+
+
+def send_all(
+    transport: ITransport,
+    envelopes: Iterable[Envelope],
+    *,
+    window: int | None = None,
+    timeout: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Outcome]:
+    """Send `envelopes` over as many connections of `transport` as it takes, one after another.
+
+    An iterator of one `Outcome` per recipient, as they are known; `Outcome.position` says which of
+    the envelopes it is about. When a connection ends, what was not begun goes on over another one:
+    as often as each has settled at least one message, and once when one has settled none. What was
+    in flight is ``in_doubt``, and never sent again here.
+
+    `window` is as for `ISession.send`. `timeout` is in seconds, for all of it. Network failures end
+    in outcomes, not in errors: what could not be sent at last is ``unsent``. Closing the iterator
+    ends sending at once.
+    """
+    return _Course(transport, envelopes, window, timeout, clock).outcomes()
+
+
+class _Course:
+    """One call of `send_all`."""
+
+    def __init__(
+        self,
+        transport: ITransport,
+        envelopes: Iterable[Envelope],
+        window: int | None,
+        timeout: float | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._transport = transport
+        self._envelopes = enumerate(envelopes)
+        self._window = window
+        self._clock = clock
+        self._deadline = math.inf if timeout is None else clock() + timeout
+        #: taken from a connection that has ended, and not sent on it
+        self._again: deque[tuple[int, Envelope]] = deque()
+        #: of the present connection: by its own counting, envelopes without all their outcomes
+        self._open: dict[int, tuple[int, Envelope, list[Outcome]]] = {}
+        self._ended = False
+        #: why something was not sent, as far as that is known
+        self._why = Outcome("", Status.UNSENT, Scope.ROUTE, action=Action.DEFER_ROUTE)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Send."""
+        fruitless = 0
+        while fruitless < FRUITLESS_LIMIT and not self._is_done():
+            try:
+                session = self._opened(fresh=fruitless > 0)
+            except TransportError as error:
+                action = Action.DEFER_ROUTE if error.temporary else Action.STOP_ROUTE
+                self._why = replace(self._why, reply=error.reply, reason=str(error), action=action)
+                break
+            fruitless += 1
+            try:
+                for outcome in self._sent(session):
+                    fruitless = 0
+                    yield outcome
+            finally:
+                session.close(dirty=True)
+        yield from self._unsent()
+
+    def _is_done(self) -> bool:
+        """True if there is nothing left to send."""
+        if not self._again and not self._ended:
+            found = next(self._envelopes, None)
+            if found is None:
+                self._ended = True
+            else:
+                self._again.append(found)
+        return not self._again
+
+    def _left(self) -> float | None:
+        return None if self._deadline == math.inf else max(0.0, self._deadline - self._clock())
+
+    def _opened(self, *, fresh: bool) -> ISession:
+        if self._left() == 0.0:
+            raise TransportError("the time for it is up")
+        return self._transport.open(timeout=self._left(), fresh=fresh)
+
+    def _sent(self, session: ISession) -> Iterator[Outcome]:
+        """The outcomes of one connection; what it has not begun is in `_again` at the end."""
+        self._open.clear()
+        unsent: list[tuple[int, Envelope]] = []
+        sending = session.send(self._taken(), window=self._window, leave=True, timeout=self._left())
+        try:
+            for outcome in sending:
+                position, envelope, said = self._open[outcome.position]
+                said.append(replace(outcome, position=position))
+                if len(said) < len(envelope.recipients):
+                    continue
+                del self._open[outcome.position]
+                if all(o.status is Status.UNSENT for o in said):
+                    self._why = outcome
+                    unsent.append((position, envelope))
+                else:
+                    yield from said
+        finally:
+            close = getattr(sending, "close", None)
+            if close is not None:
+                close()
+        unsent.sort(key=lambda pair: pair[0])
+        self._again.extendleft(reversed(unsent))
+
+    def _taken(self) -> Iterator[Envelope]:
+        """The envelopes that are left, as the present connection takes them."""
+        for number in itertools.count():
+            if self._is_done():
+                return
+            position, envelope = self._again.popleft()
+            self._open[number] = position, envelope, []
+            yield envelope
+
+    def _unsent(self) -> Iterator[Outcome]:
+        """What is left when there is no connection that leads anywhere."""
+        while not self._is_done():
+            position, envelope = self._again.popleft()
+            for recipient in envelope.recipients:
+                yield replace(
+                    self._why,
+                    recipient=recipient,
+                    message_id=envelope.message_id,
+                    preflighted=False,
+                    position=position,
+                )
