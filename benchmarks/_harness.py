@@ -35,12 +35,39 @@ class Contender:
 
     name: str
     run: Callable[[], tuple[int, float]]
+    #: of each round that counts: units, and units a second
+    units: list[int] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
 
     def measure(self) -> None:
-        """Do it once and keep the rate, in units a second."""
+        """Do it once and keep the rate."""
         units, seconds = self.run()
+        self.units.append(units)
         self.rates.append(units / seconds)
+
+    @property
+    def rate(self) -> float:
+        """Units a second: the median."""
+        return statistics.median(self.rates)
+
+    def ratio_to(self, base: Contender) -> Ratio:
+        """How many times as fast as `base`, round by round."""
+        ratios = [a / b for a, b in zip(self.rates, base.rates, strict=True)]
+        return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Two contenders compared: the median of the rounds, and their range."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        decimals = next((3 - n for n, top in enumerate((0.1, 10, 100)) if self.median < top), 0)
+        low, high = (f"{value:.{decimals}f}" for value in (self.low, self.high))
+        return f"{self.median:.{decimals}f} ({low} - {high})"
 
 
 def timed(units: int, function: Callable[[], object]) -> tuple[int, float]:
@@ -58,6 +85,7 @@ def interleave(contenders: Sequence[Contender], rounds: int) -> None:
             contender.measure()
         if number == 0:
             for contender in contenders:
+                contender.units.clear()
                 contender.rates.clear()
 
 
@@ -69,23 +97,23 @@ def table(title: str, contenders: Sequence[Contender], bases: Sequence[str], uni
     columns = "".join(f"  {'x ' + base:>32}" for base in bases)
     print(f"\n{title}\n{'':{width}}  {unit + '/s':>12}{columns}")
     for contender in contenders:
-        cells = "".join(f"  {_ratio(contender, by_name[base]):>32}" for base in bases)
-        print(f"{contender.name:{width}}  {statistics.median(contender.rates):>12,.1f}{cells}")
+        cells = "".join(f"  {contender.ratio_to(by_name[base])!s:>32}" for base in bases)
+        print(f"{contender.name:{width}}  {contender.rate:>12,.1f}{cells}")
     sys.stdout.flush()
-
-
-def _ratio(contender: Contender, base: Contender) -> str:
-    ratios = [a / b for a, b in zip(contender.rates, base.rates, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
 
 
 def header(packages: Sequence[str]) -> None:
     """Print what anybody needs who wants to repeat this."""
-    print("$ python", " ".join([os.path.relpath(sys.argv[0]), *sys.argv[1:]]))
-    print(f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs")
+    print(*circumstances(packages), sep="\n", flush=True)
+
+
+def circumstances(packages: Sequence[str]) -> tuple[str, str, str]:
+    """The command, the machine and the versions, a line each."""
+    command = " ".join(["$ python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    machine = f"{platform.system()} {platform.release()} {platform.machine()}"
     versions = [f"{platform.python_implementation()} {platform.python_version()}"]
     versions += [f"{package} {_version(package)}" for package in packages]
-    print(", ".join(versions), flush=True)
+    return command, f"{machine}, {os.cpu_count()} CPUs", ", ".join(versions)
 
 
 def _version(package: str) -> str:
@@ -115,11 +143,15 @@ class Running:
 
     def messages(self) -> int:
         """The number of messages a sink has taken so far."""
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("?\n")
-        self.process.stdin.flush()
+        self.tell("?")
         return int(self.process.stdout.readline())
+
+    def tell(self, line: str) -> None:
+        """Write `line` to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
 
 
 @contextlib.contextmanager
@@ -150,12 +182,18 @@ def sink(*, chunking: bool = False) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def relay(port: int, round_trip: float) -> Iterator[int]:
-    """`_relay.py` in front of `port`; its port. Prints the round trip that was measured."""
+    """`_relay.py` in front of `port`; its port. Prints the round trip that was measured.
+
+    The time that the relay and two more wakings take is measured first, and taken off what the
+    relay adds, so that it is `round_trip` seconds in all.
+    """
     with _program("_relay.py", str(port), "--round-trip", str(round_trip)) as running:
-        measured = round_trip_of(running.port)
+        excess = round_trip_of(running.port, 20) - round_trip
+        running.tell(str(round_trip - excess))
+        measured = round_trip_of(running.port, 20)
         print(
             f"\nrelay: {round_trip * 1000:.1f} ms round trip asked for, "
-            f"{measured * 1000:.2f} ms measured (median of 50 NOOPs)"
+            f"{measured * 1000:.2f} ms measured (median of 20 NOOPs)"
         )
         yield running.port
 
@@ -196,9 +234,9 @@ def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def round_trip_of(port: int, count: int = 50) -> float:
+def round_trip_of(port: int, count: int = 50, host: str = "127.0.0.1") -> float:
     """Seconds from a NOOP to its reply: the median of `count`."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connected:
+    with socket.create_connection((host, port), timeout=10) as connected:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with connected.makefile("rb") as replies:
             replies.readline()

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import transaction
 from _harness import timed
-from peers import RECIPIENT, SENDER, contents
+from peers import LOOPBACK, RECIPIENT, SENDER, content, contents, measured, until
 
 from txmail import Envelope, mailer_from_settings, transport_from_url
+
+#: Messages after which all that is made once has been made, so that memory is measured from there.
+WARM = 1000
+#: Kilobytes by which a stream of any length may grow after that.
+GROWTH = 4 * 1024
 
 
 def envelopes(count: int) -> list[Envelope]:
@@ -14,24 +24,71 @@ def envelopes(count: int) -> list[Envelope]:
     return [Envelope(SENDER, [RECIPIENT], content) for content in contents(count)]
 
 
-def session(port: int, count: int, options: str = "") -> tuple[int, float]:
-    """A session of the SMTP transport, outside any transaction: all over one connection.
+def session(
+    port: int,
+    count: int,
+    limit: float = math.inf,
+    host: str = LOOPBACK,
+    options: str = "",
+    connections: int = 1,
+) -> tuple[int, float]:
+    """A session of the SMTP transport, outside any transaction.
 
-    `options` is the query of the URL.
+    `options` is the query of the URL. With several `connections`, which are one session, all are
+    opened before the clock starts. No message is begun after `limit` seconds.
     """
     prepared = envelopes(count)
-    transport = transport_from_url(f"smtp://127.0.0.1:{port}" + (options and "?" + options))
+    url = f"smtp://{host}:{port}?tls=off&connections={connections}"
+    transport = transport_from_url(url + (options and "&" + options))
+    if connections > 1:
+        with ThreadPoolExecutor(connections) as threads:
+            warm = list(threads.map(lambda _: transport.open(wait=False), range(connections)))
+        for kept in warm:
+            kept.close()
     opened = transport.open()
 
-    def send() -> None:
-        for outcome in opened.send(prepared):
+    def send() -> int:
+        sent = 0
+        for outcome in opened.send(until(limit, prepared)):
             assert outcome.status == "accepted", outcome
+            sent += 1
+        return sent
 
     try:
-        return timed(count, send)
+        return measured(send)
     finally:
         opened.close()
         transport.close()
+
+
+def streamed(port: int, count: int, options: str) -> tuple[float, int]:
+    """Stream `count` messages from a generator; the seconds, and kilobytes of memory it took.
+
+    That is by how much the most that the process ever had grew after the first `WARM` messages.
+    """
+    transport = transport_from_url(f"smtp://{LOOPBACK}:{port}?{options}")
+    opened = transport.open()
+    made = (Envelope(SENDER, [RECIPIENT], content(number)) for number in range(count))
+    started, first, accepted = time.perf_counter(), 0, 0
+    for outcome in opened.send(made):
+        assert outcome.status == "accepted", outcome
+        accepted += 1
+        if accepted == WARM:
+            first = _peak()
+    assert accepted == count
+    seconds = time.perf_counter() - started
+    opened.close()
+    transport.close()
+    return seconds, _peak() - first
+
+
+def _peak() -> int:
+    """Kilobytes: the most memory that this program ever had, which `resource` does not know.
+
+    It would count what the program had that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def transactions(port: int, count: int) -> tuple[int, float]:
