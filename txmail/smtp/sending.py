@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
 
 from ..envelope import Envelope, Outcome, Status
 from ..exceptions import TransportError
@@ -37,14 +36,16 @@ WINDOW = 16
 REFUSALS_LIMIT = 8
 
 
-@dataclass(frozen=True, slots=True)
 class _Turn:
     """One mail transaction and the envelope it is for."""
 
-    progress: Progress
-    transaction: MailTransaction
-    #: why this server can never take it; empty if it may
-    problem: str = ""
+    __slots__ = ("problem", "progress", "transaction")
+
+    def __init__(self, progress: Progress, transaction: MailTransaction, problem: str = "") -> None:
+        self.progress = progress
+        self.transaction = transaction
+        #: why this server can never take it; empty if it may
+        self.problem = problem
 
 
 class Sending:

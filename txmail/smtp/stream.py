@@ -41,6 +41,8 @@ class Stream:
         self._own(sock)
         self._poll = select.poll()
         self._interest = 0
+        #: True if something came since we last sent something, or acknowledged it
+        self._owes = False
 
     @classmethod
     def connect(cls, host: str, port: int, timeout: float) -> Stream:
@@ -121,9 +123,13 @@ class Stream:
         if isinstance(self._socket, ssl.SSLSocket):
             return self._send_record(buffers)
         try:
-            return self._socket.sendmsg(buffers[:_BUFFERS])
+            taken = self._socket.sendmsg(
+                buffers if len(buffers) <= _BUFFERS else buffers[:_BUFFERS]
+            )
         except BlockingIOError:
             return 0
+        self._owes = False
+        return taken
 
     def _send_record(self, buffers: Sequence[bytes | memoryview]) -> int:
         """Send the head of `buffers` as one TLS record.
@@ -152,12 +158,17 @@ class Stream:
             return None
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             return b""
-        self._acknowledge()
+        self._owes = True
         return data
 
-    def _acknowledge(self) -> None:
-        # Linux forgets it; a delayed acknowledgement would cost milliseconds for each message.
-        if _QUICKACK is not None:
+    def acknowledge(self) -> None:
+        """Acknowledge what came, before we wait for more: what we send does it as well.
+
+        A server that does not send small segments before the last is acknowledged (Nagle's
+        algorithm) and a client that acknowledges late would wait 40 ms for each other.
+        """
+        if self._owes and _QUICKACK is not None:
+            self._owes = False
             try:  # noqa: SIM105 - contextlib.suppress costs more than the call
                 self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             except OSError:
@@ -170,6 +181,7 @@ class Stream:
         """
         if self.buffered:
             return True
+        self.acknowledge()
         interest = select.POLLIN | (select.POLLOUT if write else 0)
         if interest != self._interest:
             self._poll.register(self._socket, interest)

@@ -45,6 +45,8 @@ def answer(protocol: Protocol) -> Generator[None, None, Reply]:
 class Group:
     """Commands in their order and the replies so far."""
 
+    __slots__ = ("_answered", "_issued", "steps", "to_data", "to_mail", "to_recipients")
+
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = list(steps)
         self._issued = self._answered = 0
@@ -94,6 +96,8 @@ class Group:
 
 class MailTransaction(Group):
     """MAIL, RCPT and perhaps DATA for some recipients of one envelope."""
+
+    __slots__ = ("envelope", "recipients")
 
     def __init__(
         self,

@@ -128,6 +128,8 @@ _REFINED = {(stage, what[:3]) for stage, what in _REPLIES if " " in what}
 
 def judge(stage: Stage, reply: Reply) -> Verdict:
     """The verdict of a complete, well-formed `reply` at `stage`."""
+    if reply.code == 250:
+        return _plain(stage, 250)
     if (stage, str(reply.code)) in _REFINED and (status := reply.enhanced) is not None:
         for detail in (f"{status}", f"{status.klass}.{status.subject}.x", f"{status.klass}.x.x"):
             verdict = _REPLIES.get((stage, f"{reply.code} {detail}"))
