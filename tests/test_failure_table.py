@@ -522,6 +522,28 @@ def _(play):
         assert len(server.messages) == number + 1
 
 
+STREAM = ("PIPELINING", "CHUNKING")
+
+
+@scene("BDAT", "500 to 504, recipients accepted")
+def _(play):
+    server = play.serve(extensions=STREAM)
+    server.on("BDAT", "502 5.5.1 what?", times=None)
+    ended = play.commit(play.mailer(), note("one"), note("two"))
+    assert ended.error is None
+    assert len(server.messages) == 2
+    assert [line.split()[0] for line in server.commands].count("BDAT") == 1
+
+
+@scene("stream", "RSET refused, but not with 421")
+def _(play):
+    server = play.serve(extensions=STREAM)
+    server.on("RSET", "500 5.5.1 what?", after=1)  # not in the preflight
+    ended = play.commit(play.mailer(), note("one"), note("two"))
+    assert ended.statuses == ["accepted", "in_doubt"]
+    assert len(server.messages) == 2  # but who is the sender of the second?
+
+
 @scene("idle reuse", "421 unasked")
 def _(play):
     """The server says goodbye between two transactions."""
