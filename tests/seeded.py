@@ -37,7 +37,8 @@ def seeded_session(tm, seed, counts):
     transactions.append([note(f"s{seed}last")])  # the server is honest when it comes
     moves = (_move(chance, nasty) for _ in range(400))
     preflight = chance.choice(("auto", "auto", "never", "always"))
-    play(tm, moves, size, offers, preflight, transactions, counts)
+    window, worker = chance.randint(1, 8), chance.random() < 0.3
+    play(*(tm, moves, size, offers, preflight, transactions, counts), window=window, worker=worker)
 
 
 def _envelope(chance, name):

@@ -20,11 +20,28 @@ from txmail.smtp.protocol import Protocol
 from txmail.smtp.sending import Sending
 from txmail.smtp.session import Session
 from txmail.smtp.stream import Stream
+from txmail.smtp.streaming import WINDOW_OCTETS
 from txmail.smtp.transactions import ConnectionEnded
+from txmail.testing import CLOSE, RESET
+from txmail.testing._protocol import ServerProtocol
+from txmail.testing._script import Rule, Script, steps_of
+from txmail.testing._settings import Settings
 from txmail.transports import from_url
 
 PIPELINING = Extensions(pipelining=True, eightbitmime=True, smtputf8=True, size=True)
+STREAMING = Extensions(
+    esmtp=True, pipelining=True, chunking=True, eightbitmime=True, smtputf8=True, size=True
+)
 LOCKSTEP = Extensions()
+#: what a `ScriptedServer` has to offer to get messages in a stream
+CHUNKING = (
+    "PIPELINING",
+    "CHUNKING",
+    "8BITMIME",
+    "SMTPUTF8",
+    "ENHANCEDSTATUSCODES",
+    "SIZE 26214400",
+)
 
 OK = b"250 2.0.0 Ok\r\n"
 GO_AHEAD = b"354 Go ahead\r\n"
@@ -57,7 +74,18 @@ class Dialogue:
         self.error = None
         self.ended = False
 
-    def sending(self, *envelopes, source=None, strict=True, passed=(), staged=None, dirty=False):
+    def sending(
+        self,
+        *envelopes,
+        source=None,
+        strict=True,
+        passed=(),
+        staged=None,
+        dirty=False,
+        window=0,
+        octets=WINDOW_OCTETS,
+        leave=False,
+    ):
         """Begin to send `envelopes`, or what `source` iterates over; the `Sending`."""
         sending = Sending(
             self.protocol,
@@ -68,6 +96,9 @@ class Dialogue:
             passed=lambda envelope: envelope in passed,
             staged=staged,
             dirty=dirty,
+            window=window,
+            octets=octets,
+            leave=leave,
         )
         self._begin(sending.conversation())
         return sending
@@ -123,6 +154,64 @@ class Dialogue:
     def end(self, problem="the server closed the connection", reply=None):
         """No more answers will come."""
         self._go_on(ConnectionEnded(problem, reply=reply))
+
+
+class Peer:
+    """A scripted server without a socket, for a `Dialogue` to talk to.
+
+    It hears what was written and says what it has to say to that; `closed` once it said its last.
+    """
+
+    def __init__(self, *, exim_like=False, extensions=CHUNKING, max_recipients=None):
+        settings = Settings("mx", extensions, exim_like=exim_like, max_recipients=max_recipients)
+        self._script = Script()
+        self._protocol = ServerProtocol(settings, self)
+        #: (sender, recipients, content) of what it has accepted
+        self.messages = []
+        self.commands = []
+        self.closed = False
+        assert list(self._protocol.greet())
+        self.hear(b"EHLO client\r\n")
+
+    def on(self, verb, action, *, matching="", after=0, times=1):
+        """As `ScriptedServer.on`."""
+        self._script.add(Rule(verb, steps_of(action), matching, after, times))
+
+    def hear(self, octets):
+        said = b""
+        for output in () if self.closed else self._protocol.receive(octets):
+            if not isinstance(output, bytes):
+                assert output in (CLOSE, RESET)
+                self.closed = True
+                break
+            said += output
+        return said
+
+    # What its protocol asks and tells
+
+    def choose(self, verb, argument, content):
+        return self._script.choose(verb, argument, content, 1)
+
+    def command(self, line):
+        self.commands.append(line)
+
+    def channel_binding(self):
+        return None
+
+    def accepted(self, transaction, content):
+        self.messages.append((transaction.sender, tuple(transaction.recipients), content))
+
+
+def converse(dialogue, peer):
+    """Let both talk until the conversation is over."""
+    while not dialogue.ended:
+        replies = peer.hear(dialogue.write())
+        if replies:
+            dialogue.feed(replies)
+        elif peer.closed:
+            dialogue.end()
+        else:
+            raise AssertionError("both wait for each other")
 
 
 def lines(octets):

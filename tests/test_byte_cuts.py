@@ -1,7 +1,8 @@
-"""A session of two messages, cut after every single octet, through `transaction.commit()`.
+"""A session of two messages, or three in a stream, cut after every single octet.
 
-The commit succeeds only when both messages were accepted and raises otherwise, and what it says
-of each agrees with what the server holds, with at most one in doubt.
+Through `transaction.commit()`, which succeeds only when all messages were accepted and raises
+otherwise; and through `ISession.send` as a worker calls it. What is said of each message agrees
+with what the server holds, and no more are in doubt than were to be on their way at once.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import struct
 import threading
 
 import pytest
-from commits import check_error, check_held, commit, note
-from smtp_helpers import RawServer
+from commits import Ended, check_error, check_held, commit, note
+from smtp_helpers import CHUNKING, RawServer, opened
 
 from txmail import Mailer, transport_from_url
+from txmail.exceptions import TransportError
 from txmail.testing import ScriptedServer
 
 CLIENT, SERVER = 0, 1
 #: one with a line that is a dot, and one whose last line is
 ONE, TWO = note("one", body=b"a\r\n.\r\nb\r\n"), note("two", body=b".\r\n")
+#: with two recipients, who pass the preflight, between two with one
+STREAM = (ONE, note("pair", body=b"\r\n", recipients=["a@example.net", "b@example.net"]), TWO)
 
 
 class Cuts:
@@ -97,7 +101,7 @@ def relayed(tm):
         def make(query, **options):
             server = stack.enter_context(ScriptedServer(**options))
             cuts = Cuts(server.address)
-            host, port = stack.enter_context(RawServer(cuts.serve)).address
+            host, port = cuts.address = stack.enter_context(RawServer(cuts.serve)).address
             transport = transport_from_url(f"smtp://{host}:{port}?{query}")
             mailer = Mailer(transport, transaction_manager=tm)
             stack.callback(mailer.close)
@@ -106,18 +110,27 @@ def relayed(tm):
         yield make
 
 
-def one_commit(tm, server, cuts, mailer):
-    """A commit of both messages over new connections; what it came to agrees with the server."""
+def one_commit(tm, server, cuts, mailer, envelopes=(ONE, TWO), window=1):
+    """A commit of `envelopes` over new connections; what it came to agrees with the server."""
     before, known = len(server.messages), len(server.connections)
-    ended = commit(tm, mailer, ONE, TWO)
+    ended = commit(tm, mailer, *envelopes)
     mailer.close()
+    settle(server, cuts, known)
+    check_error(ended)
+    check(ended, server.messages[before:], window)
+    return ended
+
+
+def settle(server, cuts, known):
+    """Wait until the server has seen all that there was of connections after `known`."""
     cuts.wait()
     server.wait_for(lambda: len(server.connections) == known + cuts.connections)
     server.wait_closed()
-    check_error(ended)
-    check_held(ended, server.messages[before:])
-    assert ended.statuses.count("in_doubt") <= 1
-    return ended
+
+
+def check(ended, messages, window):
+    check_held(ended, messages)
+    assert len({o.message_id for o in ended.outcomes if o.status == "in_doubt"}) <= window
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
@@ -137,6 +150,65 @@ def test_every_connection_is_cut_after_so_many_octets(relayed, tm, query, side, 
         if ended.error is None:  # all that was cut off is the answer to our QUIT, or QUIT itself
             assert total - octets <= len("221 2.0.0 Bye\r\n")
     assert {"accepted", "in_doubt", "unsent"} <= seen
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
+@pytest.mark.parametrize("window", [1, 2, 3, 16])
+def test_a_commit_of_three_in_a_stream_is_cut_after_so_many_octets(
+    relayed, tm, window, side, reset
+):
+    server, cuts, mailer = relayed(f"window={window}", extensions=CHUNKING)
+    assert one_commit(tm, server, cuts, mailer, STREAM, window).error is None
+    assert [line[:4] for line in server.commands].count("BDAT") == 3
+    total = cuts.passed[side]
+    seen = set()
+    most = 0
+    for octets in range(total):
+        cuts.cut(side, octets, reset=reset)
+        ended = one_commit(tm, server, cuts, mailer, STREAM, window)
+        assert cuts.connections <= 2
+        seen.update(ended.statuses)
+        most = max(most, ended.statuses.count("in_doubt"))
+        if ended.error is None:
+            assert total - octets <= len("221 2.0.0 Bye\r\n")
+    assert {"accepted", "in_doubt", "unsent"} <= seen
+    # The one with two recipients is in the window; cut on the way there, all of it is.
+    assert most == {1: 2, 2: 3}.get(window, 4)
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
+@pytest.mark.parametrize("window", [1, 2, 3, 16])
+def test_a_stream_of_a_worker_is_cut_after_so_many_octets(relayed, window, side, reset):
+    server, cuts, _ = relayed("", extensions=CHUNKING)
+    envelopes = [note(str(number), body=b"\r\n") for number in range(3)]
+    assert set(one_send(server, cuts, envelopes, window).statuses) == {"accepted"}
+    total = cuts.passed[side]
+    seen = set()
+    for octets in range(total):
+        cuts.cut(side, octets, reset=reset)
+        ended = one_send(server, cuts, envelopes, window)
+        seen.update(ended.statuses)
+        if set(ended.statuses) == {"accepted"}:
+            assert total - octets <= len("221 2.0.0 Bye\r\n")
+    assert {"accepted", "in_doubt"} <= seen
+
+
+def one_send(server, cuts, envelopes, window):
+    """As a worker sends; what it came to agrees with the server."""
+    before, known = len(server.messages), len(server.connections)
+    left = iter(envelopes)
+    outcomes = []
+    with contextlib.suppress(TransportError), opened(cuts.address) as session:
+        outcomes = list(session.send(left, window=window, leave=True))
+        assert [o.position for o in outcomes] == list(range(len(outcomes)))
+    settle(server, cuts, known)
+    # What was not said anything of is still there.
+    assert list(left) == envelopes[len(outcomes) :]
+    ended = Ended(None, tuple(outcomes), "")
+    check(ended, server.messages[before:], window)
+    return ended
 
 
 @pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])

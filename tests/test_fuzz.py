@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import transaction
+from accounts import Delivery, check_outcome
 from commits import note
-from fuzzing import ENDS, OFFERS, Counts, Hostile, Move, check_outcome, play
+from fuzzing import ENDS, OFFERS, Counts, Hostile, Move, play
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from seeded import seeded_session
@@ -43,13 +44,20 @@ ENVELOPES = [
 )
 @given(
     moves=st.lists(MOVES, max_size=25),
-    offers=st.sampled_from([OFFERS, OFFERS[1:], ()]),
+    offers=st.sampled_from([OFFERS, OFFERS[:-1], OFFERS[1:], ()]),
     preflight=st.sampled_from(["auto", "never", "always"]),
     pieces=st.integers(1, 400) | st.none(),
+    window=st.integers(1, 8),
+    worker=st.booleans(),
 )
-def test_whatever_a_server_says(tm, moves, offers, preflight, pieces):
+def test_whatever_a_server_says(tm, moves, offers, preflight, pieces, window, worker):
     size = (lambda octets: octets) if pieces is None else (lambda octets: min(octets, pieces))
-    play(tm, moves, size, offers, preflight, [ENVELOPES, ENVELOPES[:2], ENVELOPES], Counts())
+    transactions = [ENVELOPES, ENVELOPES[:2], ENVELOPES]
+    play(
+        *(tm, moves, size, offers, preflight, transactions, Counts()),
+        window=window,
+        worker=worker,
+    )
 
 
 def test_some_hundred_seeded_sessions(tm):
@@ -62,6 +70,7 @@ def test_some_hundred_seeded_sessions(tm):
     assert counts.commits - counts.failed > 600
     assert set(counts.statuses) == {str(status) for status in Status}
     assert counts.longest < 200_000
+    assert counts.chunks > 1000
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -78,6 +87,14 @@ def test_a_seed_is_a_session(seed):
 
 def outcome(status, code=None):
     return Outcome("a@example.net", Status(status), reply=None if code is None else Reply(code))
+
+
+PATH = b"<a@example.net>"
+
+
+def deliveries(codes):
+    """Messages that came whole for the one recipient, by their final replies."""
+    return [Delivery(b"", {PATH}, code, {PATH}) for code in codes]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +116,7 @@ def outcome(status, code=None):
 )
 def test_a_wrong_account_is_noticed(status, code, codes):
     with pytest.raises((AssertionError, AttributeError)):
-        check_outcome(outcome(status, code), codes)
+        check_outcome(outcome(status, code), PATH, deliveries(codes))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +133,7 @@ def test_a_wrong_account_is_noticed(status, code, codes):
     ],
 )
 def test_a_right_account_is_right(status, code, codes):
-    check_outcome(outcome(status, code), codes)
+    check_outcome(outcome(status, code), PATH, deliveries(codes))
 
 
 def test_the_server_reads_what_a_client_writes():
@@ -138,3 +155,40 @@ def test_the_server_reads_what_a_client_writes():
         250,
     )
     assert [code for code, _ in peer.replies()] == [220, 250, 250, 250, 354, 250, 250, 221]
+
+
+def one_streamed(*moves):
+    """A message to two in a stream, and the replies that `moves` make of it."""
+    peer = Hostile(iter([Move(), Move(), *moves]), OFFERS)
+    peer.hear(b"EHLO client\r\n")
+    peer.hear(b"RSET\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nRCPT TO:<g@e.f>\r\n")
+    peer.hear(b"BDAT 5 LAST\r\n.\r")
+    peer.hear(b"\n\r\nRSET\r\n")
+    peer.deliver(65536)
+    assert peer.commands[-1].line == b"RSET\r\n"
+    (delivery,) = peer.deliveries()
+    assert delivery.content == b".\r\n\r\n"
+    return delivery
+
+
+REFUSAL = Move(said=b"554 no\r\n")
+
+
+@pytest.mark.parametrize(
+    ("moves", "recipients", "code", "open_", "lost"),
+    [
+        ([], {b"<d@e.f>", b"<g@e.f>"}, 250, {b"<d@e.f>", b"<g@e.f>"}, False),
+        ([Move()] * 2 + [REFUSAL], {b"<g@e.f>"}, 250, {b"<g@e.f>"}, False),
+        ([Move(), REFUSAL], set(), 250, set(), False),
+        ([REFUSAL], {b"<d@e.f>", b"<g@e.f>"}, 250, {b"<d@e.f>", b"<g@e.f>"}, True),
+        ([REFUSAL] * 2, set(), 250, {b"<d@e.f>", b"<g@e.f>"}, True),
+        ([Move()] * 4 + [REFUSAL], {b"<d@e.f>", b"<g@e.f>"}, 554, {b"<d@e.f>", b"<g@e.f>"}, False),
+        ([Move()] * 4 + [Move(end="eof", said=b"")], {b"<d@e.f>", b"<g@e.f>"}, 0,
+         {b"<d@e.f>", b"<g@e.f>"}, False),
+    ],
+)  # fmt: skip
+def test_what_the_server_makes_of_a_streamed_message(moves, recipients, code, open_, lost):
+    delivery = one_streamed(*moves)
+    assert delivery.chunk
+    assert (delivery.recipients, delivery.code) == (recipients, code)
+    assert (delivery.open, delivery.lost) == (open_, lost)

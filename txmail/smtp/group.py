@@ -13,13 +13,14 @@ from __future__ import annotations
 import itertools
 import math
 import select
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack
 
 from zope.interface import implementer
 
-from ..envelope import Envelope, Outcome, Status
+from ..envelope import Action, Envelope, Outcome, Status
 from ..exceptions import TransportError
 from ..interfaces import ISession
 from . import trouble
@@ -27,6 +28,7 @@ from .progress import Progress, Source
 from .session import Session
 from .streaming import SHARED_OCTETS
 from .transactions import ConnectionEnded
+from .trouble import Verdict
 
 
 class _Shared(Source):
@@ -34,52 +36,88 @@ class _Shared(Source):
 
     def __init__(self, envelopes: Iterable[Envelope]) -> None:
         super().__init__(envelopes)
-        #: envelopes that were taken and have no outcome for each recipient, by position
-        self.open: dict[int, tuple[Envelope, list[Outcome]]] = {}
+        #: by position, envelopes that were taken and lack an outcome for some of their recipients,
+        #: and the outcomes that they have
+        self._open: dict[int, tuple[Envelope, dict[str, Outcome]]] = {}
 
     def take(self) -> tuple[int, Envelope] | None:
         """See `Source`."""
-        found = super().take()
+        found = self._next()
         if found is not None:
-            self.open[found[0]] = found[1], []
+            # In this order an interrupt can have it twice, but not lose it.
+            self._open[found[0]] = found[1], {}
+            self._back.popleft()
         return found
 
     def put_back(self, position: int, envelope: Envelope) -> None:
         """See `Source`."""
         super().put_back(position, envelope)
-        self.open.pop(position, None)
+        self._open.pop(position, None)
+
+    def count(self, most: int) -> int:
+        """How many are left, `most` if it is more. None of them is taken."""
+        found = list(itertools.islice(iter(self.take, None), most))
+        for position, envelope in found:
+            self.put_back(position, envelope)
+        return len(found)
 
     @property
     def returned(self) -> bool:
         """True if something was put back."""
         return bool(self._back)
 
-    def settle(self, outcome: Outcome, *, again: bool) -> list[Outcome]:
-        """Note `outcome`; the outcomes of its envelope if it was the last of them.
+    def settle(self, outcome: Outcome, known: deque[Outcome], *, again: bool) -> None:
+        """Note `outcome`; if its envelope has all of them now, they go to `known`.
 
-        If nothing was sent of the envelope and it may go `again`, it is put back instead.
+        If nothing was sent of the envelope and it may go `again`, it is put back instead. An
+        interrupt can have the same outcome come twice, and be in `known` twice, but not be lost.
         """
-        known = self.open.get(outcome.position)
-        if known is None:
-            return []  # said twice, around an interrupt
-        envelope, outcomes = known
-        outcomes.append(outcome)
+        found = self._open.get(outcome.position)
+        if found is None:
+            return
+        envelope, outcomes = found
+        outcomes[outcome.recipient] = outcome
         if len(outcomes) < len(envelope.recipients):
-            return []
-        del self.open[outcome.position]
-        if again and all(o.status is Status.UNSENT for o in outcomes):
+            return
+        if again and all(map(_goes_on, outcomes.values())):
             self.put_back(outcome.position, envelope)
-            return []
-        return outcomes
+        else:
+            known.extend(outcomes.values())
+            del self._open[outcome.position]
+
+    def left(self, *, taken_only: bool) -> Iterator[tuple[int, Envelope, Verdict]]:
+        """What nobody is going to send any more, and what is to be said of it: see `forget`.
+
+        That is `rest` and, before that, what an interrupt has cut off from its connection: nobody
+        knows how far that was.
+        """
+        for position, _ in self._back:
+            self.forget(position)
+        while self._open:
+            position, (envelope, _) = next(iter(self._open.items()))
+            yield position, envelope, trouble.IN_DOUBT
+        for position, envelope in self.rest(taken_only=taken_only):
+            yield position, envelope, trouble.UNSENT
+
+    def forget(self, position: int) -> None:
+        """All is said about this one."""
+        self._open.pop(position, None)
+
+
+def _goes_on(outcome: Outcome) -> bool:
+    """True if another connection may do better, by what is known of this one."""
+    return outcome.status is Status.UNSENT and outcome.action is not Action.STOP_ROUTE
 
 
 class _Lane:
     """One session at work, as far as the source goes."""
 
-    def __init__(self, session: Session, source: _Shared, window: int | None) -> None:
+    def __init__(
+        self, session: Session, source: _Shared, window: int | None, *, leave: bool
+    ) -> None:
         self.session = session
         self.driver = session.driver
-        self.sending = session.begin(source, window=window, octets=SHARED_OCTETS)
+        self.sending = session.begin(source, window=window, leave=leave, octets=SHARED_OCTETS)
         self._conversation = self.sending.conversation()
         self._begun = False
         self.over = False
@@ -91,6 +129,11 @@ class _Lane:
         """True if it can go on."""
         return not self.over and (not self._begun or self.driver.ready)
 
+    @property
+    def usable(self) -> bool:
+        """True if more can be sent on its connection."""
+        return not self.session.closed and not self.sending.tired
+
     def go_on(self) -> None:
         """Go on until something has to come, or to the end. Nothing is written here."""
         try:
@@ -99,8 +142,8 @@ class _Lane:
                 self.session.check()
             next(self._conversation)
         except StopIteration:
-            self.over = True
             self.session.ended(self.sending)
+            self.over = True
         except TransportError as error:
             self._failed(error)
         else:
@@ -120,14 +163,15 @@ class _Lane:
                 self._failed(error)
 
     def _failed(self, error: TransportError) -> None:
-        self.over, self.error = True, error
+        # In this order: an interrupt in between must find it at work, and end it.
         self.session.failed(self.sending, error)
+        self.over, self.error = True, error
 
     def interrupt(self) -> None:
         """Let nothing more leave."""
         if not self.over:
-            self.over = True
             self.session.interrupted(self.sending)
+            self.over = True
 
 
 class _Waiting:
@@ -138,18 +182,23 @@ class _Waiting:
         self._known: dict[int, tuple[_Lane, int]] = {}
 
     def wait(self, lanes: Sequence[_Lane]) -> list[tuple[_Lane, int]]:
-        """The lanes that something has happened to, and what; nothing if time is up."""
+        """The lanes that something has happened to, and what; nothing to those whose time is up."""
         left = math.inf
-        found = []
+        happened: dict[_Lane, int] = {}
         for lane in lanes:
+            lane.driver.stream.acknowledge()
             writing, seconds = lane.driver.interest()
             left = min(left, seconds)
             self._register(lane, select.POLLIN | (select.POLLOUT if writing else 0))
             if lane.driver.stream.buffered:
-                found.append((lane, select.POLLIN))
-        happened = dict(self._poll.poll(0 if found else left * 1000))
-        found += [(self._known[fd][0], events) for fd, events in happened.items()]
-        return found or [(lane, 0) for lane in lanes if not lane.driver.left]
+                happened[lane] = select.POLLIN
+        for fd, events in self._poll.poll(0 if happened else left * 1000):
+            lane = self._known[fd][0]
+            happened[lane] = happened.get(lane, 0) | events
+        if left == 0 or not happened:
+            late = [lane for lane in lanes if lane not in happened and not lane.driver.left]
+            happened.update(dict.fromkeys(late, 0))
+        return list(happened.items())
 
     def _register(self, lane: _Lane, interest: int) -> None:
         fd = lane.driver.stream.fileno()
@@ -168,19 +217,23 @@ class _Waiting:
 class SessionGroup:
     """Several sessions as one. See `ISession`."""
 
-    def __init__(self, first: Session, size: int, more: Callable[[int], Sequence[Session]]) -> None:
+    def __init__(
+        self, first: Session, size: int, more: Callable[[int, float | None], Sequence[Session]]
+    ) -> None:
         """Of `size` sessions, `more` opens those that are needed beside the `first`.
 
-        It returns fewer if that is all there can be.
+        It gets their number and seconds, and returns fewer if that is all there can be.
         """
         self._first = first
         self._sessions = [first]
         self._size = size
         self._more = more
+        #: of the last `send`: whether the first did it alone
+        self._alone = True
+        self._leave = False
         self._lanes: list[_Lane] = []
         self._source = _Shared(())
         self._known: deque[Outcome] = deque()
-        self._leave = False
 
     @property
     def host(self) -> str:
@@ -195,7 +248,7 @@ class SessionGroup:
     @property
     def restartable(self) -> bool:
         """See `ISession`."""
-        return not self._lanes and self._first.restartable
+        return self._alone and self._first.restartable
 
     def preflight(
         self,
@@ -218,46 +271,53 @@ class SessionGroup:
         leave: bool = False,
     ) -> Iterator[Outcome]:
         """See `ISession`."""
-        self._lanes = []
+        self._alone, self._leave = strict, leave
+        self._lanes, self._known = [], deque()
         if strict:
             return self._first.send(
                 envelopes, strict=True, timeout=timeout, window=window, leave=leave
             )
         count = len(envelopes) if isinstance(envelopes, Sized) else None
-        rest = iter(envelopes)
-        head = list(itertools.islice(rest, self._size))
-        self._source = _Shared(itertools.chain(head, rest))
-        self._open(len(head))
-        if count is not None:
-            # Not all on the first connection while the others have nothing to do.
-            window = self._first.window(window)
-            window = max(1, min(window, math.ceil(count / len(self._sessions))))
-        self._leave = leave
-        return self._sent(window, timeout)
+        self._source = _Shared(envelopes)
+        return self._sent(count, window, timeout)
 
-    def _open(self, wanted: int) -> None:
-        self._sessions = [s for s in self._sessions if s is self._first or not s.closed]
-        missing = wanted - len(self._sessions)
-        if missing > 0:
-            self._sessions += self._more(missing)
-
-    def _sent(self, window: int | None, timeout: float | None) -> Iterator[Outcome]:
-        with ExitStack() as stack:
-            for session in self._sessions:
-                stack.enter_context(session.bounded(timeout))
-            try:
+    def _sent(
+        self, count: int | None, window: int | None, timeout: float | None
+    ) -> Iterator[Outcome]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self._open(timeout)
+            if count is not None:
+                # Not all on the first connection while the others have nothing to do.
+                share = max(1, math.ceil(count / len(self._sessions)))
+                window = min(self._first.window(window), share)
+            with ExitStack() as stack:
+                left = None if deadline is None else deadline - time.monotonic()
+                for session in self._sessions:
+                    stack.enter_context(session.bounded(left))
                 yield from self._work(window)
-            except BaseException:
-                self._interrupt()
-                raise
-        self._settle_rest()
-        yield from self._handed_out()
+            for _ in self._settle_rest():
+                yield from self._handed_out()
+            yield from self._handed_out()
+        except BaseException:
+            self._interrupt()
+            raise
+
+    def _open(self, timeout: float | None) -> None:
+        """Have as many sessions as there is work for."""
+        gone = [s for s in self._sessions if s.closed and s is not self._first]
+        self._sessions = [s for s in self._sessions if s not in gone]
+        for session in gone:
+            session.close()
+        missing = self._source.count(self._size) - len(self._sessions)
+        if missing > 0:
+            self._sessions += self._more(missing, timeout)
 
     def _work(self, window: int | None) -> Iterator[Outcome]:
         """Have all sessions work until nothing is left to do, or none is left to do it."""
         waiting = _Waiting()
-        self._lanes = [_Lane(session, self._source, window) for session in self._sessions]
-        while working := [lane for lane in self._lanes if not lane.over]:
+        self._lanes = [self._lane(session, window) for session in self._sessions]
+        while working := self._working(window):
             for lane in working:
                 if lane.ready:
                     lane.go_on()
@@ -269,8 +329,6 @@ class SessionGroup:
                     waiting.forget(lane)
                 else:
                     lane.driver.write()
-            if self._source.returned:
-                self._employ(window)
             still = [lane for lane in self._lanes if not lane.over]
             if still and not any(lane.ready for lane in still):
                 for lane, events in waiting.wait(still):
@@ -279,34 +337,42 @@ class SessionGroup:
                         waiting.forget(lane)
                         self._collect(lane)
 
-    def _employ(self, window: int | None) -> None:
-        """Have those work again that had nothing to do any more: something was put back."""
-        for index, lane in enumerate(self._lanes):
-            if lane.over and not lane.session.closed:
-                self._lanes[index] = _Lane(lane.session, self._source, window)
+    def _lane(self, session: Session, window: int | None) -> _Lane:
+        return _Lane(session, self._source, window, leave=self._leave)
+
+    def _working(self, window: int | None) -> list[_Lane]:
+        """Those that are at work; those too that had no more to do, if something was put back."""
+        if self._source.returned:
+            for index, lane in enumerate(self._lanes):
+                if lane.over and lane.usable:
+                    self._lanes[index] = self._lane(lane.session, window)
+        return [lane for lane in self._lanes if not lane.over]
 
     def _collect(self, lane: _Lane) -> None:
         """Note the outcomes of `lane`."""
-        again = any(not other.session.closed for other in self._lanes)
+        again = any(other.usable for other in self._lanes)
         ready = lane.sending.ready
         while ready:
-            self._known += self._source.settle(ready[0], again=again)
+            self._source.settle(ready[0], self._known, again=again)
             ready.popleft()
 
-    def _settle_rest(self) -> None:
-        """What nobody is left for is unsent."""
+    def _settle_rest(self) -> Iterator[None]:
+        """What nobody is left for goes to `_known`, one envelope at a time."""
         error = next((lane.error for lane in self._lanes if lane.error is not None), None)
         reason = str(error) if error is not None else "nothing of it was sent"
-        for position, envelope in self._source.rest(taken_only=self._leave):
+        for position, envelope, verdict in self._source.left(taken_only=self._leave):
             progress = Progress(position, envelope, preflighted=False)
-            progress.settle_rest(trouble.UNSENT, error.reply if error else None, reason)
-            self._known += [o for o in progress.outcomes if o is not None]
+            progress.settle_rest(verdict, error.reply if error else None, reason)
+            self._known.extend([o for o in progress.outcomes if o is not None])
+            self._source.forget(position)
+            yield
 
     def _interrupt(self) -> None:
         for lane in self._lanes:
             lane.interrupt()
             self._collect(lane)
-        self._settle_rest()
+        for _ in self._settle_rest():
+            pass
 
     def _handed_out(self) -> Iterator[Outcome]:
         while self._known:
@@ -315,9 +381,10 @@ class SessionGroup:
 
     def unsettled(self) -> list[Outcome]:
         """See `ISession`."""
-        return list(self._known) if self._lanes else self._first.unsettled()
+        return self._first.unsettled() if self._alone else list(self._known)
 
     def close(self, *, dirty: bool = False) -> None:
         """See `ISession`."""
-        for session in self._sessions:
+        sessions, self._sessions = self._sessions, [self._first]
+        for session in sessions:
             session.close(dirty=dirty)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from ..envelope import Envelope, Outcome
+from ..envelope import Envelope, Outcome, accepted
+from ..exceptions import TransportError
 from ..reply import Reply
 from . import trouble
 from .extensions import Extensions
@@ -28,7 +30,17 @@ class Progress:
         self, index: int, verdict: Verdict, reply: Reply | None = None, reason: str = ""
     ) -> None:
         """Decide recipient `index`; what is decided stays."""
-        if self.outcomes[index] is None:
+        if self.outcomes[index] is not None:
+            return
+        if verdict is trouble.ACCEPTED and reply is not None:
+            self.outcomes[index] = accepted(
+                self.envelope.recipients[index],
+                reply,
+                self.envelope.message_id,
+                self.preflighted,
+                self.position,
+            )
+        else:
             self.outcomes[index] = outcome_of(
                 self.envelope,
                 index,
@@ -58,19 +70,35 @@ class Source:
     """
 
     def __init__(self, envelopes: Iterable[Envelope]) -> None:
-        self._envelopes = iter(envelopes)
+        self._envelopes = enumerate(envelopes)
+        #: what comes next, as far as it has been looked at
         self._back: deque[tuple[int, Envelope]] = deque()
-        self._taken = 0
 
     def take(self) -> tuple[int, Envelope] | None:
-        """The next envelope, None if there is none."""
-        if self._back:
-            return self._back.popleft()
-        envelope = next(self._envelopes, None)
-        if envelope is None:
-            return None
-        self._taken += 1
-        return self._taken - 1, envelope
+        """The next envelope, None if there is none.
+
+        Raises TypeError for anything else, and lets through what the envelopes raise.
+        """
+        found = self._next()
+        if found is not None:
+            self._back.popleft()
+        return found
+
+    def _next(self) -> tuple[int, Envelope] | None:
+        """The same, but it stays."""
+        back = self._back
+        if not back:
+            try:
+                # At one blow: an interrupt must not come when it is neither there nor here.
+                back.extend(itertools.islice(self._envelopes, 1))
+            except TransportError as error:  # it would look like one of the connection
+                raise RuntimeError(f"from the envelopes: {error}") from error
+            if not back:
+                return None
+            if not isinstance(back[0][1], Envelope):
+                wrong = type(back.popleft()[1])
+                raise TypeError(f"an Envelope is needed, not {wrong.__name__}")
+        return back[0]
 
     def put_back(self, position: int, envelope: Envelope) -> None:
         """Have it come again, before all that were not taken yet."""

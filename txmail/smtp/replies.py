@@ -57,7 +57,8 @@ class ReplyParser:
 
     def feed(self, data: bytes) -> None:
         """Take octets as they came from the socket, cut anywhere."""
-        lines = (self._rest + data if self._rest else data).split(b"\n")
+        data = self._rest + data if self._rest else data
+        lines = data.split(b"\n")
         self._rest = lines.pop()
         if self._censor.active:
             lines = [self._clean(line) for line in lines]

@@ -23,8 +23,7 @@ from . import commands, trouble
 from .extensions import Extensions
 from .progress import Progress, Source, unsendable, verdict_on
 from .protocol import Protocol
-from .replies import MalformedReply
-from .streaming import WINDOW_OCTETS, Flight, Streaming, account, is_out_of_step, is_unknown
+from .streaming import WINDOW_OCTETS, Flight, Streaming, account, is_unknown
 from .transactions import RECIPIENTS_LIMIT, ConnectionEnded, Conversation, MailTransaction, answer
 from .trouble import Stage, Verdict, judge
 
@@ -136,11 +135,15 @@ class Sending:
                     self._turn.progress.settle(index, verdict, reply, reason)
             self._turn = None
         if self._streaming is not None:
-            self._open += self._streaming.cut(reason, reply)
-            self.begun = self.begun or any(
-                o is not None and o.status is not Status.UNSENT
-                for progress in self._open
-                for o in progress.outcomes
+            self._streaming.cut(self._open, reason, reply)
+            self.begun = (
+                self.begun
+                or self._streaming.accepted > 0
+                or any(
+                    o is not None and o.status is not Status.UNSENT
+                    for progress in self._open
+                    for o in progress.outcomes
+                )
             )
         if self._ahead is not None:
             self._open.append(self._ahead.progress)
@@ -270,7 +273,7 @@ class Sending:
             while (refused := streaming.collect(self.ready)) is not None:
                 if streaming.accepted > accepted:
                     self._refusals, accepted = 0, streaming.accepted
-                self._settle_refused(*refused)
+                self._settle_refused(streaming, *refused)
             self.begun = True
             self._fill(streaming)
             if streaming.empty and self._protocol.closing:
@@ -298,13 +301,12 @@ class Sending:
             streaming.add(position, envelope, passed, staged)
             self.dirty = False
 
-    def _settle_refused(self, flight: Flight, replies: list[Reply]) -> None:
+    def _settle_refused(self, streaming: Streaming, flight: Flight, replies: list[Reply]) -> None:
         """Settle a message with a reply that was not positive."""
         progress = account(flight, replies)
         self._open.append(progress)
+        streaming.dealt_with()
         self.dirty = True
-        if is_out_of_step(flight, replies):
-            raise MalformedReply("one that has no place in a stream")
         if progress.waiting and is_unknown(replies[-1]):
             # It may have read the octets as commands: no more of that on this connection.
             self.chunking_failed = True

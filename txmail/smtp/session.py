@@ -268,17 +268,18 @@ class Session:
         conversation, ready, driver = sending.conversation(), sending.ready, self.driver
         with self.bounded(timeout):
             try:
-                self.check()
-                for _ in conversation:
-                    # First: a caller who has seen enough must not find that more has left.
-                    while ready:
-                        yield ready[0]
-                        ready.popleft()
-                    driver.write()
-                    sending.make_ahead()  # while the server is busy
-                    driver.bring_reply(conversation)
-            except TransportError as error:
-                self.failed(sending, error)
+                try:
+                    self.check()
+                    for _ in conversation:
+                        # First: a caller who has seen enough must not find that more has left.
+                        while ready:
+                            yield ready[0]
+                            ready.popleft()
+                        driver.write()
+                        sending.make_ahead()  # while the server is busy
+                        driver.bring_reply(conversation)
+                except TransportError as error:
+                    self.failed(sending, error)
             except BaseException:
                 self.interrupted(sending)
                 raise

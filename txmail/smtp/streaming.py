@@ -122,8 +122,8 @@ class Streaming:
     def collect(self, ready: deque[Outcome]) -> tuple[Flight, list[Reply]] | None:
         """Give the outcomes of what was accepted to `ready`, up to the first that was not.
 
-        That one, with all its replies, is returned; it has left the stream. None if there is none.
-        Raises `MalformedReply`.
+        That one, with all its replies, is returned, and `dealt_with` has to follow. None if there
+        is none. Raises `MalformedReply`.
         """
         flights, protocol = self._flights, self._protocol
         before, came = protocol.streamed_replies()
@@ -137,10 +137,12 @@ class Streaming:
                 break
             replies = came[start:end]
             final = replies[-1]
-            if final.code < 300 and not protocol.has_left(flight.ends):
+            if self._is_early(flight, replies):
                 raise MalformedReply("an answer to a message that had not been sent")
             for reply in replies:
                 if reply.code >= 300:
+                    if is_out_of_step(flight, replies):
+                        raise MalformedReply("one that has no place in a stream")
                     refused = flight, replies
                     break
             else:
@@ -156,14 +158,29 @@ class Streaming:
                             flight.position,
                         )
                     )
-            self._flying -= flight.envelope.size
-            flights.popleft()
-            last = end
+                self._flying -= envelope.size
+                flights.popleft()
+                last = end
         protocol.take_streamed(last)
-        self._wait(refused is not None)
+        self._wait(refused=refused is not None)
         return refused
 
-    def _wait(self, refused: bool) -> None:
+    def dealt_with(self) -> None:
+        """What `collect` returned has an account: it leaves the stream."""
+        flight = self._flights.popleft()
+        self._flying -= flight.envelope.size
+        self._protocol.take_streamed(flight.replies)
+        self._wait(refused=True)
+
+    def _is_early(self, flight: Flight, replies: Sequence[Reply]) -> bool:
+        """True if `replies` are to what had not left. A refusal need not wait for the octets."""
+        whole = len(replies) == flight.replies
+        needed = flight.ends
+        if not whole or replies[-1].code >= 400:
+            needed -= flight.envelope.size
+        return not self._protocol.has_left(needed)
+
+    def _wait(self, *, refused: bool) -> None:
         """Say how many replies have to come before there is something to do here."""
         if self._flights:
             self._protocol.want(self._flights[0].replies)
@@ -172,25 +189,31 @@ class Streaming:
         else:
             self._protocol.want(1)
 
-    def cut(self, reason: str, reply: Reply | None) -> list[Progress]:
-        """The connection has ended: the account of all that were in the stream."""
-        found = []
+    def cut(self, accounts: deque[Progress], reason: str, reply: Reply | None) -> None:
+        """The connection has ended: `accounts` get that of all that were in the stream."""
         before, came = self._protocol.streamed_replies()
+        # Nobody knows what a reply is about that comes behind one which has no place here.
+        trusted = True
         while self._flights:
             flight = self._flights[0]
             start = flight.first - before
-            replies = came[start : start + flight.replies] if flight.ends else []
+            replies = came[start : start + flight.replies] if flight.ends and trusted else []
+            if replies and self._is_early(flight, replies):
+                replies, trusted = [], False
             progress = account(flight, replies)
-            progress.settle_rest(self._verdict_when_cut(flight, replies), reply, reason)
-            found.append(progress)
+            trusted = trusted and not is_out_of_step(flight, replies)
+            for index in progress.waiting:
+                progress.settle(index, trouble.UNSENT, reply, reason)
+            progress.settle_rest(self._verdict_when_cut(flight), reply, reason)
+            # In this order an interrupt can repeat one and not lose it.
+            accounts.append(progress)
             self._flights.popleft()
         self._protocol.take_streamed(len(came))
-        return found
 
-    def _verdict_when_cut(self, flight: Flight, replies: Sequence[Reply]) -> Verdict:
+    def _verdict_when_cut(self, flight: Flight) -> Verdict:
         """What became of those of whom nothing was said."""
         left = self._protocol.may_have_left
-        if len(replies) == flight.replies or not flight.ends:
+        if not flight.ends:
             return trouble.UNSENT
         if left(flight.ends):
             return trouble.IN_DOUBT
@@ -208,8 +231,8 @@ def account(flight: Flight, replies: Sequence[Reply]) -> Progress:
     progress.waiting.clear()
     final = replies[-1] if len(replies) == flight.replies else None
     if is_out_of_step(flight, replies):
-        refused = final is not None and final.code >= 400
-        progress.settle_rest(trouble.UNSENT if refused else trouble.IN_DOUBT, final)
+        if final is not None and final.code >= 400:
+            progress.settle_rest(trouble.UNSENT, final)
         return progress
     if not flight.staged:
         named = _account_of_recipients(progress, replies)
@@ -226,12 +249,13 @@ def is_out_of_step(flight: Flight, replies: Sequence[Reply]) -> bool:
     """True if nobody can know what the server makes of what it was sent.
 
     A 3yz has no place here, and behind a RSET that was refused there may be anything. (A 421 to it
-    is clear: nothing behind that was done.)
+    is clear if the server did not go on: nothing behind that was done.)
     """
-    reset = None if flight.staged or not replies else replies[0]
-    return any(reply.intermediate for reply in replies) or (
-        reset is not None and not reset.positive and reset.code != 421
-    )
+    if any(reply.intermediate for reply in replies):
+        return True
+    if flight.staged or not replies or replies[0].positive:
+        return False
+    return replies[0].code != 421 or any(reply.positive for reply in replies)
 
 
 def _account_of_recipients(progress: Progress, replies: Sequence[Reply]) -> list[int]:

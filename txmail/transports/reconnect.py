@@ -37,8 +37,10 @@ def send_all(
     in flight is ``in_doubt``, and never sent again here.
 
     `window` is as for `ISession.send`. `timeout` is in seconds, for all of it. Network failures end
-    in outcomes, not in errors: what could not be sent at last is ``unsent``. Closing the iterator
-    ends sending at once.
+    in outcomes, not in errors: what could not be sent at last is ``unsent``. If the iteration of
+    `envelopes` raises an error, what had come until then is sent, and then the error is raised;
+    a TypeError for what is no `Envelope`. Closing the iterator ends sending at once: what has no
+    outcome then may have been sent, or not.
     """
     return _Course(transport, envelopes, window, timeout, clock).outcomes()
 
@@ -59,13 +61,25 @@ class _Course:
         self._window = window
         self._clock = clock
         self._deadline = math.inf if timeout is None else clock() + timeout
-        #: taken from a connection that has ended, and not sent on it
+        #: taken, and not sent on a connection that has ended, or not yet offered to one
         self._again: deque[tuple[int, Envelope]] = deque()
         #: of the present connection: by its own counting, envelopes without all their outcomes
         self._open: dict[int, tuple[int, Envelope, list[Outcome]]] = {}
+        #: True once there will be no more envelopes, and the error that was the reason, if any
         self._ended = False
+        self._error: Exception | None = None
+        #: True if the present connection has settled something
+        self._fruitful = False
+        #: True if it was the route's fault that something was not accepted there
+        self._told = False
         #: why something was not sent, as far as that is known
-        self._why = Outcome("", Status.UNSENT, Scope.ROUTE, action=Action.DEFER_ROUTE)
+        self._why = Outcome(
+            "",
+            Status.UNSENT,
+            Scope.ROUTE,
+            action=Action.DEFER_ROUTE,
+            reason="nothing of it was sent",
+        )
 
     def outcomes(self) -> Iterator[Outcome]:
         """Send."""
@@ -77,24 +91,37 @@ class _Course:
                 action = Action.DEFER_ROUTE if error.temporary else Action.STOP_ROUTE
                 self._why = replace(self._why, reply=error.reply, reason=str(error), action=action)
                 break
-            fruitless += 1
             try:
-                for outcome in self._sent(session):
-                    fruitless = 0
-                    yield outcome
+                yield from self._sent(session)
             finally:
                 session.close(dirty=True)
+            fruitless = 0 if self._fruitful else fruitless + 1
         yield from self._unsent()
+        if self._error is not None:
+            raise self._error
 
     def _is_done(self) -> bool:
         """True if there is nothing left to send."""
         if not self._again and not self._ended:
-            found = next(self._envelopes, None)
+            found = self._next()
             if found is None:
                 self._ended = True
             else:
                 self._again.append(found)
         return not self._again
+
+    def _next(self) -> tuple[int, Envelope] | None:
+        """One more envelope. An error waits: messages that are on their way are none of its."""
+        try:
+            position, envelope = next(self._envelopes)
+            if not isinstance(envelope, Envelope):
+                raise TypeError(f"an Envelope is needed, not {type(envelope).__name__}")
+        except StopIteration:
+            return None
+        except Exception as error:
+            self._error = error
+            return None
+        return position, envelope
 
     def _left(self) -> float | None:
         return None if self._deadline == math.inf else max(0.0, self._deadline - self._clock())
@@ -107,6 +134,7 @@ class _Course:
     def _sent(self, session: ISession) -> Iterator[Outcome]:
         """The outcomes of one connection; what it has not begun is in `_again` at the end."""
         self._open.clear()
+        self._fruitful = self._told = False
         unsent: list[tuple[int, Envelope]] = []
         sending = session.send(self._taken(), window=self._window, leave=True, timeout=self._left())
         try:
@@ -116,17 +144,29 @@ class _Course:
                 if len(said) < len(envelope.recipients):
                     continue
                 del self._open[outcome.position]
-                if all(o.status is Status.UNSENT for o in said):
-                    self._why = outcome
-                    unsent.append((position, envelope))
-                else:
-                    yield from said
+                left = [o for o in said if _goes_on(o)]
+                if left:
+                    unsent.append((position, _only(envelope, left)))
+                for known in said:
+                    self._note(known)
+                    if not _goes_on(known):
+                        yield known
         finally:
             close = getattr(sending, "close", None)
             if close is not None:
                 close()
         unsent.sort(key=lambda pair: pair[0])
         self._again.extendleft(reversed(unsent))
+
+    def _note(self, outcome: Outcome) -> None:
+        """Learn from `outcome` what to think of the route."""
+        if outcome.scope is Scope.ROUTE:
+            # What the server has said tells more than that nothing was sent any more.
+            if outcome.reply is not None or not self._told:
+                self._why = replace(outcome, status=Status.UNSENT)
+            self._told = True
+        elif outcome.status not in (Status.IN_DOUBT, Status.UNSENT):
+            self._fruitful = True
 
     def _taken(self) -> Iterator[Envelope]:
         """The envelopes that are left, as the present connection takes them."""
@@ -149,3 +189,15 @@ class _Course:
                     preflighted=False,
                     position=position,
                 )
+
+
+def _goes_on(outcome: Outcome) -> bool:
+    """True if another connection may do better, by what is known of this one."""
+    return outcome.status is Status.UNSENT and outcome.action is not Action.STOP_ROUTE
+
+
+def _only(envelope: Envelope, unsent: list[Outcome]) -> Envelope:
+    """`envelope` for those to whom nothing was sent."""
+    if len(unsent) == len(envelope.recipients):
+        return envelope
+    return Envelope(envelope.sender, tuple(o.recipient for o in unsent), envelope.content)

@@ -23,6 +23,10 @@ from .logins import Logins
 
 log = logging.getLogger("txmail")
 
+#: Seconds in which a connection beside the first has to be open: what can be sent over the first
+#: does not wait for a server that takes no more and does not say so.
+MORE_TIMEOUT = 5.0
+
 
 @implementer(ITransport)
 class SmtpTransport:
@@ -88,18 +92,29 @@ class SmtpTransport:
             return session
         return SessionGroup(session, self._connections, self._more)
 
-    def _more(self, count: int) -> list[Session]:
-        """Up to so many sessions, opened at the same time; fewer if the server takes no more."""
+    def _more(self, count: int, timeout: float | None) -> list[Session]:
+        """Up to so many sessions, opened at the same time; fewer if the server takes no more.
 
-        def one(_: int) -> Session | None:
+        `timeout` is in seconds.
+        """
+        patience = min(MORE_TIMEOUT, self.options.timeout if timeout is None else timeout)
+        opened: list[Session] = []
+
+        def one() -> None:
             try:
-                return self._pool.take(self.options.timeout, wait=False)
+                opened.append(self._pool.take(patience, wait=False))
             except TransportError as error:
                 log.info("%s: one connection less: %s", self.name, error)
-                return None
 
-        with ThreadPoolExecutor(count, "txmail-connect") as threads:
-            return [session for session in threads.map(one, range(count)) if session]
+        try:
+            with ThreadPoolExecutor(count, "txmail-connect") as threads:
+                for task in [threads.submit(one) for _ in range(count)]:
+                    task.result()
+        except BaseException:
+            for session in opened:
+                session.close()
+            raise
+        return opened
 
     def _connect(self, timeout: float) -> Session:
         if not self.options.user:
