@@ -35,7 +35,9 @@ def in_a_fresh_process(code):
 
 
 def test_importing_txmail_loads_no_optional_library():
-    optional = "sqlalchemy jinja2 pyramid ZODB rich aiosmtpd zope.sqlalchemy alembic"
+    optional = (
+        "sqlalchemy jinja2 pyramid ZODB rich aiosmtpd zope.sqlalchemy alembic inscriptis lxml"
+    )
     code = f"import sys, txmail; print([n for n in {optional.split()!r} if n in sys.modules])"
     assert in_a_fresh_process(code) == "[]"
 

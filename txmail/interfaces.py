@@ -75,6 +75,17 @@ class IMessage(Interface):
         """Render to an `Envelope`. Must not write to the message: the caller may send it again."""
 
 
+class IHtmlToText(Interface):
+    """Makes the text of a message that has HTML only. Shared by threads."""
+
+    def __call__(html: str) -> str:
+        """The text of `html`, empty if there is none in it.
+
+        It must be the same for the same HTML, or a message is not rendered to the same octets
+        again. May raise anything for what it cannot read: `send()` raises `InvalidMessage` then.
+        """
+
+
 class IDelivery(Interface):
     """What a commit does with envelopes. Shared by threads, holds no state of a transaction."""
 
