@@ -25,8 +25,9 @@ FORBIDDEN_BUT_TAB = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\
 #: Where an encoded word begins for the most lenient of readers.
 WORD_HEAD = re.compile(r"=\?(?=([^?]*)\?([qQbB])\?)")
 
-#: Characters of a header name (RFC 5322 section 3.6.8), and how many are sensible.
-HEADER_NAME = re.compile(r"[!-9;-~]{1,76}")
+#: How many characters of a header name are sensible, and which may be (RFC 5322 section 3.6.8).
+MAX_NAME = 76
+HEADER_NAME = re.compile(rf"[!-9;-~]{{1,{MAX_NAME}}}")
 
 _Q_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]")

@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..exceptions import BadHeaders, InvalidMessage
+from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from .fields import LINE, fold, phrase
-from .headers import check_value, looks_encoded
+from .headers import MAX_HEADERS, check_value, looks_encoded
 
 if TYPE_CHECKING:
     from .message import Message
@@ -85,6 +85,8 @@ def list_headers(message: Message) -> list[str]:
 
 def _list_id(value: Any) -> str:
     name, identifier = "", value
+    if isinstance(value, str):
+        check_value(value, "list_id")
     if isinstance(value, tuple) and len(value) == 2:
         name, identifier = value
     elif isinstance(value, str) and (named := _NAMED.fullmatch(value)):
@@ -101,6 +103,8 @@ def _uris(value: Any, field: str) -> list[str]:
     uris = [value] if isinstance(value, str) else value
     if not isinstance(uris, (list, tuple)):
         raise InvalidMessage("a URI is needed, or a list of them", field=field, value=value)
+    if len(uris) * len("<ftp:x>, ") > MAX_HEADERS:
+        raise MessageTooLarge(f"more than {MAX_HEADERS} octets of headers", field=field)
     for uri in uris:
         # What is percent-encoded is looked at too: mail programs decode it, mailto: most of all.
         check_value(uri, field, parameter=True)

@@ -17,9 +17,16 @@ from ..envelope import Envelope
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, echo
 from ..interfaces import IMessage
 from .attachment import Attachment
-from .entries import Entry, check_entry, entries_of, mailbox_of, mailboxes_of, overriding
-from .entries import reverse_path as reverse_path_of
-from .headers import HEADER_NAME, MAX_HEADERS, check_value
+from .entries import (
+    Entry,
+    check_entry,
+    entries_of,
+    mailbox_of,
+    mailboxes_of,
+    overriding,
+    reverse_path,
+)
+from .headers import HEADER_NAME, MAX_HEADERS, MAX_NAME, check_value
 from .lists import ARGUMENTS, has_list_headers, list_headers
 from .render import People, render
 
@@ -94,7 +101,7 @@ class Message:
         self.sender = sender
         self.cc = cc
         self.bcc = bcc
-        self.extra_headers = _pairs(extra_headers)
+        self.extra_headers = extra_headers
         self.attachments: list[Attachment] = []
         for attachment in attachments or ():
             self.attach(attachment)
@@ -139,6 +146,15 @@ class Message:
     @bcc.setter
     def bcc(self, entries: Iterable[Entry] | None) -> None:
         self._bcc = entries_of(entries, "bcc")
+
+    @property
+    def extra_headers(self) -> Any:
+        """A dict, or a list of pairs if it was not a mapping that was set."""
+        return self._extra_headers
+
+    @extra_headers.setter
+    def extra_headers(self, headers: Any) -> None:
+        self._extra_headers = _pairs(headers)
 
     @property
     def send_to(self) -> set[str]:
@@ -221,7 +237,7 @@ class Message:
         content = render(self, people, html_to_text)
         if sender is None:
             sender = self.envelope_sender
-        path = people.author.address.text if sender is None else reverse_path_of(sender)
+        path = people.author.address.text if sender is None else reverse_path(sender)
         return Envelope(path, tuple([m.address.text for m in chosen]), content)
 
     def addressees(self) -> list[Mailbox]:
@@ -241,7 +257,10 @@ class Message:
 
     def header_pairs(self) -> list[tuple[str, str]]:
         """The extra headers as pairs, whichever way they were given."""
-        return list(_pairs(self.extra_headers, pairs=True)) if self.extra_headers else []
+        headers = self._extra_headers
+        if not headers:
+            return []
+        return list(headers.items()) if isinstance(headers, dict) else _pairs(headers)
 
     def _people(self, default_sender: Entry | None) -> People:
         """Check what can be told without rendering; who writes, and to whom."""
@@ -253,7 +272,7 @@ class Message:
             raise MessageTooLarge(problem, field="recipients")
         if self.envelope_sender is not None:
             check_entry(self.envelope_sender, "envelope_sender")
-            reverse_path_of(self.envelope_sender, field="envelope_sender")
+            reverse_path(self.envelope_sender, field="envelope_sender")
         if self.sender:
             author = mailbox_of(self.sender, "sender")
         elif default_sender:
@@ -287,12 +306,10 @@ class Message:
         check_value(self.subject, "subject")
         if self.message_id is not None:
             check_value(self.message_id, "message_id")
-        pairs = self.header_pairs()
-        if len(pairs) * 4 > MAX_HEADERS:
-            raise MessageTooLarge(
-                f"more than {MAX_HEADERS} octets of headers", field="extra_headers"
-            )
-        for name, value in pairs:
+        if len(self._extra_headers) * len("X:\r\n") > MAX_HEADERS:
+            problem = f"more than {MAX_HEADERS} octets of headers"
+            raise MessageTooLarge(problem, field="extra_headers")
+        for name, value in self.header_pairs():
             _check_extra(name)
             check_value(value, name)
         if has_list_headers(self):
@@ -318,13 +335,15 @@ _RESERVED = frozenset(_CONTENT | _TRANSPORT)
 
 def _check_extra(name: Any) -> None:
     """Raise `BadHeaders` unless `name` can be that of an extra header."""
-    problem = _refusal(name) if isinstance(name, str) else "the name of a header is a string"
-    if problem:
+    if not isinstance(name, str):
+        raise BadHeaders("the name of a header is a string", field="extra_headers", value=name)
+    if problem := _refusal(name[: MAX_NAME + 1]):
         raise BadHeaders(problem, field="extra_headers", value=name)
 
 
 @lru_cache(256)
 def _refusal(name: str) -> str:
+    """Why `name`, or more than can be a name, is not one for an extra header; empty if it is."""
     lower = name.lower()
     if lower in ARGUMENTS:
         return f"cannot be an extra header, there is {ARGUMENTS[lower]} for it"
@@ -333,12 +352,12 @@ def _refusal(name: str) -> str:
     return "" if HEADER_NAME.fullmatch(name) else "not the name of a header"
 
 
-def _pairs(headers: Any, *, pairs: bool = False) -> Any:
-    """`headers` copied: a dict for a mapping (unless `pairs`), a list of pairs otherwise."""
+def _pairs(headers: Any) -> Any:
+    """`headers` copied: a dict for a mapping, a list of pairs otherwise."""
     if headers is None:
         return {}
     if isinstance(headers, Mapping):
-        return list(headers.items()) if pairs else dict(headers)
+        return dict(headers)
     if not isinstance(headers, (str, bytes)) and isinstance(headers, Iterable):
         headers = list(headers)
         if all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in headers):
