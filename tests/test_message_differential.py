@@ -14,12 +14,15 @@ import re
 from email.message import EmailMessage
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from txmail.exceptions import BadHeaders
 from txmail.message import Attachment, Message
 from txmail.message.headers import check_value
+
+#: The standard library's parser takes its time, and the machine may be busy.
+unhurried = settings(deadline=None)
 
 SCRIPTS = {
     "Arabic": "مرحبا بالعالم، كيف حالك؟ ١٢٣",
@@ -114,12 +117,14 @@ def old_names(message: Message, header: str) -> list[tuple[str, str]]:
     ]
 
 
+@unhurried
 @given(LINE)
 def test_a_subject_is_read_back(subject):
     found = read(Message(subject, ["a@b.c"], "text", sender="me@x.y"))
     assert str(found["Subject"] or "") == subject
 
 
+@unhurried
 @given(st.lists(NAME, min_size=1, max_size=4))
 def test_names_and_addresses_are_read_back(names):
     entries = [(name, f"a{number}@example.com") for number, name in enumerate(names)]
@@ -135,6 +140,7 @@ def test_names_and_addresses_are_read_back(names):
     assert old_names(message, "From") == entries[:1]
 
 
+@unhurried
 @given(BODY, BODY, st.booleans())
 def test_bodies_are_read_back(text, html, calendar):
     if not text and not html:
@@ -145,6 +151,7 @@ def test_bodies_are_read_back(text, html, calendar):
     assert got == [lines_of(body) for body in wanted if body]
 
 
+@unhurried
 @given(st.lists(FILE, max_size=3))
 def test_files_are_read_back(files):
     attachments = []
@@ -164,6 +171,7 @@ def test_files_are_read_back(files):
     assert found == expected
 
 
+@unhurried
 @given(LINE, LINE)
 def test_an_extra_header_is_read_back(first, second):
     pairs = [("X-First", first), ("X-Second", second)]
@@ -171,6 +179,7 @@ def test_an_extra_header_is_read_back(first, second):
     assert (str(found["X-First"]), str(found["X-Second"])) == (first, second)
 
 
+@unhurried
 @given(LINE, BODY, st.binary(max_size=100))
 def test_the_same_message_is_rendered_to_the_same_octets(line, body, data):
     def content() -> bytes:
