@@ -14,6 +14,7 @@ import importlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -22,7 +23,8 @@ from .budget import COMMIT_TIMEOUT
 from .delivery import PREFLIGHT, DirectDelivery
 from .events import Events
 from .exceptions import AddressError, ConfigurationError
-from .interfaces import ITransport
+from .interfaces import ITemplateEngine, ITransport
+from .message import Template
 from .secret import UNUSABLE, Secret, Unshown, bare
 from .smtp.tls import TlsFiles
 from .transports import from_urls
@@ -283,6 +285,20 @@ def _html_to_text(value: Any, field: str) -> Callable[[str], str] | None:
         problem = "it needs inscriptis: pip install 'txmail[html]'"
         raise ConfigurationError(problem, field=field) from error
     return cast("Callable[[str], str]", module.HtmlToText())
+
+
+@cache
+def template_engine() -> ITemplateEngine:
+    """The engine of templates that name none. Raises `ConfigurationError` without its library."""
+    try:
+        module = importlib.import_module(".integrations.jinja2", __package__)
+    except ImportError as error:
+        problem = "templates need Jinja2: pip install 'txmail[templates]'"
+        raise ConfigurationError(problem, field="engine") from error
+    return cast("ITemplateEngine", module.Jinja2Engine())
+
+
+Template.default_engine = template_engine
 
 
 def _debug(value: Any, field: str) -> None:
