@@ -74,7 +74,8 @@ class CompiledTemplate:
         Raises what `Template.render` and `Message.to_envelope` raise.
         """
         if self._plan is not None:
-            with contextlib.suppress(NotPlain):
+            # An error is left to the full rendering, too: it has several to choose from.
+            with contextlib.suppress(NotPlain, FieldError):
                 return self._plan.envelope(recipient, fields, message_id, date)
         message = self.template.render(fields, [recipient], message_id=message_id, date=date)
         return message.to_envelope(
@@ -125,17 +126,17 @@ class _Plan:
     def _find_bodies(self, template: Template, makes_text: bool) -> list[tuple[Part, Body]]:
         """The bodies with fields in them, and the parts in which the prototype has them."""
         leaves = _leaves(self._part)
-        found = []
-        for text, html in ((template.text, False), (template.html, True)):
-            if text is None:
-                continue
-            pieces = plain(text.pieces)
+        found: list[tuple[Part, Body]] = []
+        texts = [(plain(template.text.pieces), False)] if template.text else []
+        texts += [(plain(template.html.pieces), True)] if template.html else []
+        # An empty one is no part of a message.
+        texts = [(pieces, html) for pieces, html in texts if any(pieces)]
+        if makes_text and texts[0][1] and has_fields(texts[0][0]):
+            raise NotPlain
+        for pieces, html in texts:
+            leaf = next(leaves)
             if has_fields(pieces):
-                if makes_text and not template.text:
-                    raise NotPlain
-                found.append((next(leaves), Body(pieces, self._places, html=html)))
-            else:
-                next(leaves)
+                found.append((leaf, Body(pieces, self._places, html=html)))
         return found
 
     def envelope(
@@ -204,7 +205,8 @@ def _prototype(template: Template) -> Message:
         return constant(plain(uri.pieces)) or "https://example.com"
 
     def body(text: Any) -> str | None:
-        return constant(plain(text.pieces)) or "x" if text else None
+        pieces = plain(text.pieces) if text else ()
+        return constant(pieces) or ("x" if has_fields(pieces) else None)
 
     options = {**template.constants, "recipients": ["x@example.com"]}
     for field, uris in template.uris.items():

@@ -73,7 +73,10 @@ class Headers:
             for field, makers in self._uris.items():
                 uris = [make(values) for make in makers]
                 setattr(message, field, uris[0] if len(uris) == 1 else uris)
-            headers[self._lists] = list_headers(message)
+            found = list_headers(message)
+            if len(found) != self._lists.stop - self._lists.start:
+                raise NotPlain  # one of them is empty
+            headers[self._lists] = found
         return headers
 
 

@@ -85,8 +85,8 @@ class Body:
     """A body of which the lines with fields on them are made; the others are there, encoded.
 
     Lines of 7bit do not depend on each other, nor do those of quoted-printable: a soft line break
-    is in the middle of a line. Which of the encodings `encode_text` would take is a matter of sums,
-    and its third, base64, is not for lines.
+    is in the middle of a line. Which encoding `encode_text` would take is a matter of sums. Base64
+    is the exception, and made of the whole body each time.
     """
 
     def __init__(self, pieces: Pieces, places: Places, *, html: bool) -> None:
@@ -105,32 +105,39 @@ class Body:
         octets = [_crlf(text) for text in fixed]
         self._size = sum(map(len, octets))
         self._escapes = sum(map(_escapes, octets))
-        readable = all(encode_text(lines)[0] == "7bit" for lines in octets if lines)
-        self._readable = _interleaved(octets) if readable else None
+        self._raw = _interleaved(octets)
+        self._is_readable = all(encode_text(lines)[0] == "7bit" for lines in octets if lines)
         self._quoted = _interleaved([_quoted(lines) for lines in octets])
 
     def part(self, leaf: Part, values: list[str]) -> tuple[Part, bytes]:
-        """The part that takes the place of `leaf`, and the lines of it that were made."""
+        """The part that takes the place of `leaf`, and what the gate has to see of it."""
         lines = [line.text(values) for line in self._lines]
         if self._is_open and not lines[-1]:
             raise NotPlain
-        text = "\r\n".join([*lines, ""])
-        octets = text.encode()
-        if self._readable and text.isascii() and max(map(len, lines)) <= _READABLE:
-            encoding, body = "7bit", self._readable.copy()
-            made = octets.splitlines(keepends=True)
+        made = "\r\n".join([*lines, ""]).encode()
+        if self._is_readable and made.isascii() and max(map(len, lines)) <= _READABLE:
+            encoding = "7bit"
+            body = _filled(self._raw, made.splitlines(keepends=True))
+        elif self._is_longer_quoted(made):
+            encoding = "base64"
+            body = _filled(self._raw, made.splitlines(keepends=True))
+            body, made = encode_body(body, encoding, text=True, field="body"), b""
         else:
-            size, escapes = self._size + len(octets), self._escapes + _escapes(octets)
-            if (size + 2 * escapes) * 3 > size * 4 + 12:
-                raise NotPlain
-            encoding, body = "quoted-printable", self._quoted.copy()
-            octets = _quoted(octets)
+            encoding = "quoted-printable"
+            made = _quoted(made)
             # An equals sign is never in front of a line end but in a soft line break.
-            soft = b"=\r\n" in octets
-            made = _HARD_LINES.findall(octets) if soft else octets.splitlines(keepends=True)
-        body[1::2] = made
+            soft = b"=\r\n" in made
+            body = _filled(
+                self._quoted,
+                _HARD_LINES.findall(made) if soft else made.splitlines(keepends=True),
+            )
         headers = (leaf.headers[0], f"Content-Transfer-Encoding: {encoding}\r\n")
-        return Part(headers, b"".join(body)), octets
+        return Part(headers, body), made
+
+    def _is_longer_quoted(self, made: bytes) -> bool:
+        """True if `encode_text` would take base64 for this body with the lines in `made`."""
+        size, escapes = self._size + len(made), self._escapes + _escapes(made)
+        return (size + 2 * escapes) * 3 > size * 4 + 12
 
 
 def plain(pieces: Pieces | None) -> Pieces:
@@ -193,3 +200,9 @@ def _interleaved(fixed: list[bytes]) -> list[bytes]:
     found = [b""] * (2 * len(fixed) - 1)
     found[::2] = fixed
     return found
+
+
+def _filled(interleaved: list[bytes], made: list[bytes]) -> bytes:
+    found = interleaved.copy()
+    found[1::2] = made
+    return b"".join(found)
