@@ -301,9 +301,112 @@ def test_a_body_is_a_body(payload):
         assert text.rstrip("\r\n") == re.sub("\r\n|\r|\n", "\r\n", payload).rstrip("\r\n")
 
 
+def boundaries(content: bytes) -> set[str]:
+    """The boundaries of a message, in the order of its parts."""
+    return {part.get_boundary() for part in email.message_from_bytes(content).walk()} - {None}
+
+
 def test_a_boundary_cannot_be_foretold():
-    first, second = (email.message_from_bytes(ours().to_envelope().content) for _ in "12")
-    assert first.get_boundary() != second.get_boundary()
+    first, second = (ours(message_id=None).to_envelope().content for _ in "12")
+    assert not boundaries(first) & boundaries(second)
+
+
+def test_a_boundary_that_is_foretold_is_not_used():
+    """Whoever knows the Message-ID beforehand may know the boundaries: then there are others."""
+    body = "text"
+    seen = set()
+    for _ in range(5):
+        content = ours(body=body).to_envelope().content
+        found = boundaries(content)
+        assert len(found) == 2
+        assert not found & seen
+        assert shape(content)[2][2].decode().rstrip() == re.sub("\r\n|\n", "\r\n", body)
+        assert [part[1] for part in shape(content)] == [part[1] for part in shape(TWIN.content)]
+        seen |= found
+        forged = "".join(f"\n--{b}\nX-Evil: 1\n\nforged\n--{b}--\n" for b in sorted(found))
+        body += forged.rstrip("\n")
+
+
+def test_a_message_attached_to_itself_has_boundaries_of_its_own():
+    inner = ours().to_envelope().content
+    content = ours(
+        attachment_content_type="message/rfc822", attachment_data=inner, attachment_filename="a.eml"
+    ).to_envelope()
+    assert len(boundaries(content.content)) == 4
+    found = list(email.message_from_bytes(content.content).walk())
+    assert sum(part.get_content_type() == "application/pdf" for part in found) == 1
+
+
+LIST_FIELDS = [
+    *("list_id", "list_help", "list_unsubscribe", "list_subscribe", "list_post", "list_owner"),
+    *("list_archive", "auto_submitted"),
+]
+
+
+@pytest.mark.parametrize("field", LIST_FIELDS)
+@cases(EVERYTHING)
+def test_a_header_of_lists_is_refused_or_the_one_it_is_meant_to_be(field, payload):
+    values = [payload, [payload], ["https://x.y", payload], f"https://x.y/{payload}"]
+    values += [f"mailto:a@b.c?subject={payload}", f"<{payload}>", f"x <{payload}>"]
+    values += [(payload, "l.x.y"), ("x", payload), f"{payload} <l.x.y>", f"l.{payload}"]
+    for value in values:
+        message = ours(**{field: value})
+        try:
+            envelope = message.to_envelope()
+        except TxmailError as error:
+            assert error.field == field  # noqa: PT017
+            with pytest.raises(TxmailError):
+                message.validate()
+            continue
+        assert not {payload} & set(FORBIDDEN.values())
+        assert not message.is_bad_headers()
+        names = split_headers(envelope.content)
+        (name,) = set(names) - set(split_headers(TWIN.content))
+        assert name.lower().replace("-", "_") == field
+        names.remove(name)
+        assert names == split_headers(TWIN.content)
+        assert [part[1:] for part in shape(envelope.content)] == [
+            part[1:] for part in shape(TWIN.content)
+        ]
+        header = email.message_from_bytes(envelope.content)[name]
+        assert not DANGEROUS.search(decoded(re.sub(r"\r\n(?=[ \t])", "", header)))
+
+
+@cases(EVERYTHING)
+def test_a_calendar_is_a_body(payload):
+    for text in (payload, f"BEGIN:VCALENDAR\nMETHOD:{payload}\nEND:VCALENDAR\n"):
+        try:
+            envelope = ours(calendar=text).to_envelope()
+        except TxmailError as error:
+            assert error.field == "calendar"  # noqa: PT017
+            assert re.search("[\ud800-\udfff]", payload)
+            continue
+        assert split_headers(envelope.content) == split_headers(TWIN.content)
+        got = shape(envelope.content)
+        assert [part[1] for part in got] == [
+            *(part[1] for part in shape(TWIN.content)[:4]),
+            *("text/calendar", "application/pdf"),
+        ]
+        part = list(email.message_from_bytes(envelope.content).walk())[4]
+        assert part.keys() == ["Content-Type", "Content-Transfer-Encoding"]
+        assert re.fullmatch("[A-Z0-9-]*", part.get_param("method") or "")
+        expected = re.sub("\r\n|\r|\n", "\r\n", text).rstrip("\r\n")
+        assert got[4][2].decode().rstrip("\r\n") == expected
+
+
+@cases(EVERYTHING)
+def test_what_a_converter_makes_of_html_is_a_body(payload):
+    message = ours(body=None)
+    try:
+        envelope = message.to_envelope(html_to_text=lambda html: payload)
+    except TxmailError as error:
+        assert error.field == "html"  # noqa: PT017
+        assert re.search("[\ud800-\udfff]", payload)
+        return
+    assert split_headers(envelope.content) == split_headers(TWIN.content)
+    assert [part[1] for part in shape(envelope.content)] == [
+        part[1] for part in shape(TWIN.content)
+    ]
 
 
 # Messages of the standard library, and ready envelopes.

@@ -217,6 +217,20 @@ def test_extra_headers_can_be_changed_and_are_not_the_callers():
     assert parsed(message)["X-More"] == "2"
 
 
+def test_extra_headers_that_are_set_later_are_copied_and_checked_at_once():
+    message = hello()
+    message.extra_headers = (pair for pair in [("X-Tag", "1")])
+    assert parsed(message)["X-Tag"] == parsed(message)["X-Tag"] == "1"
+    with pytest.raises(BadHeaders):
+        message.extra_headers = ["X-Tag"]
+    message.extra_headers = [("X-Tag", "1")]
+    message.extra_headers.append(("X-Tag",))
+    for use in (message.validate, message.to_envelope):
+        with pytest.raises(BadHeaders) as caught:
+            use()
+        assert caught.value.field == "extra_headers"
+
+
 TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=300)
 
 

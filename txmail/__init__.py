@@ -14,7 +14,7 @@ from typing import Any
 
 from .envelope import Envelope, Outcome
 from .mailer import DummyMailer, Mailer, mailer_from_settings
-from .message import Attachment, Message
+from .message import Attachment, Message, Template
 from .transports import from_url as transport_from_url
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Mailer",
     "Message",
     "Outcome",
+    "Template",
     "get_mailer",
     "includeme",
     "mailer_from_settings",

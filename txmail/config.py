@@ -10,10 +10,12 @@ such as the password.
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, cast
 from urllib.parse import quote
 
 from .address import parse_mailbox
@@ -21,7 +23,8 @@ from .budget import COMMIT_TIMEOUT
 from .delivery import PREFLIGHT, DirectDelivery
 from .events import Events
 from .exceptions import AddressError, ConfigurationError
-from .interfaces import ITransport
+from .interfaces import ITemplateEngine, ITransport
+from .message import Template
 from .secret import UNUSABLE, Secret, Unshown, bare
 from .smtp.tls import TlsFiles
 from .transports import from_urls
@@ -71,6 +74,8 @@ class Settings:
     dummy_transactional: bool = True
     #: where a `DebugMailer` writes
     top_level_directory: str | None = None
+    #: an `IHtmlToText`
+    html_to_text: Callable[[str], str] | None = None
 
     def delivery(self, events: Events | None = None) -> DirectDelivery:
         """The delivery they describe."""
@@ -268,6 +273,34 @@ def _refused(problem: str) -> Callable[[Any, str], None]:
     return read
 
 
+def _html_to_text(value: Any, field: str) -> Callable[[str], str] | None:
+    """One that is handed in, or ours, which needs a library of its own."""
+    if callable(value):
+        return cast("Callable[[str], str]", value)
+    if value is None or not _boolean(value, field):
+        return None
+    try:
+        module = importlib.import_module(".integrations.html_text", __package__)
+    except ImportError as error:
+        problem = "it needs inscriptis: pip install 'txmail[html]'"
+        raise ConfigurationError(problem, field=field) from error
+    return cast("Callable[[str], str]", module.HtmlToText())
+
+
+@cache
+def template_engine() -> ITemplateEngine:
+    """The engine of templates that name none. Raises `ConfigurationError` without its library."""
+    try:
+        module = importlib.import_module(".integrations.jinja2", __package__)
+    except ImportError as error:
+        problem = "templates need Jinja2: pip install 'txmail[templates]'"
+        raise ConfigurationError(problem, field="engine") from error
+    return cast("ITemplateEngine", module.Jinja2Engine())
+
+
+Template.default_engine = template_engine
+
+
 def _debug(value: Any, field: str) -> None:
     # pyramid_mailer printed the dialogue to the terminal; ours is the logger txmail.smtp.
     if value is not None and _boolean(value, field):
@@ -300,5 +333,6 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "sendmail_app": _text,
     "sendmail_template": _text,
     "top_level_directory": _text,
+    "html_to_text": _html_to_text,
     "debug": _debug,
 }

@@ -9,6 +9,7 @@
         MessageError             a message
           InvalidMessage         something is missing or does not fit together
             BadHeaders           a header name or value that cannot be sent
+          TemplateError          a template, or fields that do not fit it
           MessageTooLarge        beyond one of our own bounds
       TransactionClosed          send() where no commit will follow
       TransportError             a connection failed; says whether to try again
@@ -81,6 +82,29 @@ class InvalidMessage(MessageError):
 
 class BadHeaders(InvalidMessage):
     """A header name or value that would not come out as the one header it is meant to be."""
+
+
+class TemplateError(MessageError):
+    """A template that cannot be read, or fields that it cannot be filled with.
+
+    `field` is the part of the template, such as ``subject``, or the name of a field whose value is
+    no plain data. `line` is where in the part it happened, from 1, and None where that is unknown.
+    """
+
+    line: int | None = None
+
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        field: str = "",
+        value: object = _NO_VALUE,
+        line: int | None = None,
+    ) -> None:
+        if line is not None:
+            problem = f"line {line}: {problem}"
+        super().__init__(problem, field=field, value=value)
+        self.line = line
 
 
 class MessageTooLarge(MessageError):

@@ -7,7 +7,7 @@ through an `ISession` of its `ITransport`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transaction.interfaces import ISavepointDataManager
@@ -73,6 +73,47 @@ class IMessage(Interface):
         default_sender: Any = None,
     ) -> Envelope:
         """Render to an `Envelope`. Must not write to the message: the caller may send it again."""
+
+
+class IHtmlToText(Interface):
+    """Makes the text of a message that has HTML only. Shared by threads."""
+
+    def __call__(html: str) -> str:
+        """The text of `html`, empty if there is none in it.
+
+        It must be the same for the same HTML, or a message is not rendered to the same octets
+        again. May raise anything for what it cannot read: `send()` raises `InvalidMessage` then.
+        """
+
+
+class ITemplateEngine(Interface):
+    """Reads templates. Shared by threads."""
+
+    def compile(source: str, part: str, *, html: bool = False) -> ITemplateText:
+        """The template whose text is `source`.
+
+        `part` names it in errors. With `html`, the values of fields are escaped for HTML.
+
+        Raises `TemplateError`, with its line, for a template that cannot be read.
+        """
+
+
+class ITemplateText(Interface):
+    """One template, read. Shared by threads."""
+
+    pieces = Attribute(
+        "Text and `txmail.message.merge.Field` s, if there is nothing else in the template, so "
+        "that it can be compiled; None if there is."
+    )
+
+    def render(fields: Mapping[str, Any]) -> str:
+        """The text with `fields` in it, which are plain data and must stay data.
+
+        The template may be hostile: it must not get at anything but `fields`, and its time and
+        its output must be bounded, or one template stops a process that sends for many.
+
+        Raises `TemplateError` for a field that is missing and for anything else that goes wrong.
+        """
 
 
 class IDelivery(Interface):

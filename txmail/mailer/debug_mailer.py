@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Self
 
 from ..budget import COMMIT_TIMEOUT
@@ -29,6 +30,7 @@ class DebugMailer(Mailer):
         transient: bool = False,
         commit_timeout: float = COMMIT_TIMEOUT,
         events: Events | None = None,
+        html_to_text: Callable[[str], str] | None = None,
     ) -> None:
         """The folder is made, mode 0700, if it is missing. Options are those of `Mailer`.
 
@@ -46,6 +48,7 @@ class DebugMailer(Mailer):
             transient=transient,
             commit_timeout=commit_timeout,
             events=events,
+            html_to_text=html_to_text,
         )
 
     @classmethod
@@ -59,4 +62,5 @@ class DebugMailer(Mailer):
             default_sender=settings.default_sender,
             transient=settings.transient,
             commit_timeout=settings.commit_timeout,
+            html_to_text=settings.html_to_text,
         )

@@ -143,21 +143,29 @@ class DummyMailer(Mailer):
         *,
         transaction_manager: Any = None,
         default_sender: str | None = None,
+        html_to_text: Callable[[str], str] | None = None,
     ) -> None:
         self._setup(DummyDelivery(), transaction_manager, default_sender, _LastOutcomes())
+        self.html_to_text = html_to_text
         self.transactional = transactional
 
     @classmethod
     def _from_settings(cls, settings: Settings) -> Self:
-        return cls(settings.dummy_transactional, default_sender=settings.default_sender)
+        return cls(
+            settings.dummy_transactional,
+            default_sender=settings.default_sender,
+            html_to_text=settings.html_to_text,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return {name: state[name] for name in ("transactional", "default_sender")}
+        kept = ("transactional", "default_sender", "html_to_text")
+        return {name: state[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._setup(DummyDelivery(), None, state["default_sender"], _LastOutcomes())
         self.transactional = state["transactional"]
+        self.html_to_text = state.get("html_to_text")
 
     @property
     def outbox(self) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import transaction
@@ -51,6 +51,9 @@ class Mailer:
     ['ann@example.com accepted (250 2.0.0 kept in memory)']
     """
 
+    #: see `IHtmlToText`; None sends HTML as it is
+    html_to_text: Callable[[str], str] | None = None
+
     def __init__(
         self,
         transport: ITransport,
@@ -61,10 +64,12 @@ class Mailer:
         transient: bool = False,
         commit_timeout: float = COMMIT_TIMEOUT,
         events: Events | None = None,
+        html_to_text: Callable[[str], str] | None = None,
     ) -> None:
         """`transaction_manager` defaults to `transaction.manager`, that of the current thread.
 
-        The other options are explained at `DirectDelivery`. Raises `ConfigurationError`.
+        `html_to_text`, an `IHtmlToText`, makes the text of messages that have HTML only. The other
+        options are explained at `DirectDelivery`. Raises `ConfigurationError`.
         """
         delivery = DirectDelivery(
             transport,
@@ -74,6 +79,7 @@ class Mailer:
             commit_timeout=commit_timeout,
         )
         self._setup(delivery, transaction_manager, default_sender, _LastOutcomes())
+        self.html_to_text = html_to_text
 
     def _setup(
         self,
@@ -100,6 +106,7 @@ class Mailer:
     def _from_settings(cls, settings: Settings) -> Self:
         mailer = cls.__new__(cls)
         mailer._setup(settings.delivery(), None, settings.default_sender, _LastOutcomes())
+        mailer.html_to_text = settings.html_to_text
         return mailer
 
     @property
@@ -138,7 +145,11 @@ class Mailer:
         self, message: Any, sender: str | None = None, recipients: Iterable[str] | None = None
     ) -> Envelope:
         return to_envelope(
-            message, sender=sender, recipients=recipients, default_sender=self.default_sender
+            message,
+            sender=sender,
+            recipients=recipients,
+            default_sender=self.default_sender,
+            html_to_text=self.html_to_text,
         )
 
     def _join(self) -> MailDataManager:

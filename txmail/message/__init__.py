@@ -3,5 +3,6 @@
 from .attachment import Attachment
 from .message import Message
 from .prepare import to_envelope
+from .template import Template
 
-__all__ = ["Attachment", "Message", "to_envelope"]
+__all__ = ["Attachment", "Message", "Template", "to_envelope"]

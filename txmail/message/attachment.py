@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..exceptions import BadHeaders, InvalidMessage
+from .fields import parameter_header
 from .headers import check_value, is_charset
-from .writer import Part, carries, crlf, encode_body, parameter_header
+from .transfer import carries, crlf, encode_body
+from .writer import Part
 
 #: What a Content-Transfer-Encoding may be (RFC 2045 section 6.1); binary needs BINARYMIME.
 TRANSFER_ENCODINGS = ("base64", "quoted-printable", "7bit", "8bit")
@@ -113,6 +115,18 @@ class Attachment:
         """True if it is to be shown in its place, not listed as a file."""
         return self.disposition.partition(";")[0].strip().lower() == "inline"
 
+    @property
+    def text(self) -> str:
+        """`data` as text. Octets are read in the charset of `content_type`, as far as they can be.
+
+        Raises `BadHeaders` if the content type is not one.
+        """
+        if not isinstance(self._data, bytes):
+            return self._data or ""
+        charset = _parse(self.content_type or "text/plain", "content_type")[1].get("charset", "")
+        charset = charset.strip("'")
+        return self._data.decode(charset if is_charset(charset) else "utf-8", "replace")
+
     def to_part(self, default_type: str | None = None) -> Part:
         """The MIME part to be written; as a body of `default_type` if that is given."""
         if self._data is None:
@@ -128,7 +142,7 @@ class Attachment:
         encoding = self._encoding()
         if kind == "message" and encoding in ("base64", "quoted-printable"):
             # RFC 2046 section 5.2.1 forbids to encode a message in a message.
-            encoding = "7bit" if carries(crlf(octets), 998) else encoding
+            encoding = "7bit" if carries(crlf(octets)) else encoding
             if encoding != "7bit" and media_type.lower() == "message/rfc822":
                 media_type = "application/octet-stream"
         encoded = encode_body(octets, encoding, text=kind in ("text", "message"), field="data")

@@ -3,22 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
 
 from ..address import Mailbox, parse_address, parse_mailbox
 from ..envelope import NULL_SENDER
-from ..exceptions import InvalidMessage
+from ..exceptions import FieldError, InvalidMessage
+from .headers import check_value
 
 #: One entry of an address header: addr-spec, ``"Name <addr-spec>"`` or (name, addr-spec).
 Entry = str | tuple[str, str] | Mailbox
+
+#: How many entries are remembered with their mailboxes, and of how many characters at most.
+_CACHE_SIZE = 4096
+_CACHED_ENTRY = 400
 
 
 def entries_of(entries: Iterable[Entry] | None, field: str) -> list[Entry]:
     """A list of `entries`; an `InvalidMessage`, naming `field`, for a string or no list at all."""
     if entries is None:
         return []
+    if type(entries) is list:
+        return entries.copy()
     if isinstance(entries, (str, bytes, Mapping)) or not isinstance(entries, Iterable):
         raise InvalidMessage("a list of addresses is needed", field=field, value=entries)
     return list(entries)
+
+
+def mailbox_of(entry: Entry, field: str) -> Mailbox:
+    """The mailbox of `entry`, the texts of which may stand in a header.
+
+    Raises `BadHeaders` for a text that may not and `AddressError` for what is no mailbox, both
+    naming `field`.
+    """
+    if type(entry) is str and len(entry) <= _CACHED_ENTRY:
+        try:
+            return _mailbox_of_text(entry)
+        except FieldError:
+            pass  # said again below, with the name of the field
+    check_entry(entry, field)
+    return parse_mailbox(entry, field=field)
+
+
+@lru_cache(_CACHE_SIZE)
+def _mailbox_of_text(entry: str) -> Mailbox:
+    check_value(entry, "")
+    return parse_mailbox(entry)
+
+
+def check_entry(entry: Any, field: str) -> None:
+    """Raise `BadHeaders`, naming `field`, if a text of `entry` may not stand in a header."""
+    texts = entry if isinstance(entry, tuple) else (entry,)
+    if isinstance(entry, Mailbox):
+        texts = (entry.display_name,)
+    for text in texts:
+        # What is no text at all is an address error, told by whoever parses it.
+        if isinstance(text, str):
+            check_value(text, field)
+
+
+def mailboxes_of(entries: Iterable[Entry], field: str) -> list[Mailbox]:
+    """The mailboxes of `entries`; errors are those of `mailbox_of`."""
+    return [mailbox_of(entry, field) for entry in entries]
 
 
 def overriding(recipients: Iterable[Entry]) -> list[Mailbox]:

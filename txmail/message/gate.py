@@ -16,22 +16,24 @@ nothing of how the octets came about, except what its caller says was intended.
    are its maker's concern.
 6. The bounds below.
 
-Time is linear in the size of the content.
+Time is linear in the size of the content: a few scans in C over all of it, and for the headers,
+whose names are much the same from one message to the next, what was found out about a list of names
+is remembered.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from ..envelope import header_section
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
-from .headers import FORBIDDEN_BUT_TAB, hides_controls
+from .headers import FORBIDDEN_BUT_TAB, MAX_HEADERS, hides_controls
 
 #: Octets of a whole message.
 MAX_CONTENT = 25 * 1024 * 1024
-#: Octets of a header section.
-MAX_HEADERS = 100 * 1024
 #: MIME parts of a message, itself included.
 MAX_PARTS = 1000
 #: How deep they may be nested.
@@ -47,10 +49,16 @@ _AT_MOST_ONCE = frozenset(
 _NEVER = frozenset({b"bcc", b"resent-bcc"})
 
 # Possessive, because each octet can be matched in one way only.
-_SECTION = re.compile(rb"(?:[!-9;-~]++:[\t -~\x80-\xff]*+\r\n)*+")
-_FIELD = re.compile(rb"([!-9;-~]+):([^\r]*)\r\n")
+_LINES = re.compile(rb"(?:[^\r]{0,%d}+\r\n)++" % MAX_LINE)
+_TEXT = rb"[\t -~\x80-\xff]*+"
+_SECTION = re.compile(rb"(?:[!-9;-~]++:%b(?:\r\n[\t ]++[!-~\x80-\xff]%b)*+\r\n)*+" % (_TEXT, _TEXT))
+_FIELD = re.compile(rb"([!-9;-~]++):([^\r]*+(?:\r\n[\t ][^\r]*+)*+)\r\n")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 _BLANK_LINE = re.compile(rb"\r\n[ \t]+\r\n")
+
+#: How many lists of header names are remembered, and how long they may be.
+_CACHE_SIZE = 256
+_CACHED_NAMES = 64
 
 
 def check(
@@ -71,14 +79,23 @@ def check(
         raise MessageTooLarge(f"more than {MAX_CONTENT} octets", field="content")
     _check_lines(content)
     names = _check_headers(header_section(content))
-    if intended_headers is not None:
-        _check_intended(names, intended_headers)
-    for boundary, count in (boundaries or {}).items():
-        if content.count(b"\r\n--" + boundary) != count:
-            raise InvalidMessage("the boundary of a multipart is in a body", field="content")
+    if intended_headers is not None and names != _lowered(tuple(intended_headers)):
+        raise BadHeaders("the headers are not the intended ones", field="content")
+    if boundaries:
+        for boundary, count in boundaries.items():
+            if content.count(b"\r\n--" + boundary) != count:
+                raise InvalidMessage("the boundary of a multipart is in a body", field="content")
 
 
 def _check_lines(content: bytes) -> None:
+    # In a content of such lines each CR has its LF; as many of the one as of the other means that
+    # each LF has its CR.
+    if (
+        _LINES.fullmatch(content)
+        and content.count(b"\n") == content.count(b"\r")
+        and b"\0" not in content
+    ):
+        return
     ends = content.count(b"\r\n")
     if content.count(b"\n") != ends or content.count(b"\r") != ends:
         raise InvalidMessage("a line end that is not CRLF", field="content")
@@ -86,47 +103,61 @@ def _check_lines(content: bytes) -> None:
         raise InvalidMessage("a NUL", field="content")
     if not content.endswith(b"\r\n"):
         raise InvalidMessage("the last line has no end", field="content")
-    # Jumps from a line end to the last one that the longest legal line could still reach.
-    position, last = 0, len(content) - 2
-    while last - position > MAX_LINE:
-        end = content.rfind(b"\r\n", position, position + MAX_LINE + 2)
-        if end < 0:
-            raise InvalidMessage(f"a line of more than {MAX_LINE} octets", field="content")
-        position = end + 2
+    raise InvalidMessage(f"a line of more than {MAX_LINE} octets", field="content")
 
 
-def _check_headers(section: bytes) -> list[bytes]:
+def _check_headers(section: bytes) -> tuple[bytes, ...]:
     """The names of the header fields in `section`, in lower case."""
     if len(section) > MAX_HEADERS:
         raise MessageTooLarge(f"more than {MAX_HEADERS} octets of headers", field="content")
-    unfolded = section
-    if b"\r\n " in section or b"\r\n\t" in section:
+    proper = _SECTION.match(section)
+    end = proper.end() if proper else 0
+    if end != len(section):
         if _BLANK_LINE.search(section):
             raise BadHeaders("a continuation line of nothing", field="content")
-        unfolded = _FOLD.sub(b"", section)
-    if _SECTION.fullmatch(unfolded) is None:
-        proper = _SECTION.match(unfolded)
-        line = unfolded[proper.end() if proper else 0 :].partition(b"\r\n")[0]
+        line = section[end:].partition(b"\r\n")[0]
         raise BadHeaders("a line that is no header", field="content", value=line)
-    fields = _FIELD.findall(unfolded)
-    names = [name.lower() for name, _ in fields]
-    _check_names(names, dict(zip(names, fields, strict=True)))
-    if not section.isascii() or b"=?" in section or b"%" in section:
+    fields = _FIELD.findall(section)
+    written = tuple([name for name, _ in fields])
+    look = _look if len(written) <= _CACHED_NAMES else _look.__wrapped__
+    names, required = look(written)
+    for place in required:
+        if not fields[place][1].strip():
+            raise BadHeaders("there is none", field=_REQUIRED[names[place]])
+    if b"=?" in section or b"%" in section or not section.isascii():
         for name, value in fields:
-            _check_text(name.decode("ascii"), value)
+            if b"=?" in value or b"%" in value or not value.isascii():
+                _check_text(name.decode("ascii"), _FOLD.sub(b"", value))
     return names
 
 
-def _check_names(names: list[bytes], seen: Mapping[bytes, tuple[bytes, bytes]]) -> None:
-    for name, field in _REQUIRED.items():
-        if name not in seen or not seen[name][1].strip():
-            raise BadHeaders("there is none", field=field)
-    if len(seen) != len(names):
-        for name in _AT_MOST_ONCE.intersection(seen):
-            if names.count(name) > 1:
-                raise BadHeaders("there is more than one", field=seen[name][0].decode("ascii"))
-    for name in _NEVER.intersection(seen):
-        raise BadHeaders("must not be sent", field=seen[name][0].decode("ascii"))
+@lru_cache(_CACHE_SIZE)
+def _look(written: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], list[int]]:
+    """The names in `written` in lower case, and which of them are the required ones.
+
+    Raises `BadHeaders` if one of those is missing, one is there twice that must not be, or one is
+    there that must not be sent. An error is not remembered.
+    """
+    names = tuple([name.lower() for name in written])
+    for name, title in _REQUIRED.items():
+        if name not in names:
+            raise BadHeaders("there is none", field=title)
+    counts = Counter(names)
+    for place, name in enumerate(names):
+        if name in _NEVER:
+            raise BadHeaders("must not be sent", field=written[place].decode("ascii"))
+        if name in _AT_MOST_ONCE and counts[name] > 1:
+            raise BadHeaders("there is more than one", field=written[place].decode("ascii"))
+    return names, [names.index(name) for name in _REQUIRED]
+
+
+def _lowered(names: tuple[str, ...]) -> tuple[bytes, ...]:
+    return (_lower if len(names) <= _CACHED_NAMES else _lower.__wrapped__)(names)
+
+
+@lru_cache(_CACHE_SIZE)
+def _lower(names: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple([name.lower().encode("ascii") for name in names])
 
 
 def _check_text(name: str, value: bytes) -> None:
@@ -136,8 +167,3 @@ def _check_text(name: str, value: bytes) -> None:
         raise BadHeaders("neither ASCII nor UTF-8", field=name) from None
     if FORBIDDEN_BUT_TAB.search(text) or hides_controls(text):
         raise BadHeaders("decodes to a control character or line separator", field=name)
-
-
-def _check_intended(names: Iterable[bytes], intended: Sequence[str]) -> None:
-    if list(names) != [name.lower().encode("ascii") for name in intended]:
-        raise BadHeaders("the headers are not the intended ones", field="content")

@@ -13,7 +13,10 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote_to_bytes
 
-from ..exceptions import BadHeaders
+from ..exceptions import BadHeaders, MessageTooLarge
+
+#: Octets of a header section, and of any value that is to go into one.
+MAX_HEADERS = 100 * 1024
 
 #: C0 (with TAB), DEL, C1 (with NEL), the line and paragraph separators, surrogates.
 FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -22,8 +25,9 @@ FORBIDDEN_BUT_TAB = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\
 #: Where an encoded word begins for the most lenient of readers.
 WORD_HEAD = re.compile(r"=\?(?=([^?]*)\?([qQbB])\?)")
 
-#: Characters of a header name (RFC 5322 section 3.6.8), and how many are sensible.
-_NAME = re.compile(r"[!-9;-~]{1,76}")
+#: How many characters of a header name are sensible, and which may be (RFC 5322 section 3.6.8).
+MAX_NAME = 76
+HEADER_NAME = re.compile(rf"[!-9;-~]{{1,{MAX_NAME}}}")
 
 _Q_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]")
@@ -42,7 +46,7 @@ def check_name(name: str, field: str) -> None:
     """Raise `BadHeaders`, naming `field`, unless `name` can be a header's name."""
     if not isinstance(name, str):
         raise BadHeaders("the name of a header is a string", field=field, value=name)
-    if _NAME.fullmatch(name) is None:
+    if HEADER_NAME.fullmatch(name) is None:
         raise BadHeaders("not the name of a header", field=field, value=name)
 
 
@@ -51,9 +55,15 @@ def check_value(text: str, field: str, *, tab: bool = False, parameter: bool = F
 
     `tab` allows TAB. `parameter` says that it is the value of a parameter, such as a file name,
     which readers are known to percent-decode wherever it came from (RFC 2231).
+
+    A text that is larger than all headers together may be is a `MessageTooLarge`.
     """
     if not isinstance(text, str):
         raise BadHeaders("a string is needed", field=field, value=text)
+    if len(text) > MAX_HEADERS:
+        raise MessageTooLarge(f"more than {MAX_HEADERS} octets of headers", field=field)
+    if text.isascii() and text.isprintable() and "=?" not in text and "%" not in text:
+        return  # nearly all are; what follows is for the others
     if (FORBIDDEN_BUT_TAB if tab else FORBIDDEN).search(text):
         raise BadHeaders("a control character or line separator", field=field, value=text)
     if hides_controls(text):

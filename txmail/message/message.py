@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import email
 import email.policy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from email.message import EmailMessage
+from functools import lru_cache
 from typing import Any
 
 from zope.interface import implementer
 
 from ..address import Mailbox, parse_mailbox
 from ..envelope import Envelope
-from ..exceptions import BadHeaders, InvalidMessage, echo
+from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, echo
 from ..interfaces import IMessage
 from .attachment import Attachment
-from .entries import Entry, entries_of, overriding, reverse_path
-from .headers import check_name, check_value
-from .render import render
+from .entries import (
+    Entry,
+    check_entry,
+    entries_of,
+    mailbox_of,
+    mailboxes_of,
+    overriding,
+    reverse_path,
+)
+from .headers import HEADER_NAME, MAX_HEADERS, MAX_NAME, check_value
+from .lists import ARGUMENTS, has_list_headers, list_headers
+from .render import People, render
 
 
 @implementer(IMessage)
@@ -44,7 +54,14 @@ class Message:
     `envelope_sender`
         Where bounces go: an addr-spec, or ``"<>"`` for nowhere. Otherwise the sender's address.
     `message_id`, `date`
-        ``"<left@right>"`` and an aware datetime; made anew at each rendering otherwise.
+        ``"<left@right>"`` and an aware datetime; made anew at each rendering otherwise. With both
+        of them told, the same message is rendered to the same octets.
+    `calendar`
+        An invitation or an answer to one: iCalendar text, shown by mail programs in place of the
+        text and HTML that say the same. Its METHOD becomes that of the part (RFC 6047).
+    `list_id`, `list_help`, `list_unsubscribe`, `list_subscribe`, `list_post`, `list_owner`,
+    `list_archive`, `one_click`, `auto_submitted`
+        The headers of mailing lists and automatic mail: see `txmail.message.lists`.
 
     A string in place of a list is an `InvalidMessage` at once; all else is checked by `validate`,
     and when the message is rendered.
@@ -66,6 +83,16 @@ class Message:
         *,
         message_id: str | None = None,
         date: datetime | None = None,
+        calendar: str | Attachment | None = None,
+        list_id: str | tuple[str, str] | None = None,
+        list_help: str | list[str] | None = None,
+        list_unsubscribe: str | list[str] | None = None,
+        list_subscribe: str | list[str] | None = None,
+        list_post: str | list[str] | None = None,
+        list_owner: str | list[str] | None = None,
+        list_archive: str | list[str] | None = None,
+        one_click: bool = False,
+        auto_submitted: str | None = None,
     ) -> None:
         self.subject = subject or ""
         self.recipients = recipients
@@ -74,7 +101,7 @@ class Message:
         self.sender = sender
         self.cc = cc
         self.bcc = bcc
-        self.extra_headers = _pairs(extra_headers)
+        self.extra_headers = extra_headers
         self.attachments: list[Attachment] = []
         for attachment in attachments or ():
             self.attach(attachment)
@@ -82,6 +109,16 @@ class Message:
         self.envelope_sender = envelope_sender
         self.message_id = message_id
         self.date = date
+        self.calendar = calendar
+        self.list_id = list_id
+        self.list_help = list_help
+        self.list_unsubscribe = list_unsubscribe
+        self.list_subscribe = list_subscribe
+        self.list_post = list_post
+        self.list_owner = list_owner
+        self.list_archive = list_archive
+        self.one_click = one_click
+        self.auto_submitted = auto_submitted
 
     @property
     def recipients(self) -> list[Entry]:
@@ -111,6 +148,15 @@ class Message:
         self._bcc = entries_of(entries, "bcc")
 
     @property
+    def extra_headers(self) -> Any:
+        """A dict, or a list of pairs if it was not a mapping that was set."""
+        return self._extra_headers
+
+    @extra_headers.setter
+    def extra_headers(self, headers: Any) -> None:
+        self._extra_headers = _pairs(headers)
+
+    @property
     def send_to(self) -> set[str]:
         """All recipients: strings as they were given, and the addr-specs of pairs."""
         entries = [*self.recipients, *self.cc, *self.bcc]
@@ -136,9 +182,21 @@ class Message:
 
     def is_bad_headers(self) -> bool:
         """True if a header has a name or a value that must not be sent."""
+        replies = self.reply_to if isinstance(self.reply_to, list) else [self.reply_to]
+        entries: dict[str, list[Any]] = {
+            "sender": [self.sender],
+            "envelope_sender": [self.envelope_sender],
+            "recipients": self.recipients,
+            "cc": self.cc,
+            "bcc": self.bcc,
+            "reply_to": replies,
+        }
         try:
             self._check_headers()
-        except BadHeaders:
+            for field, of_field in entries.items():
+                for entry in of_field:
+                    check_entry(entry, field)
+        except (BadHeaders, MessageTooLarge):
             return True
         return False
 
@@ -146,19 +204,18 @@ class Message:
         """Raise what sending this message would, as far as it can be told without rendering it.
 
         `InvalidMessage` if something is missing, `BadHeaders` for a value that must not stand in a
-        header, `AddressError` for an address that is not one; each names the argument.
+        header, `AddressError` for an address that is not one, `MessageTooLarge` beyond the bounds;
+        each names the argument.
         """
-        self._validate(None)
-        self.addressees()
-        self.replies()
-        for part in (self.body, self.html, *self.attachments):
+        self._people(None)
+        for part in (self.body, self.html, self.calendar, *self.attachments):
             if isinstance(part, Attachment):
                 part.validate()
 
     def to_message(self) -> EmailMessage:
         """The message as the standard library reads it. Raises what `validate` raises."""
         self.validate()
-        content = render(self, self._validate(None))
+        content = render(self, self._people(None))
         return email.message_from_bytes(content, policy=email.policy.SMTP)
 
     def to_envelope(
@@ -167,26 +224,28 @@ class Message:
         sender: Entry | None = None,
         recipients: Iterable[Entry] | None = None,
         default_sender: Entry | None = None,
+        html_to_text: Callable[[str], str] | None = None,
     ) -> Envelope:
         """Render to an `Envelope`, as `IMessage` has it; nothing is written to the message.
 
         `sender` and `recipients` replace the envelope's only; `default_sender` is the From of a
-        message without one.
+        message without one. `html_to_text`, an `IHtmlToText`, makes the text of a message that has
+        HTML only.
         """
-        author = self._validate(default_sender)
+        people = self._people(default_sender)
+        chosen = people.everybody if recipients is None else overriding(recipients)
+        content = render(self, people, html_to_text)
         if sender is None:
             sender = self.envelope_sender
-        chosen = self.addressees() if recipients is None else overriding(recipients)
-        content = render(self, author)
-        path = author.address.text if sender is None else reverse_path(sender)
-        return Envelope(path, tuple(m.address.text for m in chosen), content)
+        path = people.author.address.text if sender is None else reverse_path(sender)
+        return Envelope(path, tuple([m.address.text for m in chosen]), content)
 
     def addressees(self) -> list[Mailbox]:
         """The mailboxes of To, Cc and Bcc, in this order."""
         return [
-            parse_mailbox(entry, field=field)
-            for field in ("recipients", "cc", "bcc")
-            for entry in getattr(self, field)
+            *mailboxes_of(self.recipients, "recipients"),
+            *mailboxes_of(self.cc, "cc"),
+            *mailboxes_of(self.bcc, "bcc"),
         ]
 
     def replies(self) -> list[Mailbox]:
@@ -194,63 +253,67 @@ class Message:
         if self.reply_to is None:
             return []
         entries = self.reply_to if isinstance(self.reply_to, list) else [self.reply_to]
-        return [parse_mailbox(entry, field="reply_to") for entry in entries]
+        return mailboxes_of(entries, "reply_to")
 
     def header_pairs(self) -> list[tuple[str, str]]:
         """The extra headers as pairs, whichever way they were given."""
-        return list(_pairs(self.extra_headers, pairs=True))
+        headers = self._extra_headers
+        if not headers:
+            return []
+        return list(headers.items()) if isinstance(headers, dict) else _pairs(headers)
 
-    def _validate(self, default_sender: Entry | None) -> Mailbox:
-        """Check what can be told without rendering; the author."""
+    def _people(self, default_sender: Entry | None) -> People:
+        """Check what can be told without rendering; who writes, and to whom."""
+        self._check_presence()
+        self._check_headers()
+        # Before a million of them are parsed: there has to be room for "a@b, " each.
+        if (len(self.recipients) + len(self.cc)) * 5 > MAX_HEADERS:
+            problem = f"more than {MAX_HEADERS} octets of headers; others can go to bcc"
+            raise MessageTooLarge(problem, field="recipients")
+        if self.envelope_sender is not None:
+            check_entry(self.envelope_sender, "envelope_sender")
+            reverse_path(self.envelope_sender, field="envelope_sender")
+        if self.sender:
+            author = mailbox_of(self.sender, "sender")
+        elif default_sender:
+            author = mailbox_of(default_sender, "default_sender")
+        else:
+            raise InvalidMessage("there is none, and no default", field="sender")
+        return People(
+            author,
+            mailboxes_of(self.recipients, "recipients"),
+            mailboxes_of(self.cc, "cc"),
+            mailboxes_of(self.bcc, "bcc"),
+            self.replies(),
+        )
+
+    def _check_presence(self) -> None:
         if not (self.recipients or self.cc or self.bcc):
             raise InvalidMessage("there is none", field="recipients")
-        for field, value in (("body", self.body), ("html", self.html)):
+        for field in ("body", "html", "calendar"):
+            value = getattr(self, field)
             if value is not None and not isinstance(value, (str, Attachment)):
                 raise InvalidMessage("text or an Attachment is needed", field=field, value=value)
         if self.body in (None, "") and self.html in (None, ""):
             raise InvalidMessage("No body: neither text nor HTML", field="body")
-        self._check_headers()
         if self.date is not None and (
             not isinstance(self.date, datetime) or self.date.utcoffset() is None
         ):
             raise InvalidMessage("an aware datetime is needed", field="date")
-        if self.envelope_sender is not None:
-            reverse_path(self.envelope_sender, field="envelope_sender")
-        if self.sender:
-            return parse_mailbox(self.sender, field="sender")
-        if default_sender:
-            return parse_mailbox(default_sender, field="default_sender")
-        raise InvalidMessage("there is none, and no default", field="sender")
 
     def _check_headers(self) -> None:
-        for field, text in self._texts():
-            check_value(text, field)
-        for name, value in self.header_pairs():
-            check_name(name, "extra_headers")
-            lower = name.lower()
-            if lower in _RESERVED or lower.startswith(("content-", "resent-")):
-                raise BadHeaders("cannot be an extra header", field="extra_headers", value=name)
-            check_value(value, name)
-
-    def _texts(self) -> Iterator[tuple[str, Any]]:
-        """Every text that goes into a header, with the name of its argument."""
-        yield "subject", self.subject
+        """Check what goes into headers, the people apart."""
+        check_value(self.subject, "subject")
         if self.message_id is not None:
-            yield "message_id", self.message_id
-        replies = self.reply_to if isinstance(self.reply_to, list) else [self.reply_to]
-        for field, entries in (
-            ("sender", [self.sender]),
-            ("envelope_sender", [self.envelope_sender]),
-            ("recipients", self.recipients),
-            ("cc", self.cc),
-            ("bcc", self.bcc),
-            ("reply_to", replies),
-        ):
-            for entry in entries:
-                for text in entry if isinstance(entry, tuple) else (entry,):
-                    # What is no text at all is an address error, told later.
-                    if isinstance(text, str):
-                        yield field, text
+            check_value(self.message_id, "message_id")
+        if len(self._extra_headers) * len("X:\r\n") > MAX_HEADERS:
+            problem = f"more than {MAX_HEADERS} octets of headers"
+            raise MessageTooLarge(problem, field="extra_headers")
+        for name, value in self.header_pairs():
+            _check_extra(name)
+            check_value(value, name)
+        if has_list_headers(self):
+            list_headers(self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):
@@ -270,12 +333,31 @@ _TRANSPORT = {"mime-version", "received", "return-path", "delivered-to"}
 _RESERVED = frozenset(_CONTENT | _TRANSPORT)
 
 
-def _pairs(headers: Any, *, pairs: bool = False) -> Any:
-    """`headers` copied: a dict for a mapping (unless `pairs`), a list of pairs otherwise."""
+def _check_extra(name: Any) -> None:
+    """Raise `BadHeaders` unless `name` can be that of an extra header."""
+    if not isinstance(name, str):
+        raise BadHeaders("the name of a header is a string", field="extra_headers", value=name)
+    if problem := _refusal(name[: MAX_NAME + 1]):
+        raise BadHeaders(problem, field="extra_headers", value=name)
+
+
+@lru_cache(256)
+def _refusal(name: str) -> str:
+    """Why `name`, or more than can be a name, is not one for an extra header; empty if it is."""
+    lower = name.lower()
+    if lower in ARGUMENTS:
+        return f"cannot be an extra header, there is {ARGUMENTS[lower]} for it"
+    if lower in _RESERVED or lower.startswith(("content-", "resent-")):
+        return "cannot be an extra header"
+    return "" if HEADER_NAME.fullmatch(name) else "not the name of a header"
+
+
+def _pairs(headers: Any) -> Any:
+    """`headers` copied: a dict for a mapping, a list of pairs otherwise."""
     if headers is None:
         return {}
     if isinstance(headers, Mapping):
-        return list(headers.items()) if pairs else dict(headers)
+        return dict(headers)
     if not isinstance(headers, (str, bytes)) and isinstance(headers, Iterable):
         headers = list(headers)
         if all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in headers):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import email.message
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..envelope import Envelope
@@ -20,6 +20,7 @@ def to_envelope(
     sender: Entry | None = None,
     recipients: Iterable[Entry] | None = None,
     default_sender: Entry | None = None,
+    html_to_text: Callable[[str], str] | None = None,
 ) -> Envelope:
     """The `Envelope` to be sent for `message`, which is not written to and has passed the gate.
 
@@ -30,6 +31,8 @@ def to_envelope(
         Replace the envelope's; the headers stay. A `sender` of ``"<>"`` is the null sender.
     `default_sender`
         The From of a message without one.
+    `html_to_text`
+        An `IHtmlToText` for a `Message` that has HTML only; the others are complete as they are.
 
     Raises `MessageError` or `AddressError` for what cannot be sent, naming what is wrong.
     """
@@ -52,8 +55,9 @@ def to_envelope(
     kind = type(message).__qualname__
     if isinstance(message, type) or not callable(getattr(message, "to_envelope", None)):
         raise InvalidMessage(f"a value of type {kind} is no message", field="message")
+    options: dict[str, Any] = {"html_to_text": html_to_text} if isinstance(message, Message) else {}
     envelope = message.to_envelope(
-        sender=sender, recipients=recipients, default_sender=default_sender
+        sender=sender, recipients=recipients, default_sender=default_sender, **options
     )
     if not isinstance(envelope, Envelope):
         raise InvalidMessage(f"to_envelope() of {kind} gave no Envelope", field="message")

@@ -3,37 +3,34 @@
 What goes where (RFC 2046 section 5.1, RFC 2387)::
 
     mixed                       if there are attachments
-        alternative             if there is text and HTML
+        alternative             if there is more than one of text, HTML and calendar
             text
             related             if attachments are shown in the HTML
                 html
                 images ...
+            calendar
         attachments ...
 """
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..address import Mailbox, parse_mailbox
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from . import gate
 from .attachment import Attachment
-from .writer import (
-    Part,
-    best_encoding,
-    crlf,
-    encode_body,
-    mailbox_header,
-    multipart,
-    parameter_header,
-    text_header,
-    write,
-)
+from .fields import mailbox_header, text_header
+from .lists import has_list_headers, list_headers
+from .transfer import crlf_text, encode_text
+from .writer import Part, header_names, multipart, write
 
 if TYPE_CHECKING:
     from .message import Message
@@ -47,47 +44,73 @@ _MAX_MESSAGE_ID = 250
 _MAILBOX_HEADERS = frozenset(
     {"sender", "errors-to", "disposition-notification-to", "return-receipt-to"}
 )
+#: Multiparts and bodies that a message may have beside its attachments.
+_OTHER_PARTS = 6
+#: What an invitation asks for (RFC 5546 section 1.4); the part has to say it too.
+_METHOD = re.compile(r"^METHOD:([A-Za-z0-9-]{1,60})[ \t]*$", re.IGNORECASE | re.MULTILINE)
 
 
-def render(message: Message, author: Mailbox) -> bytes:
-    """The content of `message`, written by `author`, past the gate.
+class People(NamedTuple):
+    """Who writes a message, and to whom."""
+
+    author: Mailbox
+    to: list[Mailbox]
+    cc: list[Mailbox]
+    bcc: list[Mailbox]
+    replies: list[Mailbox]
+
+    @property
+    def everybody(self) -> list[Mailbox]:
+        """The recipients, in the order of their headers."""
+        return [*self.to, *self.cc, *self.bcc]
+
+
+def render(
+    message: Message, people: People, html_to_text: Callable[[str], str] | None = None
+) -> bytes:
+    """The content of `message`, past the gate. With `html_to_text`, HTML never goes alone.
 
     Raises `MessageError` or `AddressError`, naming the argument at fault.
     """
-    part = _body(message)
-    headers = _headers(message, author)
-    content, boundaries = write(headers, part)
-    names = [header.partition(":")[0] for header in (*headers, *part.headers)]
+    part = _body(message, html_to_text)
+    message_id = _message_id(message, people.author)
+    headers = _headers(message, people, message_id)
+    names = [header.partition(":")[0] for header in headers] + header_names(part)
+    content, boundaries = write(headers, part, message_id)
     gate.check(content, intended_headers=names, boundaries=boundaries)
     return content
 
 
 def new_message_id(author: Mailbox) -> str:
     """A Message-ID nobody else has, in the author's domain; it tells nothing of this host."""
-    return f"<{secrets.token_hex(16)}@{author.address.domain}>"
+    return f"<{os.urandom(16).hex()}@{author.address.domain}>"
 
 
 def new_date() -> str:
     """The present time as a Date header has it, in UTC (RFC 5322 section 3.3)."""
-    return format_datetime(datetime.now(UTC))
+    return _date(int(time.time()))
 
 
-def _headers(message: Message, author: Mailbox) -> list[str]:
-    headers = [mailbox_header("From", [author])]
-    for name, field, entries in (
-        ("To", "recipients", message.recipients),
-        ("Cc", "cc", message.cc),
-    ):
-        if entries:
-            mailboxes = [parse_mailbox(entry, field=field) for entry in entries]
-            headers.append(mailbox_header(name, mailboxes))
-    if replies := message.replies():
-        headers.append(mailbox_header("Reply-To", replies))
+@lru_cache(4)
+def _date(seconds: int) -> str:
+    return format_datetime(datetime.fromtimestamp(seconds, UTC))
+
+
+def _headers(message: Message, people: People, message_id: str) -> list[str]:
+    headers = [mailbox_header("From", [people.author])]
+    if people.to:
+        headers.append(mailbox_header("To", people.to))
+    if people.cc:
+        headers.append(mailbox_header("Cc", people.cc))
+    if people.replies:
+        headers.append(mailbox_header("Reply-To", people.replies))
     if message.subject:
         headers.append(text_header("Subject", message.subject))
     date = new_date() if message.date is None else format_datetime(message.date)
     headers.append(f"Date: {date}\r\n")
-    headers.append(f"Message-ID: {_message_id(message, author)}\r\n")
+    headers.append(f"Message-ID: {message_id}\r\n")
+    if has_list_headers(message):
+        headers += list_headers(message)
     for name, value in message.header_pairs():
         if name.lower() in _MAILBOX_HEADERS:
             headers.append(mailbox_header(name, [parse_mailbox(value, field=name)]))
@@ -106,8 +129,8 @@ def _message_id(message: Message, author: Mailbox) -> str:
     return given
 
 
-def _body(message: Message) -> Part:
-    if len(message.attachments) + 5 > gate.MAX_PARTS:
+def _body(message: Message, html_to_text: Callable[[str], str] | None) -> Part:
+    if len(message.attachments) + _OTHER_PARTS > gate.MAX_PARTS:
         raise MessageTooLarge(f"more than {gate.MAX_PARTS} parts", field="attachments")
     related: list[Part] = []
     files: list[Part] = []
@@ -117,37 +140,66 @@ def _body(message: Message) -> Part:
     parts = []
     if message.body:
         parts.append(_text(message.body, "plain", "body"))
+    elif message.html and html_to_text and (text := _text_of(message.html, html_to_text)):
+        parts.append(_text(text, "plain", "html"))
     if message.html:
         html = _text(message.html, "html", "html")
-        parts.append(multipart("related", [html, *related], type="text/html") if related else html)
-    body = multipart("alternative", parts) if len(parts) > 1 else parts[0]
-    return multipart("mixed", [body, *files]) if files else body
+        parts.append(_related(html, related) if related else html)
+    if message.calendar:
+        parts.append(_calendar(message.calendar))
+    body = multipart("alternative", *parts) if len(parts) > 1 else parts[0]
+    return multipart("mixed", body, *files) if files else body
 
 
 def _is_shown(attachment: Attachment, html: str | Attachment) -> bool:
     """True if `attachment` belongs to the HTML: it is inline, or called by its content id."""
-    if attachment.inline:
-        return True
-    text = html.data if isinstance(html, Attachment) else html
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "replace")
-    return f"cid:{attachment.cid}" in (text or "")
+    return attachment.inline or f"cid:{attachment.cid}" in _string(html)
 
 
-def _text(body: str | Attachment, subtype: str, field: str) -> Part:
-    if isinstance(body, Attachment):
-        return body.to_part(f"text/{subtype}")
+def _string(text: str | Attachment) -> str:
+    return text.text if isinstance(text, Attachment) else text
+
+
+def _text_of(html: str | Attachment, html_to_text: Callable[[str], str]) -> str:
+    """The text that `html_to_text` makes of `html`; empty if there is none in it."""
     try:
-        octets = crlf(body.encode())
+        text = html_to_text(_string(html))
+    except Exception as error:
+        # Other people's parsers fail in many ways, and their errors may repeat the text.
+        problem = f"no text could be made of it ({type(error).__name__})"
+        raise InvalidMessage(problem, field="html") from None
+    if not isinstance(text, str):
+        raise InvalidMessage("what was made of it is no text", field="html")
+    return text if text.strip() else ""
+
+
+def _related(html: Part, related: list[Part]) -> Part:
+    # RFC 2387 section 3.1 wants to be told the type of the HTML again.
+    media_type = html.headers[0].removeprefix("Content-Type: ").partition(";")[0].strip()
+    return multipart(f'related; type="{media_type}"', html, *related)
+
+
+def _calendar(calendar: str | Attachment) -> Part:
+    """An invitation as mail programs look for it (RFC 6047 section 2.4)."""
+    if isinstance(calendar, Attachment):
+        return calendar.to_part("text/calendar")
+    method = _METHOD.search(calendar.replace("\r\n", "\n"))
+    said = f"; method={method[1].upper()}" if method else ""
+    return _text(calendar, "calendar", "calendar", said)
+
+
+def _text(text: str | Attachment, subtype: str, field: str, parameters: str = "") -> Part:
+    if isinstance(text, Attachment):
+        return text.to_part(f"text/{subtype}")
+    if len(text) > gate.MAX_CONTENT:
+        raise MessageTooLarge(f"more than {gate.MAX_CONTENT} octets", field=field)
+    try:
+        octets = crlf_text(text).encode()
     except UnicodeEncodeError:
         raise InvalidMessage("a lone surrogate in the text", field=field) from None
-    if not octets.endswith(b"\r\n"):
-        octets += b"\r\n"
-    encoding = best_encoding(octets)
+    encoding, body = encode_text(octets)
     headers = (
-        parameter_header("Content-Type", f"text/{subtype}", {"charset": "utf-8"}),
+        f"Content-Type: text/{subtype}; charset=utf-8{parameters}\r\n",
         f"Content-Transfer-Encoding: {encoding}\r\n",
     )
-    if encoding != "7bit":
-        octets = encode_body(octets, encoding, text=True, field=field)
-    return Part(headers, octets)
+    return Part(headers, body)

@@ -2,7 +2,7 @@
 
 Whatever policy they have, they are walked and checked, copied, and written with CRLF line ends. The
 standard library writes the bodies. The headers it does not: what was set as text is written anew by
-`txmail.message.writer`, because its own folding turns data into syntax on many versions of Python;
+`txmail.message.fields`, because its own folding turns data into syntax on many versions of Python;
 what came from a parser in ASCII stays as it came.
 
 The envelope's sender is the Sender, or the one author in From; its recipients are those of To, Cc
@@ -29,12 +29,8 @@ from ..envelope import Envelope
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, TxmailError
 from . import gate
 from .entries import Entry, overriding, reverse_path
-from .headers import check_name, check_value
-from .render import new_date, new_message_id
-from .writer import (
+from .fields import (
     LINE,
-    crlf,
-    encode_body,
     fold,
     mailbox_header,
     mailbox_tokens,
@@ -42,6 +38,9 @@ from .writer import (
     phrase,
     text_header,
 )
+from .headers import check_name, check_value
+from .render import new_date, new_message_id
+from .transfer import crlf, encode_body
 
 #: A message as the standard library types it: any policy, any kind of headers.
 AnyMessage: TypeAlias = "Message[Any, Any]"

@@ -1,0 +1,231 @@
+"""Templates by Jinja2 (extra ``templates``), in a sandbox with walls of our own.
+
+A template may be hostile, or just wrong. Jinja2's `ImmutableSandboxedEnvironment` is the base, and
+what it leaves open is closed here and in `sandbox`:
+
+1. Only what is on a list can be reached of a value; of a mapping, its keys first.
+2. Only the filters of a list are there. Those that make much out of little are measured before.
+3. Statements and expressions are those of `_NODES`: nothing is included, imported or defined.
+4. All work is counted: each turn of a loop, each call, and each character that comes out of one. A
+   template that uses up its allowance ends in an error, at the same place on every machine.
+5. Fields are data: ``|safe`` is for constants only.
+
+What is written has to be a scalar: a list or a method in the middle of a mail is a mistake. None
+is written as nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateSyntaxError, UndefinedError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.nodes import Node
+from jinja2.visitor import NodeTransformer
+from zope.interface import implementer
+
+from ..exceptions import TemplateError
+from ..interfaces import ITemplateEngine, ITemplateText
+from ..message.merge import Field, Pieces
+from .sandbox import FILTERS, MAX_OUTPUT, Refused, Sandbox
+
+#: Characters of a template, and names, values, operators and statements in it.
+MAX_SOURCE = 1024 * 1024
+MAX_NODES = 10_000
+#: How many characters of an error of Jinja2 are passed on.
+_ECHO = 120
+
+_NODES: frozenset[type[Node]] = frozenset(
+    {
+        *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.Name),
+        *(nodes.If, nodes.For, nodes.With, nodes.Assign, nodes.CondExpr),
+        *(nodes.Filter, nodes.Test, nodes.Call, nodes.Keyword),
+        *(nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Concat),
+        *(nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair),
+        *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos),
+        *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow),
+    }
+)
+#: Names that are objects of Jinja2.
+_NAMES = frozenset({"self", "super", "caller", "varargs", "kwargs"})
+
+
+@implementer(ITemplateEngine)
+class Jinja2Engine:
+    """See `ITemplateEngine`. `max_output` is in characters, for each part of a message."""
+
+    def __init__(self, max_output: int = MAX_OUTPUT) -> None:
+        self._max_output = max_output
+        self._environments = {html: Sandbox(html) for html in (False, True)}
+
+    def compile(self, source: str, part: str, *, html: bool = False) -> ITemplateText:
+        """See `ITemplateEngine`."""
+        if not isinstance(source, str):
+            raise TemplateError("a string is needed", field=part, value=source)
+        if len(source) > MAX_SOURCE:
+            raise TemplateError(f"more than {MAX_SOURCE} characters", field=part)
+        environment = self._environments[html]
+        try:
+            tree = environment.parse(source)
+            pieces = _pieces(tree)
+            code = environment.compile(_rewritten(tree, environment))
+        except TemplateSyntaxError as error:
+            problem = (error.message or "not a template")[:_ECHO]
+            raise TemplateError(problem, field=part, line=error.lineno) from None
+        except (RecursionError, MemoryError, SyntaxError, ValueError, OverflowError) as error:
+            problem = f"too complicated ({type(error).__name__})"
+            raise TemplateError(problem, field=part) from None
+        template = environment.template_class.from_code(environment, code, environment.globals)
+        return _Text(template, pieces, part, self._max_output)
+
+
+@implementer(ITemplateText)
+class _Text:
+    """See `ITemplateText`."""
+
+    def __init__(
+        self, template: Template, pieces: Pieces | None, part: str, max_output: int
+    ) -> None:
+        self.pieces = pieces
+        self._template = template
+        self._part = part
+        self._max_output = max_output
+
+    def render(self, fields: Mapping[str, Any]) -> str:
+        """See `ITemplateText`."""
+        try:
+            context = self._template.new_context(dict(fields))
+            return "".join(self._bounded(self._template.root_render_func(context)))
+        except (Refused, UndefinedError, SecurityError) as error:
+            problem = str(error)[:_ECHO]
+            line = self._line(error.__traceback__)
+        except Exception as error:
+            # Other errors may repeat the data.
+            problem = f"it failed ({type(error).__name__})"
+            line = self._line(error.__traceback__)
+        raise TemplateError(problem, field=self._part, line=line)
+
+    def _bounded(self, chunks: Iterable[str]) -> Iterator[str]:
+        room = self._max_output
+        for chunk in chunks:
+            room -= len(chunk)
+            if room < 0:
+                raise Refused(f"more than {self._max_output} characters come out")
+            yield chunk
+
+    def _line(self, traceback: TracebackType | None) -> int | None:
+        """The line of the template in which an error was raised."""
+        line = None
+        while traceback is not None:
+            if traceback.tb_frame.f_globals.get("__jinja_template__") is self._template:
+                line = self._template.get_corresponding_lineno(traceback.tb_lineno)
+            traceback = traceback.tb_next
+        return line
+
+
+# -- what a template may say
+
+
+def _pieces(tree: nodes.Template) -> Pieces | None:
+    """The pieces of a template that has text and fields in it, and nothing else."""
+    found: list[str | Field] = []
+    for statement in tree.body:
+        if not isinstance(statement, nodes.Output):
+            return None
+        for node in statement.nodes:
+            if isinstance(node, nodes.TemplateData):
+                found.append(node.data)
+            elif (field := _field(node)) is not None:
+                found.append(field)
+            else:
+                return None
+    return tuple(found)
+
+
+def _field(node: Node) -> Field | None:
+    """The field that `node` is, perhaps with a default."""
+    if isinstance(node, nodes.Name):
+        return None if node.name in _NAMES else Field(node.name)
+    if (
+        isinstance(node, nodes.Filter)
+        and node.name in ("default", "d")
+        and isinstance(node.node, nodes.Name)
+        and len(node.args) == 1
+        and isinstance(node.args[0], nodes.Const)
+        and isinstance(node.args[0].value, str)
+        and not (node.kwargs or node.dyn_args or node.dyn_kwargs)
+    ):
+        return Field(node.node.name, node.args[0].value)
+    return None
+
+
+def _rewritten(tree: nodes.Template, environment: Sandbox) -> nodes.Template:
+    """`tree` with its work counted. Raises `TemplateSyntaxError` for what is not in `_NODES`."""
+    _Rewriter().visit(tree)
+    tree.set_environment(environment)
+    return tree
+
+
+class _Rewriter(NodeTransformer):
+    """Refuses what no template may do, and puts the counting filters where they belong."""
+
+    def __init__(self) -> None:
+        self._left = MAX_NODES
+
+    def visit(self, node: Node, *args: Any, **kwargs: Any) -> Any:
+        """Visit a node, if there are not too many."""
+        self._left -= 1
+        if self._left < 0:
+            _refuse(f"more than {MAX_NODES} names, values, operators and statements", node)
+        return super().visit(node, *args, **kwargs)
+
+    def generic_visit(self, node: Node, *args: Any, **kwargs: Any) -> Node:
+        """Visit a node that may be there, or refuse it."""
+        if type(node) not in _NODES:
+            _refuse(f"{type(node).__name__} is not for templates of mail", node)
+        return super().generic_visit(node, *args, **kwargs)
+
+    def visit_Name(self, node: nodes.Name) -> Node:
+        if node.name in _NAMES:
+            _refuse(f"{node.name!r} is not for templates of mail", node)
+        return node
+
+    def visit_Filter(self, node: nodes.Filter) -> Node:
+        if node.name == "safe":
+            if not isinstance(node.node, nodes.Const):
+                _refuse("|safe is for constants only: fields are data", node)
+            return nodes.MarkSafe(node.node, lineno=node.lineno)
+        if node.name not in FILTERS:
+            _refuse(f"there is no filter {node.name!r}", node)
+        return self.generic_visit(node)
+
+    def visit_For(self, node: nodes.For) -> Node:
+        if node.recursive:
+            _refuse("a recursive loop is not for templates of mail", node)
+        self.generic_visit(node)
+        node.iter = _filtered(node.iter, "_steps")
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> Node:
+        self.generic_visit(node)
+        return _filtered(nodes.List(node.nodes, lineno=node.lineno), "_concat")
+
+    def visit_List(self, node: nodes.List) -> Node:
+        return _filtered(self.generic_visit(node), "_made")
+
+    def visit_Dict(self, node: nodes.Dict) -> Node:
+        return _filtered(self.generic_visit(node), "_made")
+
+    def visit_Tuple(self, node: nodes.Tuple) -> Node:
+        self.generic_visit(node)
+        return _filtered(node, "_made") if node.ctx == "load" else node
+
+
+def _filtered(node: Any, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _refuse(problem: str, node: Node) -> NoReturn:
+    raise TemplateSyntaxError(problem, node.lineno)

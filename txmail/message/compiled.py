@@ -1,0 +1,224 @@
+"""`CompiledTemplate`: a template prepared for many messages that differ in a few fields.
+
+What does not change is rendered once, to its final octets. Of each message only the lines that have
+a field on them are made, in the encoding of the body they stand in, and the headers that have one,
+by the header writer; fields are encoded for their place and never before.
+
+Nothing here has a will of its own: the octets are those of ``template.render(...).to_envelope()``.
+Where that is not certain, because there is more than text and fields in a part, or a field has a
+control character or a line end, this is just what is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from ..address import Mailbox
+from ..envelope import Envelope, header_section
+from ..exceptions import FieldError
+from . import gate
+from .compiled_headers import Headers
+from .entries import Entry, mailbox_of, reverse_path
+from .headers import check_value
+from .merge import in_html
+from .message import Message
+from .places import Body, NotPlain, Places, constant, has_fields, plain
+from .render import _body, _headers, _message_id, new_message_id
+from .template import MailboxTemplate, Template, UriTemplate
+from .writer import Part, header_names, write
+
+_MARKUP = re.compile("[&<>\"']")
+_STAND_IN_ID = "<x@example.com>"
+
+
+class CompiledTemplate:
+    """Makes the envelopes of messages that have one `Template`. Made by `Template.compile`.
+
+    One serves any number of threads.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        *,
+        default_sender: Entry | None = None,
+        html_to_text: Callable[[str], str] | None = None,
+    ) -> None:
+        self.template = template
+        self._default_sender = default_sender
+        self._html_to_text = html_to_text
+        self._plan: _Plan | None = None
+        # What is wrong, if anything, is told when an envelope is wanted.
+        with contextlib.suppress(NotPlain, FieldError):
+            self._plan = _Plan(template, default_sender, html_to_text)
+
+    @property
+    def prepared(self) -> bool:
+        """False if all messages are rendered in full: a part has more than text and fields."""
+        return self._plan is not None
+
+    def envelope(
+        self,
+        recipient: Entry,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        message_id: str | None = None,
+        date: datetime | None = None,
+    ) -> Envelope:
+        """The `Envelope` of the message to `recipient` with `fields` in it, past the gate.
+
+        Raises what `Template.render` and `Message.to_envelope` raise.
+        """
+        if self._plan is not None:
+            # An error is left to the full rendering, too: it has several to choose from.
+            with contextlib.suppress(NotPlain, FieldError):
+                return self._plan.envelope(recipient, fields, message_id, date)
+        message = self.template.render(fields, [recipient], message_id=message_id, date=date)
+        return message.to_envelope(
+            default_sender=self._default_sender, html_to_text=self._html_to_text
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "template": self.template,
+            "default_sender": self._default_sender,
+            "html_to_text": self._html_to_text,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.template!r}>"
+
+
+class _Plan:
+    """All that is known of the messages of a template. Raises `NotPlain` if it is too little."""
+
+    def __init__(
+        self,
+        template: Template,
+        default_sender: Entry | None,
+        html_to_text: Callable[[str], str] | None,
+    ) -> None:
+        self._places = Places()
+        prototype = _prototype(template)
+        people = prototype._people(default_sender)
+        self._author = people.author
+        self._others = tuple([m.address.text for m in (*people.cc, *people.bcc)])
+        path = prototype.envelope_sender
+        self._path = people.author.address.text if path is None else reverse_path(path)
+        self._part = _body(prototype, html_to_text)
+        self._bodies = self._find_bodies(template, html_to_text is not None)
+        self._calls_ids = any(attachment.cid for attachment in prototype.attachments)
+        headers = _headers(prototype, people, _STAND_IN_ID)
+        self._headers = Headers(template, prototype, headers, self._places)
+        names = [header.partition(":")[0] for header in headers]
+        self._names = names + header_names(self._part)
+        # What does not change passes the gate now.
+        content, boundaries = write(headers, self._part, _STAND_IN_ID)
+        gate.check(content, intended_headers=self._names, boundaries=boundaries)
+
+    def _find_bodies(self, template: Template, makes_text: bool) -> list[tuple[Part, Body]]:
+        """The bodies with fields in them, and the parts in which the prototype has them."""
+        leaves = _leaves(self._part)
+        found: list[tuple[Part, Body]] = []
+        texts = [(plain(template.text.pieces), False)] if template.text else []
+        texts += [(plain(template.html.pieces), True)] if template.html else []
+        # An empty one is no part of a message.
+        texts = [(pieces, html) for pieces, html in texts if any(pieces)]
+        if makes_text and texts[0][1] and has_fields(texts[0][0]):
+            raise NotPlain
+        for pieces, html in texts:
+            leaf = next(leaves)
+            if has_fields(pieces):
+                found.append((leaf, Body(pieces, self._places, html=html)))
+        return found
+
+    def envelope(
+        self, recipient: Entry, fields: Any, message_id: str | None, date: datetime | None
+    ) -> Envelope:
+        """The envelope of one message."""
+        values, together = self._places.values(fields)
+        if self._calls_ids and "cid:" in together:
+            raise NotPlain
+        mailbox = mailbox_of(recipient, "recipients")
+        if message_id is None:
+            message_id = new_message_id(self._author)
+        else:
+            check_value(message_id, "message_id")
+            message_id = _message_id(_Given(message_id), self._author)  # type: ignore[arg-type]
+        headers = self._headers.of(values, mailbox, message_id, date)
+        part, made = self._filled(values, together)
+        content, _ = write(headers, part, message_id)
+        # All else has been here before, and the writer looks for its boundaries in everything.
+        written = b"".join([header_section(content), b"\r\n", *made])
+        gate.check(written, intended_headers=self._names)
+        return Envelope(self._path, (mailbox.address.text, *self._others), content)
+
+    def _filled(self, values: list[str], together: str) -> tuple[Part, list[bytes]]:
+        """The part of a message, and the lines in it that were made."""
+        if not self._bodies:
+            return self._part, []
+        escaped = [in_html(v) for v in values] if _MARKUP.search(together) else values
+        made, new = [], {}
+        for leaf, body in self._bodies:
+            new[id(leaf)], lines = body.part(leaf, escaped if body.html else values)
+            made.append(lines)
+        return _replaced(self._part, new), made
+
+
+class _Given(NamedTuple):
+    """What there is of a message when its Message-ID is looked at."""
+
+    message_id: str
+
+
+def _leaves(part: Part) -> Iterator[Part]:
+    """The parts that are no multiparts: text and HTML come first, whatever else there is."""
+    if not part.parts:
+        yield part
+    for child in part.parts:
+        yield from _leaves(child)
+
+
+def _replaced(part: Part, new: dict[int, Part]) -> Part:
+    if not part.parts:
+        return new.get(id(part), part)
+    return part._replace(parts=tuple([_replaced(child, new) for child in part.parts]))
+
+
+def _prototype(template: Template) -> Message:
+    """A message with all that those of `template` have in common; raises `NotPlain`."""
+
+    def stand_in(pieces: Any) -> str:
+        return "x" if has_fields(plain(pieces)) else constant(pieces)
+
+    def named(mailbox: MailboxTemplate) -> Mailbox:
+        return Mailbox(stand_in(mailbox.name.pieces), mailbox.mailbox.address)
+
+    def uri(uri: UriTemplate) -> str:
+        return constant(plain(uri.pieces)) or "https://example.com"
+
+    def body(text: Any) -> str | None:
+        pieces = plain(text.pieces) if text else ()
+        return constant(pieces) or ("x" if has_fields(pieces) else None)
+
+    options = {**template.constants, "recipients": ["x@example.com"]}
+    for field, uris in template.uris.items():
+        found = [uri(each) for each in uris]
+        options[field] = found[0] if len(found) == 1 else found
+    return Message(
+        stand_in(template.subject.pieces),
+        body=body(template.text),
+        html=body(template.html),
+        sender=named(template.sender) if template.sender else None,
+        extra_headers=[(name, stand_in(header.pieces)) for name, header in template.headers],
+        reply_to=[named(mailbox) for mailbox in template.reply_to] or None,
+        message_id=_STAND_IN_ID,
+        **options,
+    )

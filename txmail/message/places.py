@@ -1,0 +1,208 @@
+"""Where the fields of a template stand, and the lines of a body that have one on them.
+
+Used by `txmail.message.compiled`, which see. `NotPlain` is raised for everything unusual: the
+message is rendered in full then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from .headers import FORBIDDEN, FORBIDDEN_BUT_TAB
+from .merge import MAX_BITS, SCALARS, Field, Pieces, in_text
+from .transfer import _PLAIN_TEXT, encode_body, encode_text
+from .writer import Part
+
+#: Characters of a template that is prepared, and of all that its fields become in a message.
+MAX_PREPARED = 1024 * 1024
+#: Octets of a line that 7bit shows as it is (`encode_text`).
+_READABLE = 78
+
+#: Lines of quoted-printable up to a line end that is not a soft one.
+_HARD_LINES = re.compile(rb".*?(?<!=)\r\n", re.DOTALL)
+
+
+class NotPlain(Exception):
+    """This message, or all of this template, has to be rendered in full."""
+
+
+class Line(NamedTuple):
+    """Text with fields in it, which are known by their numbers."""
+
+    format: str
+    numbers: itemgetter[Any]
+
+    def text(self, values: list[str]) -> str:
+        """The text with `values` in it."""
+        return str(self.format % self.numbers(values))
+
+
+class Places:
+    """All places of fields in a template; each different field has a number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Field, int] = {}
+        self._count = 0
+
+    def line(self, pieces: Sequence[str | Field]) -> Line:
+        """The line, or header, that consists of `pieces`, at least one of which is a field."""
+        fields = [piece for piece in pieces if isinstance(piece, Field)]
+        self._count += len(fields)
+        numbers = [self._numbers.setdefault(field, len(self._numbers)) for field in fields]
+        formats = ["%s" if isinstance(p, Field) else p.replace("%", "%%") for p in pieces]
+        return Line("".join(formats), itemgetter(*numbers))
+
+    def values(self, fields: Any) -> tuple[list[str], str]:
+        """The text of each field by its number, and all of it together."""
+        if fields is None:
+            fields = {}
+        if type(fields) is not dict:
+            raise NotPlain
+        for name, value in fields.items():
+            kind = type(value)
+            if type(name) is not str or kind not in SCALARS:
+                raise NotPlain
+            if kind is int and value.bit_length() > MAX_BITS:
+                raise NotPlain
+        found = []
+        for name, default in self._numbers:
+            value = fields.get(name, default)
+            if value is None and name not in fields:
+                raise NotPlain
+            found.append(value if type(value) is str else in_text(value))
+        together = "".join(found)
+        if len(together) * self._count > MAX_PREPARED:
+            raise NotPlain
+        if not (together.isascii() and together.isprintable()) and FORBIDDEN.search(together):
+            raise NotPlain
+        return found, together
+
+
+class Body:
+    """A body of which the lines with fields on them are made; the others are there, encoded.
+
+    Lines of 7bit do not depend on each other, nor do those of quoted-printable: a soft line break
+    is in the middle of a line. Which encoding `encode_text` would take is a matter of sums. Base64
+    is the exception, and made of the whole body each time.
+    """
+
+    def __init__(self, pieces: Pieces, places: Places, *, html: bool) -> None:
+        #: true if the values of fields have to be escaped for HTML
+        self.html = html
+        self._lines: list[Line] = []
+        fixed = [""]
+        for line in _lines(pieces):
+            if has_fields(line):
+                self._lines.append(places.line(_without_end(line)))
+                fixed.append("")
+            else:
+                fixed[-1] += constant(line)
+        # A text gets a line end at its end, unless its last line is empty.
+        self._is_open = not fixed[-1] and not constant(pieces[-1:]).endswith("\n")
+        octets = [_crlf(text) for text in fixed]
+        self._size = sum(map(len, octets))
+        self._escapes = sum(map(_escapes, octets))
+        self._raw = _interleaved(octets)
+        self._is_readable = all(encode_text(lines)[0] == "7bit" for lines in octets if lines)
+        self._quoted = _interleaved([_quoted(lines) for lines in octets])
+
+    def part(self, leaf: Part, values: list[str]) -> tuple[Part, bytes]:
+        """The part that takes the place of `leaf`, and what the gate has to see of it."""
+        lines = [line.text(values) for line in self._lines]
+        if self._is_open and not lines[-1]:
+            raise NotPlain
+        made = "\r\n".join([*lines, ""]).encode()
+        if self._is_readable and made.isascii() and max(map(len, lines)) <= _READABLE:
+            encoding = "7bit"
+            body = _filled(self._raw, made.splitlines(keepends=True))
+        elif self._is_longer_quoted(made):
+            encoding = "base64"
+            body = _filled(self._raw, made.splitlines(keepends=True))
+            body, made = encode_body(body, encoding, text=True, field="body"), b""
+        else:
+            encoding = "quoted-printable"
+            made = _quoted(made)
+            # An equals sign is never in front of a line end but in a soft line break.
+            soft = b"=\r\n" in made
+            body = _filled(
+                self._quoted,
+                _HARD_LINES.findall(made) if soft else made.splitlines(keepends=True),
+            )
+        headers = (leaf.headers[0], f"Content-Transfer-Encoding: {encoding}\r\n")
+        return Part(headers, body), made
+
+    def _is_longer_quoted(self, made: bytes) -> bool:
+        """True if `encode_text` would take base64 for this body with the lines in `made`."""
+        size, escapes = self._size + len(made), self._escapes + _escapes(made)
+        return (size + 2 * escapes) * 3 > size * 4 + 12
+
+
+def plain(pieces: Pieces | None) -> Pieces:
+    """`pieces`, if there is nothing but them, and no character that is treated in a special way."""
+    if pieces is None or len(constant(pieces)) > MAX_PREPARED:
+        raise NotPlain
+    for piece in pieces:
+        text = piece.default or "" if isinstance(piece, Field) else piece.replace("\n", "")
+        if FORBIDDEN_BUT_TAB.search(text):
+            raise NotPlain
+    return pieces
+
+
+def has_fields(pieces: Sequence[str | Field]) -> bool:
+    """True if not all messages have the same text here."""
+    return any(isinstance(piece, Field) for piece in pieces)
+
+
+def constant(pieces: Sequence[str | Field]) -> str:
+    """What is there of the text whatever the fields are."""
+    return "".join([piece for piece in pieces if isinstance(piece, str)])
+
+
+def _lines(pieces: Pieces) -> Iterator[list[str | Field]]:
+    """The pieces of each line, the line end included."""
+    line: list[str | Field] = []
+    for piece in pieces:
+        for text in [piece] if isinstance(piece, Field) else piece.splitlines(keepends=True):
+            line.append(text)
+            if isinstance(text, str) and text.endswith("\n"):
+                yield line
+                line = []
+    if line:
+        yield line
+
+
+def _without_end(line: list[str | Field]) -> list[str | Field]:
+    last = line[-1]
+    return [*line[:-1], last.removesuffix("\n")] if isinstance(last, str) else line
+
+
+def _crlf(text: str) -> bytes:
+    """Whole lines, the last of which may be without its end."""
+    if text and not text.endswith("\n"):
+        text += "\n"
+    return text.replace("\n", "\r\n").encode()
+
+
+def _quoted(lines: bytes) -> bytes:
+    return encode_body(lines, "quoted-printable", text=True, field="body") if lines else b""
+
+
+def _escapes(octets: bytes) -> int:
+    """How many octets quoted-printable has to escape."""
+    return len(octets.translate(None, _PLAIN_TEXT))
+
+
+def _interleaved(fixed: list[bytes]) -> list[bytes]:
+    """A list with `fixed` at its even places, and room for one more between each two of them."""
+    found = [b""] * (2 * len(fixed) - 1)
+    found[::2] = fixed
+    return found
+
+
+def _filled(interleaved: list[bytes], made: list[bytes]) -> bytes:
+    found = interleaved.copy()
+    found[1::2] = made
+    return b"".join(found)
