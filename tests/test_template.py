@@ -170,7 +170,7 @@ def test_plain_data_is_written_as_it_is(value, text):
         {"a": [1, {"b": object()}]},
         {1: "a"},
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_plain_data_is_refused_by_name_even_if_it_is_not_used(value):
     with pytest.raises(TemplateError, match=r"^order[.: ]") as caught:
