@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from ..address import Mailbox
 from ..envelope import Envelope
 from ..exceptions import FieldError
 from . import gate
+from .attachment import Attachment
 from .compiled_headers import Headers
 from .entries import Entry, mailbox_of, reverse_path
 from .headers import check_value
@@ -118,7 +119,7 @@ class _Plan:
         part = _body(prototype, html_to_text)
         self._bodies: list[Body] = []
         self._layout = Layout(part, self._find_bodies(template, part, html_to_text is not None))
-        self._calls_ids = any(attachment.cid for attachment in prototype.attachments)
+        _check_places(template, prototype.attachments)
         headers = _headers(prototype, people, _STAND_IN_ID)
         self._headers = Headers(template, prototype, headers, self._places)
         names = [header.partition(":")[0] for header in headers]
@@ -147,8 +148,6 @@ class _Plan:
     ) -> Envelope:
         """The envelope of one message."""
         values, together = self._places.values(fields)
-        if self._calls_ids and "cid:" in together:
-            raise NotPlain
         mailbox = mailbox_of(recipient, "recipients")
         if message_id is None:
             message_id = new_message_id(self._author)
@@ -187,6 +186,18 @@ def _leaves(part: Part) -> Iterator[Part]:
         yield part
     for child in part.parts:
         yield from _leaves(child)
+
+
+def _check_places(template: Template, attachments: Iterable[Attachment]) -> None:
+    """Raise `NotPlain` if it may depend on a field whether an attachment is shown in the HTML."""
+    pieces = plain(template.html.pieces) if template.html else ()
+    if not has_fields(pieces):
+        return
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    for attachment in attachments:
+        called = any(f"cid:{attachment.cid}" in text for text in texts)
+        if attachment.cid and not (attachment.inline or called):
+            raise NotPlain
 
 
 def _prototype(template: Template) -> Message:
