@@ -87,7 +87,16 @@ LETTERS = {
     "files": template(html="<img src='cid:i'>{{ x }}", attachments=[
         Attachment("i.png", data=b"i", content_id="i", disposition="inline"),
         Attachment("{{ x }}.pdf", data=b"data"),
-        Attachment("n.txt", "text/plain", "text", content_id="n"),
+        Attachment("n.txt", "text/plain", "text"),
+    ]),
+    "called": template(html="<img src='cid:n'>{{ x }}", attachments=[
+        Attachment("n.png", data=b"i", content_id="n"),
+    ]),
+    "perhaps called": template(html="<img src='cid:{{ x }}{{ y }}'>cid:", attachments=[
+        Attachment("n.png", data=b"i", content_id="n"),
+    ]),
+    "never called": template(html="cid:{{ x }}n", attachments=[
+        Attachment("n.png", data=b"i", content_id="n"),
     ]),
     "names": template(sender="Shop of {{ x }} <shop@example.com>",
                       reply_to=["For {{ x }} <r@x.y>", "plain@x.y", ("{{ y }}", "s@x.y")]),
@@ -106,7 +115,7 @@ LETTERS = {
     "not plain": template(text="{% if x %}{{ x|upper }}{% endif %}.", html="<b>{{ x }}</b>"),
     "controls": template(text="tab\t{{ x }}\nbell\a\n"),
 }  # fmt: skip
-FULL = {"not plain", "mailbox header", "controls"}
+FULL = {"not plain", "mailbox header", "controls", "perhaps called", "never called"}
 each_letter = pytest.mark.parametrize("letter", LETTERS.values(), ids=LETTERS)
 
 
@@ -152,6 +161,7 @@ VALUES = {
     "surrogate": "a\ud800b",
     "boundary": "--=_",
     "content id": "cid:n",
+    "half of it": "n",
     "list": ["a"],
     "mapping": {"a": "b"},
     "URI": "https://x.y/?a=b",
@@ -382,7 +392,7 @@ def test_a_message_is_less_work_than_rendering_it():
     made = calls(lambda: compiled.envelope(ANN, fields))
     assert made < calls(lambda: letter.render(fields, [ANN]).to_envelope())
     # What does not change costs nothing.
-    assert work("{{ x }}\n" + "é line\n" * 10_000) <= work("{{ x }}\n" + "é line\n") + 10
+    assert work("{{ x }}\n" + "é in a line\n" * 10_000) <= work("{{ x }}\né in a line\n") + 10
 
 
 @pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)

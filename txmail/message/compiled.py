@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from ..address import Mailbox
-from ..envelope import Envelope, header_section
+from ..envelope import Envelope
 from ..exceptions import FieldError
 from . import gate
+from .attachment import Attachment
 from .compiled_headers import Headers
 from .entries import Entry, mailbox_of, reverse_path
 from .headers import check_value
+from .layout import Layout
 from .merge import in_html
 from .message import Message
-from .places import Body, NotPlain, Places, constant, has_fields, plain
+from .places import Body, Filled, NotPlain, Places, constant, has_fields, plain
 from .render import _body, _headers, _message_id, new_message_id
 from .template import MailboxTemplate, Template, UriTemplate
 from .writer import Part, header_names, write
@@ -75,8 +77,10 @@ class CompiledTemplate:
         """
         if self._plan is not None:
             # An error is left to the full rendering, too: it has several to choose from.
-            with contextlib.suppress(NotPlain, FieldError):
+            try:
                 return self._plan.envelope(recipient, fields, message_id, date)
+            except (NotPlain, FieldError):
+                pass
         message = self.template.render(fields, [recipient], message_id=message_id, date=date)
         return message.to_envelope(
             default_sender=self._default_sender, html_to_text=self._html_to_text
@@ -112,31 +116,31 @@ class _Plan:
         self._others = tuple([m.address.text for m in (*people.cc, *people.bcc)])
         path = prototype.envelope_sender
         self._path = people.author.address.text if path is None else reverse_path(path)
-        self._part = _body(prototype, html_to_text)
-        self._bodies = self._find_bodies(template, html_to_text is not None)
-        self._calls_ids = any(attachment.cid for attachment in prototype.attachments)
+        part = _body(prototype, html_to_text)
+        self._bodies: list[Body] = []
+        self._layout = Layout(part, self._find_bodies(template, part, html_to_text is not None))
+        _check_places(template, prototype.attachments)
         headers = _headers(prototype, people, _STAND_IN_ID)
         self._headers = Headers(template, prototype, headers, self._places)
         names = [header.partition(":")[0] for header in headers]
-        self._names = names + header_names(self._part)
+        self._names = names + header_names(part)
         # What does not change passes the gate now.
-        content, boundaries = write(headers, self._part, _STAND_IN_ID)
+        content, boundaries = write(headers, part, _STAND_IN_ID)
         gate.check(content, intended_headers=self._names, boundaries=boundaries)
 
-    def _find_bodies(self, template: Template, makes_text: bool) -> list[tuple[Part, Body]]:
-        """The bodies with fields in them, and the parts in which the prototype has them."""
-        leaves = _leaves(self._part)
-        found: list[tuple[Part, Body]] = []
+    def _find_bodies(self, template: Template, part: Part, makes_text: bool) -> list[Part]:
+        """Note the bodies that have fields in them; the parts in which the prototype has them."""
         texts = [(plain(template.text.pieces), False)] if template.text else []
         texts += [(plain(template.html.pieces), True)] if template.html else []
         # An empty one is no part of a message.
         texts = [(pieces, html) for pieces, html in texts if any(pieces)]
         if makes_text and texts[0][1] and has_fields(texts[0][0]):
             raise NotPlain
-        for pieces, html in texts:
-            leaf = next(leaves)
+        found = []
+        for leaf, (pieces, html) in zip(_leaves(part), texts, strict=False):
             if has_fields(pieces):
-                found.append((leaf, Body(pieces, self._places, html=html)))
+                self._bodies.append(Body(pieces, self._places, html=html))
+                found.append(leaf)
         return found
 
     def envelope(
@@ -144,8 +148,6 @@ class _Plan:
     ) -> Envelope:
         """The envelope of one message."""
         values, together = self._places.values(fields)
-        if self._calls_ids and "cid:" in together:
-            raise NotPlain
         mailbox = mailbox_of(recipient, "recipients")
         if message_id is None:
             message_id = new_message_id(self._author)
@@ -153,23 +155,23 @@ class _Plan:
             check_value(message_id, "message_id")
             message_id = _message_id(_Given(message_id), self._author)  # type: ignore[arg-type]
         headers = self._headers.of(values, mailbox, message_id, date)
-        part, made = self._filled(values, together)
-        content, _ = write(headers, part, message_id)
-        # All else has been here before, and the writer looks for its boundaries in everything.
-        written = b"".join([header_section(content), b"\r\n", *made])
-        gate.check(written, intended_headers=self._names)
+        head = "".join(headers).encode()
+        bodies = self._filled(values, together)
+        content = self._layout.write(head, message_id, bodies)
+        # All else has been here before.
+        end = content.index(b"\r\n\r\n") + 4
+        made = b"".join([content[:end], *[body.made for body in bodies]])
+        gate.check(made, intended_headers=self._names)
         return Envelope(self._path, (mailbox.address.text, *self._others), content)
 
-    def _filled(self, values: list[str], together: str) -> tuple[Part, list[bytes]]:
-        """The part of a message, and the lines in it that were made."""
-        if not self._bodies:
-            return self._part, []
-        escaped = [in_html(v) for v in values] if _MARKUP.search(together) else values
-        made, new = [], {}
-        for leaf, body in self._bodies:
-            new[id(leaf)], lines = body.part(leaf, escaped if body.html else values)
-            made.append(lines)
-        return _replaced(self._part, new), made
+    def _filled(self, values: list[str], together: str) -> list[Filled]:
+        escaped = values
+        if _MARKUP.search(together):
+            escaped = [in_html(value) for value in values]
+        simple = together.isascii() and together.isprintable() and "=" not in together
+        return [
+            body.filled(escaped if body.html else values, simple=simple) for body in self._bodies
+        ]
 
 
 class _Given(NamedTuple):
@@ -186,10 +188,16 @@ def _leaves(part: Part) -> Iterator[Part]:
         yield from _leaves(child)
 
 
-def _replaced(part: Part, new: dict[int, Part]) -> Part:
-    if not part.parts:
-        return new.get(id(part), part)
-    return part._replace(parts=tuple([_replaced(child, new) for child in part.parts]))
+def _check_places(template: Template, attachments: Iterable[Attachment]) -> None:
+    """Raise `NotPlain` if it may depend on a field whether an attachment is shown in the HTML."""
+    pieces = plain(template.html.pieces) if template.html else ()
+    if not has_fields(pieces):
+        return
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    for attachment in attachments:
+        called = any(f"cid:{attachment.cid}" in text for text in texts)
+        if attachment.cid and not (attachment.inline or called):
+            raise NotPlain
 
 
 def _prototype(template: Template) -> Message:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from .headers import FORBIDDEN, FORBIDDEN_BUT_TAB
 from .merge import MAX_BITS, SCALARS, Field, Pieces, in_text
 from .transfer import _PLAIN_TEXT, encode_body, encode_text
-from .writer import Part
 
 #: Characters of a template that is prepared, and of all that its fields become in a message.
 MAX_PREPARED = 1024 * 1024
 #: Octets of a line that 7bit shows as it is (`encode_text`).
 _READABLE = 78
+#: Octets of a line of quoted-printable that needs no soft line break.
+_UNBROKEN = 76
 
 #: Lines of quoted-printable up to a line end that is not a soft one.
 _HARD_LINES = re.compile(rb".*?(?<!=)\r\n", re.DOTALL)
@@ -27,6 +28,16 @@ _HARD_LINES = re.compile(rb".*?(?<!=)\r\n", re.DOTALL)
 
 class NotPlain(Exception):
     """This message, or all of this template, has to be rendered in full."""
+
+
+class Filled(NamedTuple):
+    """A body that has been filled in."""
+
+    #: its Content-Transfer-Encoding
+    encoding: bytes
+    body: bytes
+    #: what of it is not the same in every message, and can be anything
+    made: bytes
 
 
 class Line(NamedTuple):
@@ -52,8 +63,7 @@ class Places:
         fields = [piece for piece in pieces if isinstance(piece, Field)]
         self._count += len(fields)
         numbers = [self._numbers.setdefault(field, len(self._numbers)) for field in fields]
-        formats = ["%s" if isinstance(p, Field) else p.replace("%", "%%") for p in pieces]
-        return Line("".join(formats), itemgetter(*numbers))
+        return Line(_format(pieces), itemgetter(*numbers))
 
     def values(self, fields: Any) -> tuple[list[str], str]:
         """The text of each field by its number, and all of it together."""
@@ -92,52 +102,63 @@ class Body:
     def __init__(self, pieces: Pieces, places: Places, *, html: bool) -> None:
         #: true if the values of fields have to be escaped for HTML
         self.html = html
-        self._lines: list[Line] = []
+        made: list[str | Field] = []
         fixed = [""]
         for line in _lines(pieces):
             if has_fields(line):
-                self._lines.append(places.line(_without_end(line)))
+                made += [*_without_end(line), "\r\n"]
                 fixed.append("")
             else:
                 fixed[-1] += constant(line)
+        self._made = places.line(made)
+        escaped = [p if isinstance(p, Field) else _escaped(p) for p in made]
+        self._escaped = Line(_format(escaped), self._made.numbers)
         # A text gets a line end at its end, unless its last line is empty.
         self._is_open = not fixed[-1] and not constant(pieces[-1:]).endswith("\n")
         octets = [_crlf(text) for text in fixed]
         self._size = sum(map(len, octets))
         self._escapes = sum(map(_escapes, octets))
-        self._raw = _interleaved(octets)
+        self._escapes_made = _escapes(constant(made).encode())
+        self._raw = _room_between(octets)
         self._is_readable = all(encode_text(lines)[0] == "7bit" for lines in octets if lines)
-        self._quoted = _interleaved([_quoted(lines) for lines in octets])
+        self._quoted = _room_between([_quoted(lines) for lines in octets])
 
-    def part(self, leaf: Part, values: list[str]) -> tuple[Part, bytes]:
-        """The part that takes the place of `leaf`, and what the gate has to see of it."""
-        lines = [line.text(values) for line in self._lines]
-        if self._is_open and not lines[-1]:
+    def filled(self, values: list[str], *, simple: bool) -> Filled:
+        """The body with `values` in it, which are `simple` if quoted-printable escapes nothing."""
+        if simple and not self._is_readable and (filled := self._simply_filled(values)):
+            return filled
+        made = self._made.text(values).encode()
+        lines = self._split(made)
+        if self._is_readable and made.isascii() and max(map(len, lines)) <= _READABLE + 2:
+            return Filled(b"7bit", _interleaved(self._raw, lines), made)
+        if self._is_longer_quoted(len(made), _escapes(made)):
+            body = encode_body(_interleaved(self._raw, lines), "base64", text=True, field="body")
+            return Filled(b"base64", body, b"")
+        made = _quoted(made)
+        # An equals sign is never in front of a line end but in a soft line break.
+        lines = _HARD_LINES.findall(made) if b"=\r\n" in made else made.splitlines(keepends=True)
+        return Filled(b"quoted-printable", _interleaved(self._quoted, lines), made)
+
+    def _simply_filled(self, values: list[str]) -> Filled | None:
+        """The same for `values` of which nothing has to be escaped, and lines that stay whole."""
+        made = self._escaped.text(values).encode()
+        lines = self._split(made)
+        if max(map(len, lines)) > _UNBROKEN + 2 or b" \r\n" in made or b"\t\r\n" in made:
+            return None
+        if self._is_longer_quoted(len(made) - 2 * self._escapes_made, self._escapes_made):
+            return None
+        return Filled(b"quoted-printable", _interleaved(self._quoted, lines), made)
+
+    def _split(self, made: bytes) -> list[bytes]:
+        lines = made.splitlines(keepends=True)
+        if self._is_open and lines[-1] == b"\r\n":
             raise NotPlain
-        made = "\r\n".join([*lines, ""]).encode()
-        if self._is_readable and made.isascii() and max(map(len, lines)) <= _READABLE:
-            encoding = "7bit"
-            body = _filled(self._raw, made.splitlines(keepends=True))
-        elif self._is_longer_quoted(made):
-            encoding = "base64"
-            body = _filled(self._raw, made.splitlines(keepends=True))
-            body, made = encode_body(body, encoding, text=True, field="body"), b""
-        else:
-            encoding = "quoted-printable"
-            made = _quoted(made)
-            # An equals sign is never in front of a line end but in a soft line break.
-            soft = b"=\r\n" in made
-            body = _filled(
-                self._quoted,
-                _HARD_LINES.findall(made) if soft else made.splitlines(keepends=True),
-            )
-        headers = (leaf.headers[0], f"Content-Transfer-Encoding: {encoding}\r\n")
-        return Part(headers, body), made
+        return lines
 
-    def _is_longer_quoted(self, made: bytes) -> bool:
-        """True if `encode_text` would take base64 for this body with the lines in `made`."""
-        size, escapes = self._size + len(made), self._escapes + _escapes(made)
-        return (size + 2 * escapes) * 3 > size * 4 + 12
+    def _is_longer_quoted(self, size: int, escapes: int) -> bool:
+        """True if `encode_text` would take base64 for a body with such lines beside the others."""
+        size += self._size
+        return (size + 2 * (self._escapes + escapes)) * 3 > size * 4 + 12
 
 
 def plain(pieces: Pieces | None) -> Pieces:
@@ -174,6 +195,10 @@ def _lines(pieces: Pieces) -> Iterator[list[str | Field]]:
         yield line
 
 
+def _format(pieces: Sequence[str | Field]) -> str:
+    return "".join(["%s" if isinstance(p, Field) else p.replace("%", "%%") for p in pieces])
+
+
 def _without_end(line: list[str | Field]) -> list[str | Field]:
     last = line[-1]
     return [*line[:-1], last.removesuffix("\n")] if isinstance(last, str) else line
@@ -190,19 +215,23 @@ def _quoted(lines: bytes) -> bytes:
     return encode_body(lines, "quoted-printable", text=True, field="body") if lines else b""
 
 
+def _escaped(text: str) -> str:
+    return "".join([chr(o) if o in _PLAIN_TEXT else f"={o:02X}" for o in text.encode()])
+
+
 def _escapes(octets: bytes) -> int:
     """How many octets quoted-printable has to escape."""
     return len(octets.translate(None, _PLAIN_TEXT))
 
 
-def _interleaved(fixed: list[bytes]) -> list[bytes]:
+def _room_between(fixed: list[bytes]) -> list[bytes]:
     """A list with `fixed` at its even places, and room for one more between each two of them."""
     found = [b""] * (2 * len(fixed) - 1)
     found[::2] = fixed
     return found
 
 
-def _filled(interleaved: list[bytes], made: list[bytes]) -> bytes:
-    found = interleaved.copy()
+def _interleaved(fixed: list[bytes], made: list[bytes]) -> bytes:
+    found = fixed.copy()
     found[1::2] = made
     return b"".join(found)
