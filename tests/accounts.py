@@ -65,8 +65,10 @@ def check_outcome(outcome, path, deliveries):
         open_ = [d for d in deliveries if path in d.open]
         assert open_, outcome
         assert len([d for d in open_ if not d.refused_unheard]) <= 1, outcome
-    elif codes:  # it came whole and was refused
-        assert outcome.status in ("failed", "deferred"), (outcome, codes)
-        assert codes == [outcome.reply.code], (outcome, codes)
+    else:  # if it came whole it was refused
+        assert not [d for d in deliveries if path in d.open and d.code < 400], outcome
+        if codes:
+            assert outcome.status in ("failed", "deferred"), (outcome, codes)
+            assert codes == [outcome.reply.code], (outcome, codes)
     if outcome.status == "failed":
         assert outcome.reply is None or outcome.reply.permanent, outcome

@@ -209,6 +209,7 @@ class _Transaction:
         #: code, and whether it was said when the command had come
         self._mail = (0, False)
         self._recipients: dict[bytes, tuple[int, bool]] = {}
+        self._reset = (0, False)
         #: True once something was said in a stream that leaves open what the server makes of it
         self._lost = False
 
@@ -219,7 +220,14 @@ class _Transaction:
             self._recipients[line[8:-2]] = code, in_time
         if code // 100 == 3 and not line.startswith((b"DATA", b"AUTH")):
             self._lost = True
-        if line.startswith(b"RSET") and code // 100 != 2:
+        if line.startswith(b"RSET"):
+            self._reset = code, in_time
+            # After a 421 nothing more is done, unless something is.
+            self._lost = self._lost or (code // 100 not in (0, 2) and code != 421)
+        self._go_on_after_421(code)
+
+    def _go_on_after_421(self, code: int) -> None:
+        if self._reset[0] == 421 and code // 100 == 2:
             self._lost = True
 
     def delivery(self, said: Said, code: int, *, in_time: bool) -> Delivery:
@@ -228,12 +236,13 @@ class _Transaction:
         # be refused before that.
         early = not in_time and not (chunk and code >= 400)
         self._lost = self._lost or (chunk and code // 100 == 3)
+        self._go_on_after_421(code)
         taken, open_ = set(), set()
         for path, about in self._recipients.items():
             said_of = [about, self._mail]
             if all(c // 100 == 2 and (chunk or timed) for c, timed in said_of):
                 taken.add(path)
-            if self._lost or not any(c >= 400 for c, _ in said_of):
+            if self._lost or not any(c >= 400 for c, _ in (*said_of, self._reset)):
                 open_.add(path)
         content = said.content if chunk else unstuffed(said.content)
         if not chunk:

@@ -24,10 +24,11 @@ from smtp_helpers import (
 from txmail.envelope import Envelope
 from txmail.smtp.options import Options
 from txmail.smtp.session import Session
-from txmail.smtp.streaming import WINDOW_OCTETS
 from txmail.smtp.transactions import RECIPIENTS_LIMIT
 from txmail.testing import ScriptedServer
 
+#: octets that may be on their way, unless a single message has more
+WINDOW_OCTETS = 4 * 1024 * 1024
 RSET = b"RSET\r\n"
 TOO_MANY = b"452 4.5.3 too many\r\n"
 #: with what a server would make of them if dots were looked at

@@ -29,7 +29,7 @@ from .layout import Layout
 from .merge import in_html
 from .message import Message
 from .places import Body, Filled, NotPlain, Places, constant, has_fields, plain
-from .render import _body, _headers, _message_id, new_message_id
+from .render import body_of, headers_of, message_id_of, new_message_id
 from .template import MailboxTemplate, Template, UriTemplate
 from .writer import Part, header_names, write
 
@@ -111,16 +111,16 @@ class _Plan:
     ) -> None:
         self._places = Places()
         prototype = _prototype(template)
-        people = prototype._people(default_sender)
+        people = prototype.people(default_sender)
         self._author = people.author
         self._others = tuple([m.address.text for m in (*people.cc, *people.bcc)])
         path = prototype.envelope_sender
         self._path = people.author.address.text if path is None else reverse_path(path)
-        part = _body(prototype, html_to_text)
+        part = body_of(prototype, html_to_text)
         self._bodies: list[Body] = []
         self._layout = Layout(part, self._find_bodies(template, part, html_to_text is not None))
         _check_places(template, prototype.attachments)
-        headers = _headers(prototype, people, _STAND_IN_ID)
+        headers = headers_of(prototype, people, _STAND_IN_ID)
         self._headers = Headers(template, prototype, headers, self._places)
         names = [header.partition(":")[0] for header in headers]
         self._names = names + header_names(part)
@@ -153,7 +153,7 @@ class _Plan:
             message_id = new_message_id(self._author)
         else:
             check_value(message_id, "message_id")
-            message_id = _message_id(_Given(message_id), self._author)  # type: ignore[arg-type]
+            message_id = message_id_of(_Given(message_id), self._author)  # type: ignore[arg-type]
         headers = self._headers.of(values, mailbox, message_id, date)
         head = "".join(headers).encode()
         bodies = self._filled(values, together)

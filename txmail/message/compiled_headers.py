@@ -14,7 +14,7 @@ from .lists import list_headers
 from .merge import in_uri
 from .message import Message
 from .places import NotPlain, Places, has_fields, plain
-from .render import _MAILBOX_HEADERS, new_date
+from .render import MAILBOX_HEADERS, new_date
 from .template import HeaderTemplate, MailboxTemplate, Template, UriTemplate
 
 #: Makes a header, or the value of one, from the values of the fields.
@@ -81,7 +81,7 @@ class Headers:
 
 
 def _text(places: Places, name: str, header: HeaderTemplate) -> _Maker:
-    if name.lower() in _MAILBOX_HEADERS:
+    if name.lower() in MAILBOX_HEADERS:
         raise NotPlain
     line = places.line(plain(header.pieces))
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .gate import MAX_CONTENT
 from .places import Filled, NotPlain
-from .writer import Part, _stem, write
+from .writer import Part, boundary_stem, write
 
 _SEED = "<x@example.com>"
 #: How a delimiter line begins that has a boundary of ours.
@@ -32,7 +32,7 @@ class Layout:
         if not part.parts and leaves:
             # Of a body that is filled in it is not known yet whether its last line has an end.
             content = content.removesuffix(b"\r\n")
-        stem = _stem(_SEED.encode())
+        stem = boundary_stem(_SEED.encode())
         self._chunks = re.split(f"({'|'.join([stem, *marks])})".encode(), content)
         if not self._chunks[-1]:
             self._chunks.pop()
@@ -49,7 +49,7 @@ class Layout:
 
         Raises `NotPlain` if that is too much, or a boundary is in it that was not meant to be.
         """
-        stem = _stem(message_id.encode()).encode()
+        stem = boundary_stem(message_id.encode()).encode()
         chunks = self._chunks.copy()
         for place in self._stems:
             chunks[place] = stem

@@ -207,7 +207,7 @@ class Message:
         header, `AddressError` for an address that is not one, `MessageTooLarge` beyond the bounds;
         each names the argument.
         """
-        self._people(None)
+        self.people(None)
         for part in (self.body, self.html, self.calendar, *self.attachments):
             if isinstance(part, Attachment):
                 part.validate()
@@ -215,7 +215,7 @@ class Message:
     def to_message(self) -> EmailMessage:
         """The message as the standard library reads it. Raises what `validate` raises."""
         self.validate()
-        content = render(self, self._people(None))
+        content = render(self, self.people(None))
         return email.message_from_bytes(content, policy=email.policy.SMTP)
 
     def to_envelope(
@@ -232,7 +232,7 @@ class Message:
         message without one. `html_to_text`, an `IHtmlToText`, makes the text of a message that has
         HTML only.
         """
-        people = self._people(default_sender)
+        people = self.people(default_sender)
         chosen = people.everybody if recipients is None else overriding(recipients)
         content = render(self, people, html_to_text)
         if sender is None:
@@ -262,7 +262,7 @@ class Message:
             return []
         return list(headers.items()) if isinstance(headers, dict) else _pairs(headers)
 
-    def _people(self, default_sender: Entry | None) -> People:
+    def people(self, default_sender: Entry | None) -> People:
         """Check what can be told without rendering; who writes, and to whom."""
         self._check_presence()
         self._check_headers()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from .headers import FORBIDDEN, FORBIDDEN_BUT_TAB
 from .merge import MAX_BITS, SCALARS, Field, Pieces, in_text
-from .transfer import _PLAIN_TEXT, encode_body, encode_text
+from .transfer import PLAIN_TEXT, encode_body, encode_text
 
 #: Characters of a template that is prepared, and of all that its fields become in a message.
 MAX_PREPARED = 1024 * 1024
@@ -216,12 +216,12 @@ def _quoted(lines: bytes) -> bytes:
 
 
 def _escaped(text: str) -> str:
-    return "".join([chr(o) if o in _PLAIN_TEXT else f"={o:02X}" for o in text.encode()])
+    return "".join([chr(o) if o in PLAIN_TEXT else f"={o:02X}" for o in text.encode()])
 
 
 def _escapes(octets: bytes) -> int:
     """How many octets quoted-printable has to escape."""
-    return len(octets.translate(None, _PLAIN_TEXT))
+    return len(octets.translate(None, PLAIN_TEXT))
 
 
 def _room_between(fixed: list[bytes]) -> list[bytes]:

@@ -41,7 +41,7 @@ _MESSAGE_ID = re.compile(
 _MAX_MESSAGE_ID = 250
 
 #: Extra headers that hold a mailbox, not text.
-_MAILBOX_HEADERS = frozenset(
+MAILBOX_HEADERS = frozenset(
     {"sender", "errors-to", "disposition-notification-to", "return-receipt-to"}
 )
 #: Multiparts and bodies that a message may have beside its attachments.
@@ -72,9 +72,9 @@ def render(
 
     Raises `MessageError` or `AddressError`, naming the argument at fault.
     """
-    part = _body(message, html_to_text)
-    message_id = _message_id(message, people.author)
-    headers = _headers(message, people, message_id)
+    part = body_of(message, html_to_text)
+    message_id = message_id_of(message, people.author)
+    headers = headers_of(message, people, message_id)
     names = [header.partition(":")[0] for header in headers] + header_names(part)
     content, boundaries = write(headers, part, message_id)
     gate.check(content, intended_headers=names, boundaries=boundaries)
@@ -96,7 +96,7 @@ def _date(seconds: int) -> str:
     return format_datetime(datetime.fromtimestamp(seconds, UTC))
 
 
-def _headers(message: Message, people: People, message_id: str) -> list[str]:
+def headers_of(message: Message, people: People, message_id: str) -> list[str]:
     headers = [mailbox_header("From", [people.author])]
     if people.to:
         headers.append(mailbox_header("To", people.to))
@@ -112,7 +112,7 @@ def _headers(message: Message, people: People, message_id: str) -> list[str]:
     if has_list_headers(message):
         headers += list_headers(message)
     for name, value in message.header_pairs():
-        if name.lower() in _MAILBOX_HEADERS:
+        if name.lower() in MAILBOX_HEADERS:
             headers.append(mailbox_header(name, [parse_mailbox(value, field=name)]))
         else:
             headers.append(text_header(name, value))
@@ -120,7 +120,7 @@ def _headers(message: Message, people: People, message_id: str) -> list[str]:
     return headers
 
 
-def _message_id(message: Message, author: Mailbox) -> str:
+def message_id_of(message: Message, author: Mailbox) -> str:
     given = message.message_id
     if given is None:
         return new_message_id(author)
@@ -129,7 +129,7 @@ def _message_id(message: Message, author: Mailbox) -> str:
     return given
 
 
-def _body(message: Message, html_to_text: Callable[[str], str] | None) -> Part:
+def body_of(message: Message, html_to_text: Callable[[str], str] | None) -> Part:
     if len(message.attachments) + _OTHER_PARTS > gate.MAX_PARTS:
         raise MessageTooLarge(f"more than {gate.MAX_PARTS} parts", field="attachments")
     related: list[Part] = []

@@ -34,8 +34,8 @@ _UP_TO_SOFT_BREAK = re.compile(
 )
 
 #: What needs no escape in quoted-printable, in text with its line ends and in other data.
-_PLAIN_TEXT = bytes([*b"\t\r\n", *range(32, 61), *range(62, 127)])
-_PLAIN_DATA = bytes(set(_PLAIN_TEXT) - set(b"\r\n"))
+PLAIN_TEXT = bytes([*b"\t\r\n", *range(32, 61), *range(62, 127)])
+_PLAIN_DATA = bytes(set(PLAIN_TEXT) - set(b"\r\n"))
 _ESCAPES = [b"=%02X" % octet for octet in range(256)]
 _AS_DATA = {n: e.decode() for n, e in enumerate(_ESCAPES) if n not in _PLAIN_DATA}
 _AS_TEXT = {n: e for n, e in _AS_DATA.items() if n not in b"\r\n"}
@@ -69,7 +69,7 @@ def encode_text(octets: bytes) -> tuple[str, bytes]:
     """
     if octets.isascii() and b"\0" not in octets and _READABLE_LINES.fullmatch(octets):
         return "7bit", octets
-    escaped = octets.translate(None, _PLAIN_TEXT)
+    escaped = octets.translate(None, PLAIN_TEXT)
     if (len(octets) + 2 * len(escaped)) * 3 <= len(octets) * 4 + 12:
         return "quoted-printable", _soft_breaks(_escape(octets, escaped, text=True))
     return "base64", _base64(octets)
@@ -86,7 +86,7 @@ def encode_body(octets: bytes, encoding: str, *, text: bool, field: str) -> byte
     if text:
         octets = crlf(octets)
     if encoding == "quoted-printable":
-        escaped = octets.translate(None, _PLAIN_TEXT if text else _PLAIN_DATA)
+        escaped = octets.translate(None, PLAIN_TEXT if text else _PLAIN_DATA)
         return _soft_breaks(_escape(octets, escaped, text=text))
     if not carries(octets, eightbit=encoding == "8bit"):
         raise InvalidMessage(f"cannot be carried as {encoding}", field=field)

@@ -47,7 +47,7 @@ def write(headers: Sequence[str], part: Part, message_id: str) -> tuple[bytes, d
     seed = message_id.encode()
     while True:
         chunks, boundaries = [head.encode()], dict[bytes, int]()
-        _write_part(part, _stem(seed), chunks, boundaries)
+        _write_part(part, boundary_stem(seed), chunks, boundaries)
         if not chunks[-1].endswith(b"\r\n"):
             chunks.append(b"\r\n")
         if sum(map(len, chunks)) > MAX_CONTENT:
@@ -61,7 +61,7 @@ def write(headers: Sequence[str], part: Part, message_id: str) -> tuple[bytes, d
         seed = content
 
 
-def _stem(seed: bytes) -> str:
+def boundary_stem(seed: bytes) -> str:
     # The equals sign and underline never come next to each other in base64 or quoted-printable
     # (RFC 2045 section 6.7). 96 bits are as many as the header has room for on one line.
     return f"=_{hashlib.sha256(seed).hexdigest()[:24]}"
