@@ -173,6 +173,7 @@ def _check_local(local: str) -> None:
         raise _Refused(f"the local part is longer than {MAX_LOCAL} octets")
 
 
+@lru_cache(maxsize=_CACHE_SIZE)
 def _domain(text: str) -> str:
     if text.startswith("["):
         return _literal(text)
