@@ -5,7 +5,8 @@ nonsense, too much, too early, too little or not at all, cuts, floods or falls s
 commit what the client says of every recipient is compared with what went over its connections
 (``../tests/fuzzing.py``): only our errors; never accepted without a final 2yz in order; never
 called unsent, deferred or failed if the message came whole and was not refused; no more in doubt
-than the window allows. The last commit of a session is to a server that behaves, and has to succeed.
+than the window allows. The last commit of a session is to a server that behaves, and it has to
+succeed.
 
 It stops at the first session that is wrong, with its seed: ``--seed N --sessions 1`` repeats it.
 """
