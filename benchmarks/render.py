@@ -7,9 +7,10 @@ that includes all checks, the gate and the envelope. ``README.rst`` says how to 
 from __future__ import annotations
 
 import argparse
+import itertools
 import smtplib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email import encoders, policy
 from email.message import EmailMessage
 from email.mime.base import MIMEBase
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 from _harness import Contender, header, interleave, is_installed, sink, table
 
-from txmail import Attachment, Message, Template, transport_from_url
+from txmail import Attachment, Envelope, Message, Template, transport_from_url
 
 SENDER, RECIPIENT = "sender@example.com", "recipient@example.com"
 DATE = "Thu, 01 Jan 2026 00:00:00 +0000"
@@ -54,10 +55,10 @@ CASES = {
 }
 
 
-def with_txmail(letter: Letter) -> bytes:
-    """`txmail.Message` to an envelope."""
+def message_of(letter: Letter) -> Message:
+    """The `txmail.Message`."""
     attachments = [Attachment("a.pdf", "application/pdf", letter.data)] if letter.data else None
-    message = Message(
+    return Message(
         letter.subject,
         [RECIPIENT],
         letter.text,
@@ -65,7 +66,11 @@ def with_txmail(letter: Letter) -> bytes:
         SENDER,
         attachments=attachments,
     )
-    return message.to_envelope().content
+
+
+def with_txmail(letter: Letter) -> bytes:
+    """`txmail.Message` to an envelope."""
+    return message_of(letter).to_envelope().content
 
 
 def with_email_message(letter: Letter) -> bytes:
@@ -81,7 +86,7 @@ def with_email_message(letter: Letter) -> bytes:
     return message.as_bytes(policy=policy.SMTP)
 
 
-def with_template(letter: Letter) -> Callable[[int], bytes]:
+def with_template(letter: Letter) -> Callable[[int], Envelope]:
     """`txmail.Template`, compiled: a job to many, each with a name and a number of its own."""
     compiled = Template(
         letter.subject + ", {{ name }}",
@@ -90,9 +95,9 @@ def with_template(letter: Letter) -> Callable[[int], bytes]:
         SENDER,
     ).compile()
 
-    def one(number: int) -> bytes:
+    def one(number: int) -> Envelope:
         fields = {"name": "Ann Example", "number": number}
-        return compiled.envelope(f"r{number}@example.com", fields).content
+        return compiled.envelope(f"r{number}@example.com", fields)
 
     return one
 
@@ -154,17 +159,19 @@ def compiled(letter: Letter, limit: float) -> tuple[int, float]:
     return done, seconds
 
 
-def render_and_send(port: int, letter: Letter, limit: float) -> tuple[int, float]:
+def render_and_send(
+    port: int, letter: Letter, limit: float, render: Callable[[int], Envelope]
+) -> tuple[int, float]:
     """txmail: make, render and stream over one open connection."""
     transport = transport_from_url(f"smtp://127.0.0.1:{port}?window=64")
     session = transport.open()
     started = time.perf_counter()
 
-    def made():
-        while time.perf_counter() - started < limit:
-            yield Message(
-                letter.subject, [RECIPIENT], letter.text, letter.html, SENDER
-            ).to_envelope()
+    def made() -> Iterator[Envelope]:
+        for number in itertools.count():
+            if time.perf_counter() - started >= limit:
+                return
+            yield render(number)
 
     done = sum(outcome.status == "accepted" for outcome in session.send(made()))
     seconds = time.perf_counter() - started
@@ -215,10 +222,15 @@ def main() -> None:
     with sink(chunking=True) as running:
         letter = CASES["text and HTML, 2 + 8 KB"]
         contenders = [
-            Contender("txmail", partial(render_and_send, running.port, letter, limit)),
+            Contender("txmail.Message",
+                      partial(render_and_send, running.port, letter, limit,
+                              lambda _: message_of(letter).to_envelope())),
             Contender("EmailMessage, smtplib",
                       partial(stdlib_render_and_send, running.port, letter, limit)),
         ]  # fmt: skip
+        if is_installed("jinja2"):
+            filled = partial(render_and_send, running.port, letter, limit, with_template(letter))
+            contenders.append(Contender("txmail.Template, compiled", filled))
         interleave(contenders, arguments.rounds)
         table(f"rendered and sent over loopback, 2 + 8 KB; {arguments.rounds} rounds",
               contenders, ("EmailMessage, smtplib",), "messages")  # fmt: skip
