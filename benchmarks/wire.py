@@ -37,7 +37,7 @@ from _plot import Series, plot
 
 # How to run a Postfix of one's own is a matter of the tests, too.
 sys.path.insert(0, str(HERE.parent / "tests"))
-from postfix import AVAILABLE, NEEDS, running_postfix
+from postfix import AVAILABLE, MAIN_CF, NEEDS, running_postfix
 
 PACKAGES = ("txmail", "aiosmtplib", "python-slimta", "gevent")
 
@@ -53,23 +53,8 @@ SLOWER = 0.995
 #: Round trips of connecting and of QUIT.
 CEREMONY = 5
 LOOPBACK, SINK, SMTP_SINK, POSTFIX = "127.0.0.1", "our sink", "smtp-sink", "Postfix"
-MAIN_CF = """\
-compatibility_level = 3.6
-queue_directory = {base}/queue
-data_directory = {base}/data
-myhostname = mx.test
-mydestination =
-mynetworks = 127.0.0.0/8
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-smtp_dns_support_level = disabled
-alias_maps =
-alias_database =
-maillog_file = {base}/log
-maillog_file_prefixes = {base}
-# Nothing is delivered: what one client has sent must not be a load for the next.
-smtpd_client_restrictions = static:hold
-"""
+#: Nothing is delivered: what one client has sent must not be a load for the next.
+HOLD_CF = MAIN_CF + "smtpd_client_restrictions = static:hold\n"
 
 
 @dataclass(frozen=True)
@@ -223,7 +208,7 @@ def real_servers(plan: Plan) -> Iterator[Block]:
         print(f"\nskipped: Postfix ({NEEDS})")
         return
     print(f"\nPostfix, its queue in {tempfile.gettempdir()}")
-    with running_postfix(MAIN_CF) as postfix:
+    with running_postfix(HOLD_CF) as postfix:
         for round_trip in plan.round_trips:
             if round_trip in (0, 0.010):
                 with line(postfix.port, round_trip) as port:

@@ -18,6 +18,7 @@ from databases import (
     ZodbDatabase,
     postgresql_server,
 )
+from many import TIERS
 
 from txmail import mailer_from_settings
 from txmail.testing import ScriptedServer
@@ -117,3 +118,9 @@ def database(request, make_database):
 def sql(request, make_database):
     """An SQL database of each kind in turn."""
     return make_database(request.param)
+
+
+@pytest.fixture(params=TIERS.values(), ids=TIERS)
+def tier(request):
+    """The query of a URL for one of the ways to send: see `TIERS`."""
+    return request.param

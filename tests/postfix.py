@@ -26,6 +26,36 @@ AVAILABLE = Path(POSTFIX).exists() and os.geteuid() == 0
 #: why there is none
 NEEDS = "a Postfix of one's own needs /usr/sbin/postfix and root"
 
+#: What every instance of ours says; what it is for stands behind it.
+MAIN_CF = """\
+compatibility_level = 3.6
+queue_directory = {base}/queue
+data_directory = {base}/data
+myhostname = mx.test
+mydestination =
+mynetworks = 127.0.0.0/8
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+smtp_dns_support_level = disabled
+alias_maps =
+alias_database =
+maillog_file = {base}/log
+maillog_file_prefixes = {base}
+"""
+
+#: Delivers to two people, into files.
+MAILBOXES_CF = (
+    MAIN_CF
+    + """\
+virtual_mailbox_domains = example.com
+virtual_mailbox_base = {base}/mail
+virtual_mailbox_maps = inline:{ ann@example.com=ann/, bob@example.com=bob/ }
+virtual_uid_maps = static:{uid}
+virtual_gid_maps = static:{gid}
+virtual_minimum_uid = 1
+"""
+)
+
 #: The programs of an instance, none in a chroot. Without ``postlog``, `maillog_file` stays empty.
 MASTER_CF = """\
 {listener} inet n - n - - smtpd

@@ -23,11 +23,6 @@ def server():
         yield server
 
 
-@pytest.fixture(params=TIERS.values(), ids=TIERS)
-def tier(request):
-    return request.param
-
-
 # How many, and from where
 
 

@@ -14,7 +14,7 @@ from collections import deque
 import pytest
 from authority import Authority
 from commits import Ended, check_held, note
-from many import CHUNKING, TIERS, check, collect, count, notes, opened
+from many import CHUNKING, check, collect, count, notes, opened
 
 from txmail import transport_from_url
 from txmail.envelope import Outcome, Status
@@ -29,11 +29,6 @@ from txmail.testing import CLOSE, RESET, ScriptedServer
 def server():
     with ScriptedServer(extensions=CHUNKING) as server:
         yield server
-
-
-@pytest.fixture(params=TIERS.values(), ids=TIERS)
-def tier(request):
-    return request.param
 
 
 # Interrupts

@@ -9,39 +9,17 @@ from email.header import decode_header, make_header
 import pytest
 from databases import SQLITE, ZODB_KIND
 from letters import letter, statuses
-from postfix import AVAILABLE, NEEDS, running_postfix, within
+from postfix import AVAILABLE, MAILBOXES_CF, NEEDS, running_postfix, within
 
 from txmail import Envelope, Message, transport_from_url
 from txmail.exceptions import DeliveryRefused
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=NEEDS)
 
-MAIN_CF = """\
-compatibility_level = 3.6
-queue_directory = {base}/queue
-data_directory = {base}/data
-myhostname = mx.test
-mydestination =
-mynetworks = 127.0.0.0/8
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-smtp_dns_support_level = disabled
-alias_maps =
-alias_database =
-maillog_file = {base}/log
-maillog_file_prefixes = {base}
-virtual_mailbox_domains = example.com
-virtual_mailbox_base = {base}/mail
-virtual_mailbox_maps = inline:{ ann@example.com=ann/, bob@example.com=bob/ }
-virtual_uid_maps = static:{uid}
-virtual_gid_maps = static:{gid}
-virtual_minimum_uid = 1
-"""
-
 
 @pytest.fixture(scope="module")
 def postfix():
-    with running_postfix(MAIN_CF) as instance:
+    with running_postfix(MAILBOXES_CF) as instance:
         yield instance
 
 

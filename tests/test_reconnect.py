@@ -32,11 +32,6 @@ def server():
         yield server
 
 
-@pytest.fixture(params=TIERS.values(), ids=TIERS)
-def tier(request):
-    return request.param
-
-
 @contextlib.contextmanager
 def transport_to(url, query=""):
     transport = transport_from_url(f"{url}?local_hostname=client.example{query}")

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from letters import SENDER, letter, statuses
-from postfix import AVAILABLE, NEEDS, running_postfix, within
-from test_postfix import MAIN_CF
+from postfix import AVAILABLE, MAILBOXES_CF, NEEDS, running_postfix, within
 from zope.interface.verify import verifyObject
 
 from txmail import Envelope, Mailer, Message, mailer_from_settings, transport_from_url
@@ -549,7 +548,7 @@ def test_a_setting_that_cannot_be_honoured_is_named(name, value, problem):
 def postfix():
     if not AVAILABLE:
         pytest.skip(NEEDS)
-    with running_postfix(MAIN_CF) as instance:
+    with running_postfix(MAILBOXES_CF) as instance:
         yield instance
 
 

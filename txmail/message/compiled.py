@@ -15,7 +15,8 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from ..address import Mailbox
 from ..envelope import Envelope
@@ -29,7 +30,7 @@ from .layout import Layout
 from .merge import in_html
 from .message import Message
 from .places import Body, Filled, NotPlain, Places, constant, has_fields, plain
-from .render import body_of, headers_of, message_id_of, new_message_id
+from .render import body_of, headers_of, message_id_of
 from .template import MailboxTemplate, Template, UriTemplate
 from .writer import Part, header_names, write
 
@@ -86,15 +87,11 @@ class CompiledTemplate:
             default_sender=self._default_sender, html_to_text=self._html_to_text
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            "template": self.template,
-            "default_sender": self._default_sender,
-            "html_to_text": self._html_to_text,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Callable[[Template], CompiledTemplate], tuple[Template]]:
+        again = partial(
+            type(self), default_sender=self._default_sender, html_to_text=self._html_to_text
+        )
+        return again, (self.template,)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.template!r}>"
@@ -149,11 +146,9 @@ class _Plan:
         """The envelope of one message."""
         values, together = self._places.values(fields)
         mailbox = mailbox_of(recipient, "recipients")
-        if message_id is None:
-            message_id = new_message_id(self._author)
-        else:
+        if message_id is not None:
             check_value(message_id, "message_id")
-            message_id = message_id_of(_Given(message_id), self._author)  # type: ignore[arg-type]
+        message_id = message_id_of(message_id, self._author)
         headers = self._headers.of(values, mailbox, message_id, date)
         head = "".join(headers).encode()
         bodies = self._filled(values, together)
@@ -172,12 +167,6 @@ class _Plan:
         return [
             body.filled(escaped if body.html else values, simple=simple) for body in self._bodies
         ]
-
-
-class _Given(NamedTuple):
-    """What there is of a message when its Message-ID is looked at."""
-
-    message_id: str
 
 
 def _leaves(part: Part) -> Iterator[Part]:

@@ -240,14 +240,6 @@ class Message:
         path = people.author.address.text if sender is None else reverse_path(sender)
         return Envelope(path, tuple([m.address.text for m in chosen]), content)
 
-    def addressees(self) -> list[Mailbox]:
-        """The mailboxes of To, Cc and Bcc, in this order."""
-        return [
-            *mailboxes_of(self.recipients, "recipients"),
-            *mailboxes_of(self.cc, "cc"),
-            *mailboxes_of(self.bcc, "bcc"),
-        ]
-
     def replies(self) -> list[Mailbox]:
         """The mailboxes of Reply-To."""
         if self.reply_to is None:

@@ -73,7 +73,7 @@ def render(
     Raises `MessageError` or `AddressError`, naming the argument at fault.
     """
     part = body_of(message, html_to_text)
-    message_id = message_id_of(message, people.author)
+    message_id = message_id_of(message.message_id, people.author)
     headers = headers_of(message, people, message_id)
     names = [header.partition(":")[0] for header in headers] + header_names(part)
     content, boundaries = write(headers, part, message_id)
@@ -97,6 +97,10 @@ def _date(seconds: int) -> str:
 
 
 def headers_of(message: Message, people: People, message_id: str) -> list[str]:
+    """The header fields of `message`, each folded and with its line end; those of MIME apart.
+
+    Raises `MessageError`, naming the argument at fault.
+    """
     headers = [mailbox_header("From", [people.author])]
     if people.to:
         headers.append(mailbox_header("To", people.to))
@@ -120,8 +124,11 @@ def headers_of(message: Message, people: People, message_id: str) -> list[str]:
     return headers
 
 
-def message_id_of(message: Message, author: Mailbox) -> str:
-    given = message.message_id
+def message_id_of(given: str | None, author: Mailbox) -> str:
+    """The Message-ID that was `given`, or a new one at the domain of `author`.
+
+    Raises `BadHeaders` if it is no msg-id (RFC 5322 section 3.6.4).
+    """
     if given is None:
         return new_message_id(author)
     if len(given) > _MAX_MESSAGE_ID or "=?" in given or _MESSAGE_ID.fullmatch(given) is None:
@@ -130,6 +137,10 @@ def message_id_of(message: Message, author: Mailbox) -> str:
 
 
 def body_of(message: Message, html_to_text: Callable[[str], str] | None) -> Part:
+    """The MIME part that is the body of `message`, with all that is in it.
+
+    Raises `MessageTooLarge` for too many parts, and `InvalidMessage` for one that cannot be sent.
+    """
     if len(message.attachments) + _OTHER_PARTS > gate.MAX_PARTS:
         raise MessageTooLarge(f"more than {gate.MAX_PARTS} parts", field="attachments")
     related: list[Part] = []

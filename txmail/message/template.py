@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypedDict, Unpack
 
 from ..address import Mailbox
@@ -180,11 +181,8 @@ class Template:
 
         return CompiledTemplate(self, default_sender=default_sender, html_to_text=html_to_text)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self._sources, **self.constants, "engine": self._engine}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Callable[[], Template], tuple[()]]:
+        return partial(type(self), **self._sources, **self.constants, engine=self._engine), ()
 
     def __copy__(self) -> Self:
         return self

@@ -62,6 +62,7 @@ def write(headers: Sequence[str], part: Part, message_id: str) -> tuple[bytes, d
 
 
 def boundary_stem(seed: bytes) -> str:
+    """What the boundaries of a message begin with, the same for the same `seed`."""
     # The equals sign and underline never come next to each other in base64 or quoted-printable
     # (RFC 2045 section 6.7). 96 bits are as many as the header has room for on one line.
     return f"=_{hashlib.sha256(seed).hexdigest()[:24]}"
