@@ -82,7 +82,8 @@ def test_everything_can_be_said_in_values():
 
 
 def test_settings_make_a_delivery():
-    delivery = read(url="memory:", preflight="never", commit_timeout=3, transient="1").delivery()
+    settings = {"url": "memory:", "preflight": "never", "commit_timeout": 3, "transient": "1"}
+    delivery = mailer_from_settings({f"mail.{k}": v for k, v in settings.items()})._direct
     assert delivery.route == "memory:"
     assert (delivery.preflight, delivery.commit_timeout, delivery.transient) == ("never", 3, True)
 
@@ -113,7 +114,7 @@ def test_what_pyramid_mailer_calls_it_is_understood(settings, url):
     found = read(**settings)
     route, _, options = url.partition("?tls=")
     implicit = "implicit" if route.startswith("smtps:") else "off"
-    assert found.delivery().route == found.transport.name == route
+    assert found.transport.name == route
     assert found.transport.options.tls == (options or implicit)
     assert found.transport.options.password is None
 
@@ -218,9 +219,13 @@ def test_a_transport_that_has_no_use_for_an_account_is_not_bothered_by_one():
         ("on_unavailable", "queue"),
         ("on_partial", "queue"),
         ("on_doubt", "hold"),
-        ("queue_url", "sqlite:////tmp/mail.db"),
-        ("queue_path", "/var/spool/mail"),
+        ("on_doubt", "shrug"),
+        ("queue_url", "mysql://localhost/mail"),
+        ("queue_url", "sqlite://"),
+        ("queue_url", 5),
         ("queue_path", "false"),
+        ("queue_limit", "0"),
+        ("queue_limit", 10),
         ("username", "me"),
         ("username", "0"),
         ("username", b"me"),
@@ -328,7 +333,7 @@ def test_another_prefix_is_used_and_named():
         {"url": b"smtp://user:s3cret@localhost"},
         {"url": ["smtp://user:s3cret@localhost"]},
         {"host": "user:s3cret@localhost"},
-        {"queue_url": "postgresql://user:s3cret@localhost/mail"},
+        {"queue_url": "mysql://user:s3cret@localhost/mail"},
     ],
 )
 def test_no_password_gets_out(settings):

@@ -28,7 +28,7 @@ def test_what_is_joined_keeps_the_contracts(tm, mailer):
     mailer.send(letter("one"))
     (manager,) = tm.get()._resources
     assert verifyObject(IMailDataManager, manager)
-    delivery = mailer._delivery
+    delivery = mailer._direct
     assert verifyObject(IDelivery, delivery)
     assert verifyObject(ITransport, delivery.transport)
     run = manager._run(delivery)
@@ -232,12 +232,12 @@ def test_a_manager_that_outlives_its_transaction_holds_no_mail(tm, mailer, serve
     mailer.send(letter("one"))
     manager = join(tm)
     tm.commit()
-    assert manager.buffered(mailer._delivery) == []
+    assert manager.buffered(mailer._direct) == []
     tm.begin()
     mailer.send(letter("two"))
     manager = join(tm)
     tm.abort()
-    assert manager.buffered(mailer._delivery) == []
+    assert manager.buffered(mailer._direct) == []
 
 
 def test_a_transaction_dropped_within_its_commit_gives_its_connection_back(server, make_mailer):

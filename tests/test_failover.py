@@ -338,4 +338,4 @@ def test_routes_that_are_no_transports_are_refused(routes):
 
 def test_one_url_in_a_list_is_that_url(server):
     mailer = mailer_from_settings({"mail.url": [server.url]})
-    assert not isinstance(mailer._delivery.transport, FailoverTransport)
+    assert not isinstance(mailer._direct.transport, FailoverTransport)

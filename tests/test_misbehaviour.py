@@ -156,7 +156,7 @@ def bounded(memory=False):
 
 
 def seconds(mailer, number):
-    mailer._delivery.commit_timeout = number
+    mailer._direct.commit_timeout = number
 
 
 @pytest.mark.parametrize("stage", STAGES)

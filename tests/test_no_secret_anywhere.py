@@ -79,7 +79,7 @@ def assert_unlogged(records, *secrets):
 def assert_nothing_shows(error, mailer, records, *secrets):
     """The test of everything, after a commit or an error."""
     secrets = secrets or (SECRET,)
-    transport = mailer._delivery.transport
+    transport = mailer._direct.transport
     shown = [
         *(repr(mailer), repr(vars(mailer)), repr(mailer.last_outcomes), repr(transport)),
         *(repr(vars(transport)), repr(transport.options), repr(attributes(transport.options))),
@@ -231,7 +231,7 @@ def test_nothing_shows_the_password(tm, authority, contexts, records, case):
         unbound = mailer.bind(transaction_manager=transaction.manager)
         assert (error is None) is case.succeeds
         # Still there when all objects are searched, and with them what their frames hold.
-        errors = raw_errors(mailer._delivery.transport, case.timeout)
+        errors = raw_errors(mailer._direct.transport, case.timeout)
         assert_nothing_shows(error, unbound, records)
         assert not [leak for raw in errors for leak in leaks(raw, SECRET)]
         heard = not any(verb == "connect" for verb, _ in case.rules)
@@ -368,7 +368,7 @@ def test_no_error_about_a_url_shows_it(url, quoted, records):
         {"transient": SECRET},
         {"commit_timeout": SECRET},
         {"delivery": SECRET},
-        {"queue_url": f"postgresql://ann:{SECRET}@db/mail"},
+        {"queue_url": f"mysql://ann:{SECRET}@db/mail"},
         {"cafile": SECRET, "host": "mx.example.com"},
         {"certfile": SECRET, "host": "mx.example.com"},
         {"keyfile": SECRET, "host": "mx.example.com"},

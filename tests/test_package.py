@@ -53,7 +53,7 @@ def test_only_what_is_built_is_exported():
     assert {name for name in txmail.__all__ if not hasattr(txmail, name)} == set()
     for absent in ("start_worker",):
         assert not hasattr(txmail, absent)
-    for absent in ("enqueue", "submit_job"):
+    for absent in ("submit_job",):
         assert not hasattr(txmail.Mailer, absent)
 
 

@@ -108,7 +108,7 @@ def test_a_pickled_password_is_gone_and_first_use_says_whose_it_was(made, tls_se
         transaction.commit()
     transaction.abort()
     with pytest.raises(ConfigurationError, match=r"ann@127\.0\.0\.1"):
-        again(made(password=PASSWORD)._delivery.transport).open()
+        again(made(password=PASSWORD)._direct.transport).open()
     tls_server.wait_closed()
     assert tls_server.messages == []
     assert not any("AUTH" in line for line in tls_server.commands)
@@ -121,7 +121,7 @@ def test_a_copy_in_the_process_keeps_the_password_and_shares_no_connection(
     mailer = made(password=PASSWORD)
     commit(transaction.manager, mailer, ONE)
     twin = copied(mailer)
-    transport = copied(mailer._delivery.transport)
+    transport = copied(mailer._direct.transport)
     assert commit(transaction.manager, twin, ONE).statuses == ["accepted"]
     session = transport.open()
     assert [str(o.status) for o in session.send([ONE])] == ["accepted"]
@@ -144,7 +144,7 @@ def test_options_survive_and_listeners_do_not():
     told = []
     mailer.events.subscribe(told.append)
     twin = again(mailer)
-    delivery = twin._delivery
+    delivery = twin._direct
     assert (delivery.preflight, delivery.transient, delivery.commit_timeout) == ("never", True, 3)
     assert twin.default_sender == "shop@example.com"
     assert twin.transaction_manager is transaction.manager
@@ -290,7 +290,7 @@ def test_a_fork_within_a_transaction_leaves_it_to_the_parent(made, tls_server):
 def test_a_child_may_log_in_while_the_parent_does(made, tls_server):
     mailer = made(password_from=password)
     begun, go_on = threading.Event(), threading.Event()
-    transport = mailer._delivery.transport
+    transport = mailer._direct.transport
 
     def hold():
         with transport._logins.one(10):

@@ -14,6 +14,7 @@ from txmail import transport_from_url
 from txmail.budget import Budget
 from txmail.delivery import DirectDelivery
 from txmail.exceptions import TransportError
+from txmail.item import Item
 from txmail.smtp import pool as pool_module
 from txmail.smtp.options import Options
 from txmail.smtp.pool import MAX_AGE, MAX_IDLE, MAX_MESSAGES, VERIFY_AFTER, Pool
@@ -269,7 +270,7 @@ def test_a_lock_held_by_another_thread_at_the_fork_does_not_hang_the_child(serve
 def test_a_dropped_transaction_gives_its_connection_back(server):
     with transport_to(server, "pool=1") as transport:
         run = DirectDelivery(transport).begin(Budget())
-        assert run.prepare([ONE], True) == []
+        assert run.prepare([Item(ONE)], True) == []
         session = run._session
         del run
         gc.collect()
@@ -301,7 +302,8 @@ def test_threads_share_the_kept_sessions(server):
             for turn in range(rounds):
                 run = delivery.begin(Budget())
                 envelope = make_envelope(number * rounds + turn)
-                found = [*run.prepare([envelope], True), *run.send([envelope])]
+                items = [Item(envelope)]
+                found = [*run.prepare(items, True), *run.send(items)]
                 if statuses(found) != ["accepted"]:
                     problems.append(found)
                 run.finish()

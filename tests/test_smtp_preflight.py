@@ -20,6 +20,7 @@ from txmail.budget import Budget
 from txmail.delivery import DirectDelivery
 from txmail.envelope import Envelope
 from txmail.exceptions import TransportError
+from txmail.item import Item
 from txmail.smtp.extensions import Extensions
 from txmail.smtp.preflight import PROBES_LIMIT
 from txmail.smtp.transactions import RECIPIENTS_LIMIT, ConnectionEnded
@@ -431,8 +432,9 @@ def test_what_earlier_users_asked_takes_no_question_from_a_later_one(server):
         assert raised.value.lost
         session.close(dirty=True)
         run = delivery.begin(Budget())
-        assert run.prepare(envelopes, True) == []
-        assert statuses(run.send(envelopes)) == ["accepted"] * len(envelopes)
+        items = [Item(envelope) for envelope in envelopes]
+        assert run.prepare(items, True) == []
+        assert statuses(run.send(items)) == ["accepted"] * len(envelopes)
         run.finish()
     assert len(server.connections) == 2
 

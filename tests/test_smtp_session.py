@@ -28,6 +28,7 @@ from txmail.budget import Budget
 from txmail.delivery import DirectDelivery
 from txmail.envelope import Outcome, Status
 from txmail.exceptions import TransportError
+from txmail.item import Item
 from txmail.smtp.stream import Stream
 from txmail.testing import CLOSE, HANG, NO_REPLY, RESET, ScriptedServer, then
 
@@ -424,8 +425,8 @@ def test_nothing_at_quit_matters(server, action):
 def deliver(delivery, *envelopes):
     """One transaction's part: the refusals of its preflight, or its outcomes."""
     run = delivery.begin(Budget())
-    refusals = run.prepare(envelopes, True)
-    outcomes = refusals or list(run.send(envelopes))
+    items = [Item(envelope) for envelope in envelopes]
+    outcomes = run.prepare(items, True) or list(run.send(items))
     if all(o.status == "accepted" for o in outcomes):
         run.finish()
     else:
@@ -487,10 +488,10 @@ def test_a_staged_connection_that_spoke_or_ended_before_the_vote_is_replaced(sai
 
     with RawServer(serve) as server, transport_to(server) as transport:
         run = DirectDelivery(transport).begin(Budget())
-        assert run.prepare([ONE], True) == []
+        assert run.prepare([Item(ONE)], True) == []
         tell.set()
         assert told.wait(10)
-        assert statuses(run.send([ONE])) == ["accepted"]
+        assert statuses(run.send([Item(ONE)])) == ["accepted"]
         run.finish()
         assert b"".join(received) == ONE.content
 

@@ -498,7 +498,7 @@ def test_a_url_that_says_something_else_is_refused(url):
 
 def command_of(**settings):
     mailer = mailer_from_settings({f"mail.{k}": v for k, v in settings.items()})
-    return mailer._delivery.transport.command
+    return mailer._direct.transport.command
 
 
 def test_the_settings_of_pyramid_mailer_say_what_is_run():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,10 +21,9 @@ from urllib.parse import quote
 
 from .address import parse_mailbox
 from .budget import COMMIT_TIMEOUT
-from .delivery import PREFLIGHT, DirectDelivery
-from .events import Events
+from .delivery import ABORT, PREFLIGHT, QUEUE
 from .exceptions import AddressError, ConfigurationError
-from .interfaces import ITemplateEngine, ITransport
+from .interfaces import IQueue, ITemplateEngine, ITransport
 from .message import Template
 from .secret import UNUSABLE, Secret, Unshown, bare
 from .smtp.tls import TlsFiles
@@ -53,11 +53,20 @@ _COMBINED = frozenset(
         "cafile",
         "sendmail_app",
         "sendmail_template",
+        "queue_url",
+        "queue_path",
+        "queue_limit",
+        "on_doubt",
     ]
 )
 
-#: Settings of the durable queue, and values of others that need it.
-_QUEUE = "the durable queue is not in this version"
+#: What `send` does with mail.
+DIRECT = "direct"
+DELIVERY = (DIRECT, QUEUE)
+#: The URL of a queue that is in the application's database, behind the session of a bound mailer.
+IN_SESSION = "session:"
+#: The file of a queue whose folder is named by pyramid_mailer's ``queue_path``.
+QUEUE_FILE = "txmail.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,12 @@ class Settings:
 
     transport: ITransport
     default_sender: str | None = None
+    #: one of `DELIVERY`
+    delivery: str = DIRECT
+    queue: IQueue | None = None
     preflight: str = "auto"
+    on_unavailable: str | None = None
+    on_partial: str | None = None
     transient: bool = False
     #: seconds
     commit_timeout: float = COMMIT_TIMEOUT
@@ -76,16 +90,6 @@ class Settings:
     top_level_directory: str | None = None
     #: an `IHtmlToText`
     html_to_text: Callable[[str], str] | None = None
-
-    def delivery(self, events: Events | None = None) -> DirectDelivery:
-        """The delivery they describe."""
-        return DirectDelivery(
-            self.transport,
-            events=events,
-            preflight=self.preflight,
-            transient=self.transient,
-            commit_timeout=self.commit_timeout,
-        )
 
 
 def read_settings(settings: Mapping[str, Any] | Unshown | None, prefix: str = PREFIX) -> Settings:
@@ -119,7 +123,52 @@ def _read(settings: Mapping[str, Any], prefix: str) -> Settings:
             combined[name] = read
         elif read is not None and name in Settings.__slots__:
             found[name] = read
-    return Settings(_transport(combined, prefix), **found)
+    queue = _queue(combined, prefix)
+    for name in ("delivery", "on_unavailable", "on_partial"):
+        if found.get(name) == QUEUE and queue is None:
+            raise ConfigurationError(
+                f"there is no queue: {prefix}queue_url is needed", field=prefix + name
+            )
+    return Settings(_transport(combined, prefix), queue=queue, **found)
+
+
+def _queue(combined: dict[str, Any], prefix: str) -> IQueue | None:
+    """The queue of the settings that tell of it together."""
+    url, path = combined.get("queue_url"), combined.get("queue_path")
+    if url is not None and path is not None:
+        raise ConfigurationError(
+            f"it is said by {prefix}queue_url already", field=f"{prefix}queue_path"
+        )
+    if url is None and path is None:
+        for name in ("on_doubt", "queue_limit"):
+            if name in combined:
+                problem = f"there is no queue: {prefix}queue_url is needed"
+                raise ConfigurationError(problem, field=prefix + name)
+        return None
+    if path is not None:
+        url = Secret("sqlite:///" + quote(os.path.join(os.path.abspath(path), QUEUE_FILE)))
+    options = {
+        "on_doubt": combined.get("on_doubt", "retry"),
+        "limit": combined.get("queue_limit"),
+    }
+    try:
+        if url == Secret(IN_SESSION):
+            module = _module("integrations.session_queue", "zope.sqlalchemy", prefix)
+            return cast("IQueue", module.session_queue(**options))
+        queue = _module("queue.queue", "SQLAlchemy", prefix).Queue(url, **options)
+    except ConfigurationError as error:
+        problem = str(error).removeprefix(f"{error.field}: ")
+        raise ConfigurationError(problem, field=prefix + error.field) from None
+    return cast("IQueue", queue)
+
+
+def _module(name: str, needed: str, prefix: str) -> Any:
+    try:
+        return importlib.import_module(f".{name}", __package__)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"it needs {needed}: pip install 'txmail[queue]' {needed}", field=f"{prefix}queue_url"
+        ) from error
 
 
 def _transport(combined: dict[str, Any], prefix: str) -> ITransport:
@@ -180,6 +229,13 @@ def _text(value: Any, field: str) -> str | None:
     return value.strip() or None
 
 
+def _folder(value: Any, field: str) -> str | None:
+    text = _text(value, field)
+    if text is not None and text.lower() in _TRUE | _FALSE:
+        raise ConfigurationError("a folder is needed", field=field)
+    return text
+
+
 def _url(value: Any, field: str) -> list[Secret]:
     urls = value.split() if isinstance(value, str) else value
     if not isinstance(urls, (list, tuple)) or not all(isinstance(u, str) for u in urls) or not urls:
@@ -234,6 +290,25 @@ def _seconds(value: Any, field: str) -> float:
     return seconds
 
 
+def _count(value: Any, field: str) -> int | None:
+    if value is None or value == "":
+        return None
+    count = _number(value, int)
+    if count < 1:
+        raise ConfigurationError("a number above 0 is needed", field=field)
+    return int(count)
+
+
+def _secret_url(value: Any, field: str) -> Secret | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str):
+        raise ConfigurationError("a URL is needed", field=field)
+    return Secret(value.strip())
+
+
 def _port(value: Any, field: str) -> int | None:
     if value is None or value == "":
         return None
@@ -253,22 +328,11 @@ def _number(value: Any, kind: type[int] | type[float]) -> float:
         return 0
 
 
-def _one_of(*words: str, else_: str = "") -> Callable[[Any, str], str]:
+def _one_of(*words: str) -> Callable[[Any, str], str]:
     def read(value: Any, field: str) -> str:
         if value in words:
             return str(value)
-        problem = else_ or f"one of {', '.join(words)} is needed"
-        raise ConfigurationError(problem, field=field)
-
-    return read
-
-
-def _refused(problem: str) -> Callable[[Any, str], None]:
-    """For settings that this version knows and cannot honour; empty ones say nothing."""
-
-    def read(value: Any, field: str) -> None:
-        if value is not None and value != "":
-            raise ConfigurationError(problem, field=field)
+        raise ConfigurationError(f"one of {', '.join(words)} is needed", field=field)
 
     return read
 
@@ -318,12 +382,13 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "transient": _boolean,
     "commit_timeout": _seconds,
     "dummy_transactional": _boolean,
-    "delivery": _one_of("direct", else_=_QUEUE),
-    "on_unavailable": _one_of("abort", else_=_QUEUE),
-    "on_partial": _one_of("abort", else_=_QUEUE),
-    "queue_url": _refused(_QUEUE),
-    "queue_path": _refused(_QUEUE),
-    "on_doubt": _refused(_QUEUE),
+    "delivery": _one_of(*DELIVERY),
+    "on_unavailable": _one_of(ABORT, QUEUE),
+    "on_partial": _one_of(ABORT, QUEUE),
+    "queue_url": _secret_url,
+    "queue_path": _folder,
+    "queue_limit": _count,
+    "on_doubt": _one_of("retry", "hold"),
     "username": _user,
     "password": _password,
     "password_from": _password_from,

@@ -2,11 +2,11 @@
 
 ========================  ======================================================================
 `add` (``send()``)        buffer; join the transaction
-before-commit hook, last  connect and ask: everything that can still be taken back
+before-commit hook, last  connect and ask, write it to the queue: all that can be taken back
 `tpc_begin`               freeze the buffer
-`commit`                  ask about what the hook did not see
+`commit`                  the same for what the hook did not see
 `tpc_vote`, last of all   send
-`tpc_finish`              give the connections back
+`tpc_finish`              publish what the queue has; give the connections back
 `abort`, `tpc_abort`      forget
 ========================  ======================================================================
 
@@ -28,11 +28,12 @@ from transaction.interfaces import DoomedTransaction, IDataManagerSavepoint
 from zope.interface import implementer
 
 from .budget import Budget
-from .delivery import delivery_error, in_order
-from .envelope import Action, Envelope, Outcome, Scope, Status
-from .events import Events, MessageSettled, SentForNothing, VotesAfterUs
-from .exceptions import DeliveryError, TransactionClosed
-from .interfaces import IDelivery, IDeliveryRun, IMailDataManager
+from .envelope import Outcome, Status
+from .events import Events, MessageQueued, MessageSettled, SentForNothing, VotesAfterUs
+from .exceptions import DeliveryError, QueueUnavailable, TransactionClosed
+from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
+from .item import Item, Row
+from .outcomes import delivery_error, in_order, queue_error, shared_out, unsent
 
 log = logging.getLogger("txmail")
 
@@ -74,11 +75,11 @@ class _Entry:
     """One buffered envelope, where it goes, and who wants to know what became of it."""
 
     delivery: IDelivery
-    envelope: Envelope
+    item: Item
     report: Report
 
 
-#: entries with an outcome for each of their recipients
+#: entries with an outcome for each recipient
 _Account = list[tuple[_Entry, list[Outcome]]]
 
 
@@ -103,6 +104,9 @@ class MailDataManager:
         self.transaction_manager = transaction_manager
         self._entries: list[_Entry] = []
         self._runs: dict[IDelivery, IDeliveryRun] = {}
+        self._batches: dict[IQueue, IBatch] = {}
+        #: what is known in the vote of what was sent
+        self._settled: list[tuple[Item, list[Outcome]]] = []
         self._budget = Budget()
         self._joined = False
         self._hook_pending = False
@@ -146,13 +150,17 @@ class MailDataManager:
             transaction.addBeforeAbortHook(self._before_abort)
             self._abort_hook = True
 
-    def add(self, delivery: IDelivery, envelope: Envelope, report: Report) -> None:
+    def add(self, delivery: IDelivery, item: Item, report: Report) -> None:
         """See `IMailDataManager`."""
-        self._entries.append(_Entry(delivery, envelope, report))
+        queue = delivery.queue
+        if queue is not None and queue not in self._batches:
+            transaction = self.transaction_manager.get()
+            self._batches[queue] = queue.begin(transaction, self.transaction_manager)
+        self._entries.append(_Entry(delivery, item, report))
 
-    def buffered(self, delivery: IDelivery) -> list[Envelope]:
-        """The envelopes that wait for the commit and `delivery`."""
-        return [e.envelope for e in self._entries if e.delivery is delivery]
+    def buffered(self, *deliveries: IDelivery) -> list[Item]:
+        """What waits for the commit and one of `deliveries`."""
+        return [e.item for e in self._entries if e.delivery in deliveries]
 
     def savepoint(self) -> MailSavepoint:
         """See `ISavepointDataManager`."""
@@ -173,10 +181,9 @@ class MailDataManager:
             self._hook_pending = True
             transaction.addBeforeCommitHook(self._before_commit, (transaction,))
             return
-        if self._entries:
-            if transaction.isDoomed():  # commit() has looked before the hooks, not after them
-                raise DoomedTransaction("transaction doomed, cannot commit")
-            self._prepare(wait=True)
+        if self._entries and transaction.isDoomed():  # commit() has looked before the hooks only
+            raise DoomedTransaction("transaction doomed, cannot commit")
+        self._prepare(transaction, wait=True)
 
     def _before_abort(self) -> None:
         self._closed = "the transaction is being aborted"
@@ -193,21 +200,50 @@ class MailDataManager:
 
     def commit(self, transaction: Any) -> None:
         """See `IDataManager`: ask about mail that came after the hook."""
-        self._prepare(wait=False)
+        self._prepare(transaction, wait=False)
 
-    def _prepare(self, wait: bool) -> None:
+    def _prepare(self, transaction: Any, wait: bool) -> None:
         """Have every delivery do what can be taken back, or raise with what forbids it."""
+        rows: dict[IQueue, list[Row]] = {}
         for delivery, entries in self._by_delivery().items():
-            envelopes = [entry.envelope for entry in entries]
+            items = [entry.item for entry in entries]
+            run = self._run(delivery)
             try:
-                refusals = self._run(delivery).prepare(envelopes, wait)
+                refusals = run.prepare(items, wait)
             except BaseException:
                 self._release()
                 raise
             if refusals:
                 self._release()
-                answers = list(in_order(envelopes, refusals))
-                raise self._failure(self._account(_shared_out(entries, answers)))
+                answers = in_order([item.envelope for item in items], refusals)
+                raise self._failure(self._account(shared_out(items, answers)))
+            if delivery.queue is not None:
+                rows.setdefault(delivery.queue, []).extend(run.rows(items))
+        self._stage(transaction, rows, late=not wait)
+
+    def _stage(self, transaction: Any, rows: dict[IQueue, list[Row]], late: bool) -> None:
+        """Have the queues hold `rows`, so that they survive a crash from here on."""
+        if not self._batches:
+            return
+        others = self._others(transaction)
+        with self._budget:
+            for queue, batch in self._batches.items():
+                try:
+                    batch.stage(rows.get(queue, []), others, self._budget.remaining, late)
+                except BaseException as error:
+                    self._release()
+                    if isinstance(error, QueueUnavailable):
+                        raise self._queue_failure(error) from error
+                    raise
+
+    def _others(self, transaction: Any) -> list[Any]:
+        """The data managers of others that may have something to commit."""
+        return [
+            manager
+            for manager in transaction._resources
+            # A session of zope.sqlalchemy that has only read is done before the vote.
+            if manager is not self and getattr(manager, "state", None) != "no work"
+        ]
 
     def _by_delivery(self) -> dict[IDelivery, list[_Entry]]:
         grouped: dict[IDelivery, list[_Entry]] = {}
@@ -226,34 +262,53 @@ class MailDataManager:
 
     def tpc_vote(self, transaction: Any) -> None:
         """See `IDataManager`: send, over one connection for each delivery."""
-        settled: _Account = []
         try:
-            self._send_all(settled)
-            account = self._account(settled)
-            self._voted = all(o.status is Status.ACCEPTED for _, found in account for o in found)
+            self._decide(transaction)
+            self._send_all()
+            account = self._account(self._settled)
+            self._voted = all(o.settled for _, found in account for o in found)
+        except QueueUnavailable as error:
+            self._revoke()
+            raise self._queue_failure(error) from error
         except BaseException as error:
-            self._interrupted(error, self._account(settled))
+            self._revoke()
+            self._interrupted(error, self._account(self._settled))
             raise
         if not self._voted:
+            self._revoke()
             raise self._failure(account, transaction)
         self._tell(account)
 
-    def _send_all(self, settled: _Account) -> None:
-        """Send for one delivery after the other, as long as everything is accepted."""
+    def _decide(self, transaction: Any) -> None:
+        """Write down that this commits, where nobody else will know it."""
+        if len(self._batches) != 1 or self._others(transaction):
+            return
+        last = not any(run.sends for run in self._runs.values())
+        with self._budget:
+            for batch in self._batches.values():
+                batch.decide(last, self._budget.remaining)
+
+    def _revoke(self) -> None:
+        with self._budget:
+            for batch in self._batches.values():
+                batch.revoke(self._settled, self._budget.remaining)
+
+    def _send_all(self) -> None:
+        """Send for one delivery after the other, as long as everything is settled."""
         for delivery, entries in self._by_delivery().items():
+            items = [entry.item for entry in entries]
             outcomes: list[Outcome] = []
             try:
-                self._send(delivery, entries, outcomes)
+                self._send(delivery, items, outcomes)
             finally:
-                settled += _shared_out(entries, outcomes)
-            if not all(o.status is Status.ACCEPTED for o in outcomes):
+                self._settled += shared_out(items, outcomes)
+            if not all(o.settled for o in outcomes):
                 return
 
-    def _send(self, delivery: IDelivery, entries: list[_Entry], outcomes: list[Outcome]) -> None:
-        """Send `entries`; `outcomes` gets one for each recipient or more, also if this raises."""
-        envelopes = [entry.envelope for entry in entries]
+    def _send(self, delivery: IDelivery, items: list[Item], outcomes: list[Outcome]) -> None:
+        """Send `items`; `outcomes` gets one for each recipient or more, also if this raises."""
         run = self._run(delivery)
-        sending = run.send(envelopes)
+        sending = run.send(items)
         try:
             outcomes.extend(sending)
         except BaseException:
@@ -261,10 +316,10 @@ class MailDataManager:
             outcomes.extend(run.unsettled())
             raise
 
-    def _account(self, settled: _Account) -> _Account:
+    def _account(self, settled: list[tuple[Item, list[Outcome]]]) -> _Account:
         """Every entry in call order, with an outcome for each recipient."""
-        found = {id(entry): outcomes for entry, outcomes in settled}
-        return [(e, found.get(id(e)) or _unsent(e.envelope)) for e in self._entries]
+        found = dict(settled)
+        return [(e, found.get(e.item) or unsent(e.item.envelope)) for e in self._entries]
 
     # -- failure and success are told
 
@@ -275,6 +330,16 @@ class MailDataManager:
             [o for _, outcomes in account for o in outcomes],
             transient=all(entry.delivery.transient for entry, _ in account),
             databases_may_be_committed=transaction is not None and _committed_early(transaction),
+        )
+
+    def _queue_failure(self, error: QueueUnavailable) -> DeliveryError:
+        """The queue could not take the mail: nothing was sent, and everybody is told."""
+        account = self._account([])
+        self._tell(account)
+        return queue_error(
+            error,
+            [o for _, outcomes in account for o in outcomes],
+            transient=all(entry.delivery.transient for entry, _ in account),
         )
 
     def _interrupted(self, error: BaseException, account: _Account) -> None:
@@ -290,12 +355,29 @@ class MailDataManager:
         reports: dict[Report, list[Outcome]] = {}
         for entry, outcomes in account:
             reports.setdefault(entry.report, []).extend(outcomes)
-            if any(o.status is not Status.UNSENT for o in outcomes):
-                entry.delivery.events.emit(
-                    MessageSettled(entry.envelope.message_id, entry.delivery.route, tuple(outcomes))
-                )
+            if self._is_tried(entry, outcomes):
+                message_id, delivery = entry.item.envelope.message_id, entry.delivery
+                delivery.events.emit(MessageSettled(message_id, delivery.route, tuple(outcomes)))
         for report, outcomes in reports.items():
             report(tuple(outcomes))
+
+    def _is_tried(self, entry: _Entry, outcomes: list[Outcome]) -> bool:
+        """True if there was an answer about an entry, or none that came."""
+        run = self._runs.get(entry.delivery)
+        if run is not None and not run.sends:
+            return any(o.reply is not None for o in outcomes)
+        return any(o.status is not Status.UNSENT for o in outcomes)
+
+    def _tell_queued(self) -> None:
+        """Emit an event for each message that a queue goes on with."""
+        settled = dict(self._settled)
+        for entry in self._entries:
+            queued = tuple(o for o in settled.get(entry.item, ()) if o.queued)
+            queue = entry.delivery.queue
+            if queued and queue is not None:
+                entry.delivery.events.emit(
+                    MessageQueued(entry.item.envelope.message_id, queue.name, queued)
+                )
 
     def _tell_sent_for_nothing(self) -> None:
         sent, self._sent = self._sent, []
@@ -309,10 +391,26 @@ class MailDataManager:
         """See `IDataManager`: never raises, there is nothing left to fail."""
         if self._finished:
             return
+        self._end(lambda batch: batch.finish(self._settled))
+
+    def _end(self, settle: Callable[[IBatch], None]) -> None:
+        """The vote has been; nothing can be taken back."""
         self._finished = True
-        self._sent = [(e.delivery.events, e.envelope.message_id) for e in self._entries]
+        out = {
+            id(item)
+            for item, outcomes in self._settled
+            if any(o.status is Status.ACCEPTED for o in outcomes)
+        }
+        self._sent = [
+            (e.delivery.events, e.item.envelope.message_id)
+            for e in self._entries
+            if id(e.item) in out
+        ]
         for run in self._runs.values():
             run.finish()
+        for batch in self._batches.values():
+            settle(batch)
+        self._tell_queued()
         self._forget()
 
     def abort(self, transaction: Any) -> None:
@@ -321,6 +419,8 @@ class MailDataManager:
             return
         self._joined = False
         self._release()
+        for batch in self._batches.values():
+            batch.abort(self._settled)
         self._forget()
 
     def tpc_abort(self, transaction: Any) -> None:
@@ -328,7 +428,8 @@ class MailDataManager:
         if not self._voted:
             self.abort(transaction)
             return
-        self.tpc_finish(transaction)
+        if not self._finished:
+            self._end(lambda batch: batch.leave(self._settled))
         self._tell_sent_for_nothing()
 
     def _release(self) -> None:
@@ -341,31 +442,8 @@ class MailDataManager:
         # Savepoints hold the list itself, and may be rolled back after this.
         self._entries.clear()
         self._runs.clear()
-
-
-def _shared_out(entries: list[_Entry], outcomes: list[Outcome]) -> _Account:
-    """The outcomes of each entry: the first that was said of a recipient; else it was not sent."""
-    said: dict[tuple[int, str], Outcome] = {}
-    for outcome in outcomes:
-        said.setdefault((outcome.position, outcome.recipient), outcome)
-    return [
-        (entry, [said.get((position, o.recipient), o) for o in _unsent(entry.envelope)])
-        for position, entry in enumerate(entries)
-    ]
-
-
-def _unsent(envelope: Envelope) -> list[Outcome]:
-    return [
-        Outcome(
-            recipient,
-            Status.UNSENT,
-            Scope.MESSAGE,
-            message_id=envelope.message_id,
-            action=Action.DEFER,
-            reason="nothing of this message was sent",
-        )
-        for recipient in envelope.recipients
-    ]
+        self._batches.clear()
+        self._settled = []
 
 
 def _committed_early(transaction: Any) -> bool:

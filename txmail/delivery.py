@@ -1,14 +1,16 @@
-"""Direct delivery: a commit hands its envelopes to the next hop itself, over one connection.
+"""What a commit does with envelopes: send them itself, or have the queue send them.
 
-`DirectDelivery` is what a mailer is set up with; `DirectRun` is its part in one transaction. Both
-see `ITransport` and `ISession` only.
+`DirectDelivery` hands them to the next hop, over one connection; with a queue behind it, what it
+cannot send goes on from there. `QueuedDelivery` leaves all to the queue. Both are what a mailer is
+set up with; a run is the part of one of them in one transaction. They see `ITransport`, `ISession`
+and `IQueue` only.
 """
 
 from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -17,25 +19,23 @@ from zope.interface import implementer
 from .budget import COMMIT_TIMEOUT, Budget
 from .envelope import Action, Envelope, Outcome, Scope, Status
 from .events import Connected, ConnectionLost, Events
-from .exceptions import (
-    ConfigurationError,
-    DeliveryError,
-    DeliveryRefused,
-    DeliveryUnavailable,
-    PartialDelivery,
-    TransientDeliveryUnavailable,
-    TransportError,
-)
-from .interfaces import IDelivery, IDeliveryRun, ISession, ITransport
+from .exceptions import ConfigurationError, TransportError
+from .interfaces import IDelivery, IDeliveryRun, IQueue, ISession, ITransport
+from .item import Item, Row
+from .outcomes import all_unsent, in_order, shared_out
 
 #: ``auto`` asks as far as a server lets itself be asked, ``always`` refuses to send what could
 #: not be asked about, ``never`` finds everything out while sending.
 PREFLIGHT = ("auto", "always", "never")
+#: What a commit does about mail that it could not send itself: it aborts, or the queue has it.
+ABORT, QUEUE = "abort", "queue"
+#: How many messages may be on their way in a vote that need not stop at the first failure.
+QUEUE_WINDOW = 64
 
 
 @implementer(IDelivery)
 class DirectDelivery:
-    """Sends at commit, all or nothing. See `IDelivery`."""
+    """Sends at commit: all or nothing, or what is left goes on from the queue. See `IDelivery`."""
 
     def __init__(
         self,
@@ -45,11 +45,21 @@ class DirectDelivery:
         preflight: str = "auto",
         transient: bool = False,
         commit_timeout: float = COMMIT_TIMEOUT,
+        queue: IQueue | None = None,
+        on_unavailable: str | None = None,
+        on_partial: str | None = None,
     ) -> None:
         """Raises `ConfigurationError` for options that are none.
 
-        `preflight` is one of `PREFLIGHT`; `commit_timeout` is in seconds of our own network time
-        for one transaction; with `transient`, temporary errors are raised as `TransientError` too.
+        `preflight` is one of `PREFLIGHT`; `commit_timeout` is in seconds of our own time, with the
+        network and the queue, for one transaction; with `transient`, temporary errors are raised
+        as `TransientError` too.
+
+        `on_unavailable` says what becomes of a transaction whose mail cannot be sent now, when
+        nothing is out; `on_partial`, of one of which something is out or may be. ``abort`` has it
+        fail, with ``queue`` it commits and the queue has the rest. With a `queue` both are
+        ``queue`` unless said otherwise, and every envelope is written to it before it is sent, so
+        that it is not lost if the process dies.
         """
         if not ITransport.providedBy(transport):
             raise ConfigurationError("an ITransport is needed", field="transport", value=transport)
@@ -57,8 +67,12 @@ class DirectDelivery:
             raise ConfigurationError(
                 f"one of {', '.join(PREFLIGHT)} is needed", field="preflight", value=preflight
             )
-        if not isinstance(commit_timeout, (int, float)) or not commit_timeout > 0:
-            raise ConfigurationError("seconds above 0 are needed", field="commit_timeout")
+        check_timeout(commit_timeout)
+        self.on_unavailable = _on("on_unavailable", on_unavailable, queue)
+        self.on_partial = _on("on_partial", on_partial, queue)
+        if self.on_unavailable == self.on_partial == ABORT:
+            queue = None
+        self.queue = queue
         self.transport = transport
         self.events = events if events is not None else Events()
         self.preflight = preflight
@@ -94,6 +108,38 @@ class DirectDelivery:
         """See `IDelivery`."""
         return DirectRun(self, budget, first)
 
+    def queued(self, queue: IQueue) -> QueuedDelivery:
+        """A delivery with the same options that leaves all to `queue`."""
+        return QueuedDelivery(
+            queue,
+            events=self.events,
+            transient=self.transient,
+            commit_timeout=self.commit_timeout,
+        )
+
+    def in_session(self, queue: IQueue, session: Any) -> tuple[Self, QueuedDelivery]:
+        """This delivery and its `queued` one, with `queue` bound to `session`."""
+        bound = queue.bind(session)
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self), queue=None if self.queue is None else bound)
+        return made, self.queued(bound)
+
+
+def check_timeout(commit_timeout: float) -> None:
+    """Raise `ConfigurationError` unless it is a number of seconds above 0."""
+    if not isinstance(commit_timeout, (int, float)) or not commit_timeout > 0:
+        raise ConfigurationError("seconds above 0 are needed", field="commit_timeout")
+
+
+def _on(name: str, word: str | None, queue: IQueue | None) -> str:
+    if word is None:
+        return ABORT if queue is None else QUEUE
+    if word not in (ABORT, QUEUE):
+        raise ConfigurationError(f"{ABORT} or {QUEUE} is needed", field=name, value=word)
+    if word == QUEUE and queue is None:
+        raise ConfigurationError("there is no queue: queue_url is needed", field=name)
+    return word
+
 
 @implementer(IDeliveryRun)
 class DirectRun:
@@ -108,20 +154,56 @@ class DirectRun:
         #: a connection that ended before anything was sent is replaced, once
         self._reconnects = 1
         self._rest: list[Outcome] = []
+        #: why nothing is sent here, so that the queue has it all: by item, what is known of it
+        self._spilled: dict[Item, list[Outcome]] = {}
+
+    @property
+    def sends(self) -> bool:
+        """See `IDeliveryRun`."""
+        return not self._spilled
 
     # -- before anything irrevocable
 
-    def prepare(self, envelopes: Sequence[Envelope], wait: bool) -> list[Outcome]:
+    def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
         """See `IDeliveryRun`."""
+        envelopes = [item.envelope for item in items]
         with self._budget:
             try:
-                return self._prepared(envelopes, wait)
+                refusals = [] if self._spilled else self._prepared(envelopes, wait)
             except TransportError as error:
                 self._drop()
-                return _all_unsent(envelopes, error)
+                refusals = all_unsent(envelopes, error)
             except BaseException:
                 self._drop()
                 raise
+        if self._spilled or (refusals and self._may_spill(refusals)):
+            self._spill(items, envelopes, refusals)
+            return []
+        return refusals
+
+    def _may_spill(self, outcomes: Sequence[Outcome]) -> bool:
+        """True if nothing is out, nothing refused for good, and the queue can have it all."""
+        return self._delivery.on_unavailable == QUEUE and not any(
+            o.status in (Status.ACCEPTED, Status.IN_DOUBT, Status.FAILED) for o in outcomes
+        )
+
+    def _spill(
+        self, items: Sequence[Item], envelopes: Sequence[Envelope], refusals: list[Outcome]
+    ) -> None:
+        """Leave all to the queue, with what is known of each recipient."""
+        self._drop()
+        known = shared_out(items, in_order(envelopes, refusals)) if refusals else []
+        self._spilled |= {item: _queued(outcomes) for item, outcomes in known}
+        for item in items:
+            self._spilled.setdefault(item, _waiting(item))
+
+    def rows(self, items: Sequence[Item]) -> list[Row]:
+        """See `IDeliveryRun`."""
+        if self._delivery.queue is None:
+            return []
+        if self._spilled:
+            return [Row(item, outcomes=self._spilled[item]) for item in items]
+        return [Row(item, begun=True) for item in items]
 
     def _prepared(self, envelopes: Sequence[Envelope], wait: bool) -> list[Outcome]:
         """Connect and ask; a connection that turns out to be dead is replaced once."""
@@ -168,30 +250,60 @@ class DirectRun:
 
     # -- the point of no return
 
-    def send(self, envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
+    def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
         """See `IDeliveryRun`."""
+        if self._spilled:
+            yield from _placed(self._spilled[item] for item in items)
+            return
         self._rest = []
+        envelopes = [item.envelope for item in items]
         with self._budget:
+            if self._delivery.queue is None:
+                yield from self._told(envelopes)
+                return
+            found: list[Outcome] = []
             try:
-                outcomes = self._sent(envelopes)
-                first = next(outcomes, None)
-                if self._session is not None and self._session.restartable and self._reconnects:
-                    outcomes, first = self._sent_anew(envelopes), None
-                if first is not None:
-                    yield first
-                yield from outcomes
+                found.extend(self._told(envelopes))
             except BaseException:
-                if self._session is not None:
-                    self._rest = list(self._session.unsettled())
+                self._rest = found + self._rest
                 raise
+        yield from self._with_queue(found)
+
+    def _with_queue(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """`outcomes` of all recipients, those marked with which the queue goes on."""
+        out = any(o.status in (Status.ACCEPTED, Status.IN_DOUBT) for o in outcomes)
+        if self._delivery.on_partial == QUEUE if out else self._may_spill(outcomes):
+            return _queued(outcomes)
+        return outcomes
+
+    def _told(self, envelopes: Sequence[Envelope]) -> Iterator[Outcome]:
+        """Send; what could not be told any more when this raises is left in `_rest`."""
+        try:
+            outcomes = self._sent(envelopes)
+            first = next(outcomes, None)
+            if self._session is not None and self._session.restartable and self._reconnects:
+                outcomes, first = self._sent_anew(envelopes), None
+            if first is not None:
+                yield first
+            yield from outcomes
+        except BaseException:
+            if self._session is not None:
+                self._rest = list(self._session.unsettled())
+            raise
 
     def _sent(self, envelopes: Sequence[Envelope]) -> Iterator[Outcome]:
         try:
             session = self._session or self._open(wait=False)
         except TransportError as error:
-            yield from _all_unsent(envelopes, error)
+            yield from all_unsent(envelopes, error)
             return
-        yield from session.send(envelopes, strict=True, timeout=self._budget.remaining)
+        strict = self._delivery.on_partial == ABORT
+        yield from session.send(
+            envelopes,
+            strict=strict,
+            timeout=self._budget.remaining,
+            window=None if strict else QUEUE_WINDOW,
+        )
 
     def _sent_anew(self, envelopes: Sequence[Envelope]) -> Iterator[Outcome]:
         """The connection ended before any content was sent: ask again and send on a new one."""
@@ -201,7 +313,7 @@ class DirectRun:
             refusals = self._prepared(envelopes, wait=False)
         except TransportError as error:
             self._drop()
-            yield from _all_unsent(envelopes, error)
+            yield from all_unsent(envelopes, error)
             return
         if refusals:
             yield from in_order(envelopes, refusals)
@@ -235,71 +347,89 @@ class DirectRun:
             session.close(dirty=dirty)
 
 
-def _all_unsent(envelopes: Sequence[Envelope], error: TransportError) -> list[Outcome]:
-    action = Action.DEFER_ROUTE if error.temporary else Action.STOP_ROUTE
+def _queued(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The queue has what was not accepted."""
+    return [o if o.status is Status.ACCEPTED else replace(o, queued=True) for o in outcomes]
+
+
+def _placed(outcomes: Iterable[list[Outcome]]) -> Iterator[Outcome]:
+    """The outcomes of one item after the other, with their positions."""
+    for position, found in enumerate(outcomes):
+        for outcome in found:
+            yield replace(outcome, position=position)
+
+
+def _waiting(item: Item) -> list[Outcome]:
+    """Outcomes of what the queue sends."""
     return [
         Outcome(
             recipient,
             Status.UNSENT,
-            Scope.ROUTE,
-            error.reply,
-            envelope.message_id,
-            action,
-            str(error),
+            Scope.MESSAGE,
+            message_id=item.envelope.message_id,
+            action=Action.DEFER,
             preflighted=False,
-            position=position,
+            queued=True,
         )
-        for position, envelope in enumerate(envelopes)
-        for recipient in envelope.recipients
+        for recipient in item.envelope.recipients
     ]
 
 
-def in_order(envelopes: Sequence[Envelope], refusals: Sequence[Outcome]) -> Iterator[Outcome]:
-    """One outcome for each recipient of `envelopes`: its refusal, or `unsent`."""
-    rest = iter(refusals)
-    refusal = next(rest, None)
-    for position, envelope in enumerate(envelopes):
-        for recipient in envelope.recipients:
-            if (
-                refusal is not None
-                and refusal.recipient == recipient
-                and refusal.message_id == envelope.message_id
-            ):
-                yield replace(refusal, position=position)
-                refusal = next(rest, None)
-            else:
-                yield Outcome(
-                    recipient,
-                    Status.UNSENT,
-                    Scope.MESSAGE,
-                    message_id=envelope.message_id,
-                    action=Action.DEFER,
-                    reason="a transaction's mail goes out together or not at all",
-                    position=position,
-                )
+@implementer(IDelivery)
+class QueuedDelivery:
+    """Leaves all mail to the queue. See `IDelivery`."""
+
+    def __init__(
+        self,
+        queue: IQueue,
+        *,
+        events: Events | None = None,
+        transient: bool = False,
+        commit_timeout: float = COMMIT_TIMEOUT,
+    ) -> None:
+        """Options are those of `DirectDelivery`. Raises `ConfigurationError`."""
+        if not IQueue.providedBy(queue):
+            raise ConfigurationError("an IQueue is needed", field="queue", value=queue)
+        check_timeout(commit_timeout)
+        self.queue = queue
+        self.events = events if events is not None else Events()
+        self.transient = transient
+        self.commit_timeout = commit_timeout
+
+    @property
+    def route(self) -> str:
+        """See `IDelivery`."""
+        return str(self.queue.name)
+
+    def begin(self, budget: Budget, first: bool = True) -> IDeliveryRun:
+        """See `IDelivery`."""
+        return QueuedRun()
 
 
-def delivery_error(
-    outcomes: Sequence[Outcome],
-    *,
-    transient: bool = False,
-    databases_may_be_committed: bool = False,
-) -> DeliveryError:
-    """The error for `outcomes` of which at least one is not `accepted`.
+@implementer(IDeliveryRun)
+class QueuedRun:
+    """One transaction's mail for the queue. See `IDeliveryRun`."""
 
-    It is `PartialDelivery` if anything was accepted or is in doubt, else `DeliveryRefused` if
-    anything was refused for good, else `DeliveryUnavailable`: as a `TransientError` if `transient`
-    asks for that and no person has to act first.
-    """
-    statuses = {o.status for o in outcomes}
-    kind: type[DeliveryError] = DeliveryUnavailable
-    if statuses & {Status.ACCEPTED, Status.IN_DOUBT}:
-        kind = PartialDelivery
-    elif Status.FAILED in statuses:
-        kind = DeliveryRefused
-    elif transient and not any(o.action is Action.STOP_ROUTE for o in outcomes):
-        kind = TransientDeliveryUnavailable
-    bad = [o for o in outcomes if o.status is not Status.ACCEPTED]
-    decisive = [o for o in bad if o.status is not Status.UNSENT] or bad
-    problem = f"{decisive[0]}" + (f" and {len(decisive) - 1} more" if decisive[1:] else "")
-    return kind(problem, tuple(outcomes), databases_may_be_committed=databases_may_be_committed)
+    sends = False
+
+    def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
+        """See `IDeliveryRun`: nothing forbids it."""
+        return []
+
+    def rows(self, items: Sequence[Item]) -> list[Row]:
+        """See `IDeliveryRun`."""
+        return [Row(item) for item in items]
+
+    def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
+        """See `IDeliveryRun`: it waits in the queue."""
+        yield from _placed(_waiting(item) for item in items)
+
+    def unsettled(self) -> list[Outcome]:
+        """See `IDeliveryRun`."""
+        return []
+
+    def finish(self) -> None:
+        """See `IDeliveryRun`."""
+
+    def abort(self) -> None:
+        """See `IDeliveryRun`."""

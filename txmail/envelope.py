@@ -81,9 +81,18 @@ class Outcome:
     preflighted: bool = True
     #: the place of its envelope among those of the call, from 0
     position: int = 0
+    #: True if the queue has it, to go on with it or to keep it as failed: the commit did not fail
+    queued: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """True if a transaction may commit with it: it was accepted, or the queue has it."""
+        return self.status is Status.ACCEPTED or self.queued
 
     def __str__(self) -> str:
-        said = ", ".join(s for s in (self.reason, str(self.reply) if self.reply else "") if s)
+        reply = str(self.reply) if self.reply else ""
+        queued = "in the queue" if self.queued else ""
+        said = ", ".join(s for s in (self.reason, reply, queued) if s)
         return f"{self.recipient} {self.status}" + (f" ({said})" if said else "")
 
 
@@ -99,6 +108,7 @@ _set_action = Outcome.__dict__["action"].__set__
 _set_reason = Outcome.__dict__["reason"].__set__
 _set_preflighted = Outcome.__dict__["preflighted"].__set__
 _set_position = Outcome.__dict__["position"].__set__
+_set_queued = Outcome.__dict__["queued"].__set__
 
 
 def accepted(
@@ -115,6 +125,7 @@ def accepted(
     _set_reason(outcome, "")
     _set_preflighted(outcome, preflighted)
     _set_position(outcome, position)
+    _set_queued(outcome, False)
     return outcome
 
 

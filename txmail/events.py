@@ -53,6 +53,17 @@ class MessageSettled(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MessageQueued(Event):
+    """A transaction has committed with a message that the queue goes on with."""
+
+    message_id: str
+    #: printable name of the queue
+    queue: str
+    #: of those recipients that the queue has
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SentForNothing(Event):
     """The transaction failed after its mail had been accepted: nobody can take it back.
 
@@ -86,6 +97,8 @@ def log_event(event: Event) -> None:
         case MessageSettled(message_id, route, outcomes):
             for outcome in outcomes:
                 log.warning("%s via %s: %s", message_id, route, outcome)
+        case MessageQueued(message_id, queue, outcomes):
+            log.info("queued %s in %s for %d recipient(s)", message_id, queue, len(outcomes))
         case Connected(route):
             log.debug("connected to %s", route)
         case ConnectionLost(route, reason):

@@ -16,7 +16,11 @@
       DeliveryError              raised by commit(); carries every outcome
         DeliveryRefused          permanent; nothing went out
         DeliveryUnavailable      temporary; nothing went out
+          QueueUnavailable       the queue cannot be reached, or does not do what it is told
+            QueueFull            it has no room for more
         PartialDelivery          something went out, or is in doubt
+      SchemaError                a queue whose tables are missing, or of another version
+      IllegalMove                a delivery or a batch that may not come into the state asked for
 
 Errors never carry a password or the text of a message.
 """
@@ -186,3 +190,26 @@ class PartialDelivery(DeliveryError):
 
 class TransientDeliveryUnavailable(DeliveryUnavailable, TransientError):
     """`DeliveryUnavailable` for mailers with ``transient=True``: `transaction` retries on it."""
+
+
+class QueueUnavailable(DeliveryUnavailable):
+    """The queue cannot be reached, is locked by others for too long, or fails.
+
+    Nothing was sent, and nothing was acknowledged.
+    """
+
+
+class QueueFull(QueueUnavailable):
+    """The disk or the queue is full. Nothing was sent, and nothing was acknowledged."""
+
+
+class TransientQueueUnavailable(QueueUnavailable, TransientError):
+    """`QueueUnavailable` for mailers with ``transient=True``: `transaction` retries on it."""
+
+
+class SchemaError(TxmailError):
+    """The tables of a queue are missing, or were made by another version of txmail."""
+
+
+class IllegalMove(TxmailError):
+    """A delivery or batch is in a state from which it may not come into the one asked for."""

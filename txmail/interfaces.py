@@ -14,8 +14,12 @@ from transaction.interfaces import ISavepointDataManager
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from .budget import Budget
     from .envelope import Envelope, Outcome
+    from .item import Item, Row
+    from .verdict import Verdict
 
 
 class IMailer(Interface):
@@ -26,6 +30,7 @@ class IMailer(Interface):
     )
     default_sender = Attribute("The From of messages that have none, or None.")
     events = Attribute("`txmail.events.Events`: who is told what happened.")
+    queue = Attribute("The `IQueue`, or None; of a dummy mailer, the list of what was enqueued.")
     last_outcomes = Attribute(
         "The `Outcome` s of the last commit, or `send_immediately`, that this thread did with "
         "mail of this mailer or of one it was bound from; a tuple, empty before the first."
@@ -53,10 +58,34 @@ class IMailer(Interface):
         nothing and the outcomes say what happened; bad input still raises.
         """
 
-    def bind(**options: Any) -> Any:
-        """A mailer with another `transaction_manager` or `default_sender`.
+    def enqueue(
+        message: Any,
+        *,
+        priority: str = "normal",
+        not_before: datetime | None = None,
+        expires: datetime | None = None,
+        idempotency_key: str | None = None,
+        wake: bool = True,
+        sender: str | None = None,
+        recipients: Iterable[str] | None = None,
+    ) -> str:
+        """Put `message` into the queue when the current transaction commits; return its Message-ID.
 
-        Everything else (connections, subscribers, outcomes) is shared with this one.
+        `message`, `sender` and `recipients` are those of `send`. `priority` is high, normal or
+        bulk. `not_before` and `expires`, aware datetimes, bound when it is sent. Of all messages
+        with one `idempotency_key`, a string of at most 255 characters, the first that is committed
+        is sent, and the others are cancelled. Without `wake`, workers find it when they look the
+        next time.
+
+        Raises what `send` raises, and `ConfigurationError` where there is no queue. `commit()`
+        raises `QueueUnavailable` if the queue cannot take it; the transaction was aborted then.
+        """
+
+    def bind(**options: Any) -> Any:
+        """A mailer with another `transaction_manager`, `default_sender` or `session`.
+
+        `session` is the SQLAlchemy session through which a queue in the application's database is
+        written. Everything else (connections, subscribers, outcomes) is shared with this one.
         """
 
     def close() -> None:
@@ -125,6 +154,7 @@ class IDelivery(Interface):
     transient = Attribute(
         "True if errors that another try may mend are raised as `TransientError` too."
     )
+    queue = Attribute("The `IQueue` that its runs have rows for, or None.")
 
     def begin(budget: Budget, first: bool = True) -> IDeliveryRun:
         """Return an `IDeliveryRun` for one transaction.
@@ -138,8 +168,10 @@ class IDelivery(Interface):
 class IDeliveryRun(Interface):
     """One delivery's part in one transaction. Used by one thread."""
 
-    def prepare(envelopes: Sequence[Envelope], wait: bool) -> list[Outcome]:
-        """Do everything revocable for `envelopes`, all that this transaction has so far.
+    sends = Attribute("True if `send` will send something, False if the queue has it all.")
+
+    def prepare(items: Sequence[Item], wait: bool) -> list[Outcome]:
+        """Do everything revocable for `items`, all that this transaction has so far.
 
         May be called several times, with more or with fewer; what was prepared on the present
         connection is not done again. Waits for a free connection only if `wait`: after
@@ -149,12 +181,16 @@ class IDeliveryRun(Interface):
         that cannot be taken back: a transaction that fails later would have sent mail.
         """
 
-    def send(envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
-        """Send `envelopes` in their order; an iterator over their outcomes, in that order.
+    def rows(items: Sequence[Item]) -> list[Row]:
+        """What is to be in the queue before the commit, of `items` that were prepared."""
 
-        The first outcome that is not `accepted` ends sending: all that follow are `unsent`.
-        Yields each outcome when it is known; its ``close()`` ends sending at once. If it raises,
-        `unsettled` has the outcomes it did not get to yield.
+    def send(items: Sequence[Item]) -> Generator[Outcome, None, None]:
+        """Send `items` in their order; an iterator over their outcomes, in that order.
+
+        Without a queue to go on with the rest, the first outcome that is not `accepted` ends
+        sending: all that follow are `unsent`. Yields each outcome when it is known; its
+        ``close()`` ends sending at once. If it raises, `unsettled` has the outcomes it did not get
+        to yield.
         """
 
     def unsettled() -> list[Outcome]:
@@ -171,6 +207,100 @@ class IDeliveryRun(Interface):
         """
 
 
+class IQueue(Interface):
+    """A durable store of mail. Shared by threads; works in a forked child."""
+
+    name = Attribute("Printable name, such as ``sqlite:////var/lib/app/mail.db``; no secrets.")
+    in_session = Attribute("True if mailers have to be bound to an SQLAlchemy session.")
+    witnesses = Attribute("The `IWitness` es of the databases that its transactions change.")
+
+    def bind(session: Any) -> IQueue:
+        """The queue for a mailer that is bound to `session`, an SQLAlchemy session."""
+
+    def begin(transaction: Any, transaction_manager: Any) -> IBatch:
+        """The mail of one transaction, an `IBatch`. Touches no database.
+
+        `transaction` is None for mail that is sent outside of any.
+        """
+
+    def close() -> None:
+        """End all connections, once what is under way is done. The queue can be used again."""
+
+
+class IBatch(Interface):
+    """One transaction's mail in a queue. Used by one thread.
+
+    What is in it becomes visible together or not at all, exactly if the transaction commits; if
+    the process dies before that is written, the witnesses decide.
+    """
+
+    def stage(
+        rows: Sequence[Row], resources: Sequence[Any], timeout: float, late: bool = False
+    ) -> None:
+        """Have it hold `rows`, all that the transaction has so far, so that they survive a crash.
+
+        May be called several times, with more or with fewer. `resources` are the data managers
+        that take part. `timeout` is in seconds. `late` if `tpc_begin` has been: then databases
+        have begun their commit, and their witnesses cannot note anything any more.
+
+        Raises `QueueUnavailable` or `QueueFull`. Nothing is visible yet.
+        """
+
+    def decide(last: bool, timeout: float) -> None:
+        """The vote of a transaction in which nobody but us takes part, before anything is sent.
+
+        Nobody else can tell later how it ended: so it is written here that it commits. `last` if
+        nothing is sent after this: then it is published. Raises `QueueUnavailable` if that fails.
+        Not called where there are others: they hold locks now, and they or their databases know.
+        """
+
+    def revoke(settled: Sequence[tuple[Item, Sequence[Outcome]]], timeout: float) -> None:
+        """The vote has failed after `decide`: take back what was written. Never raises."""
+
+    def finish(settled: Sequence[tuple[Item, Sequence[Outcome]]]) -> None:
+        """The transaction has committed: publish, with what became of what it sent itself.
+
+        Never raises. What cannot be written now is tried again by this process while it lives.
+        """
+
+    def abort(settled: Sequence[tuple[Item, Sequence[Outcome]]]) -> None:
+        """The transaction was aborted: forget, except for what is out.
+
+        Legal in every state before `finish`, any number of times; never raises, never blocks.
+        """
+
+    def leave(settled: Sequence[tuple[Item, Sequence[Outcome]]]) -> None:
+        """The transaction ended as nobody knows, after our vote: the witnesses decide.
+
+        Never raises, never blocks.
+        """
+
+
+class IWitness(Interface):
+    """Can say, after a crash, whether a transaction committed. One for each database."""
+
+    name = Attribute("Printable name by which a batch remembers it: the same in every process.")
+
+    def begin(transaction: Any, batch: int) -> None:
+        """The first mail of `transaction` was handed in. Must not touch the network."""
+
+    def note(transaction: Any, transaction_manager: Any, batch: int) -> Mapping[str, Any] | None:
+        """Leave `batch` in the database, as a part of `transaction`; what to remember of that.
+
+        Called before the commit, and again if something has changed since. Returns a value for
+        JSON that `ask` will get, or None if the database takes no part in the transaction, so that
+        it will not be asked.
+        """
+
+    def ask(batch: int, noted: Mapping[str, Any]) -> Verdict:
+        """Whether the transaction of `batch` committed: a `Verdict`, yes, no or unknown.
+
+        Asked only about batches whose process is dead or has given them up. A "no" must be
+        certain: the mail is thrown away. Raises nothing; what keeps it from knowing is the reason
+        of an unknown.
+        """
+
+
 class IMailDataManager(ISavepointDataManager):
     """Our one participant in a transaction: two-phase commit and nothing else.
 
@@ -179,9 +309,9 @@ class IMailDataManager(ISavepointDataManager):
     """
 
     def add(
-        delivery: IDelivery, envelope: Envelope, report: Callable[[tuple[Outcome, ...]], object]
+        delivery: IDelivery, item: Item, report: Callable[[tuple[Outcome, ...]], object]
     ) -> None:
-        """Buffer `envelope` for `delivery` in this transaction, joining it if need be.
+        """Buffer `item` for `delivery` in this transaction, joining it if need be.
 
         `report` is called with the outcomes of its caller's envelopes when the commit has tried
         to send them. Raises `TransactionClosed` where no commit will follow.

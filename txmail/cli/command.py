@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from . import catch, demo, send
+from . import catch, db, demo, send
 from .exits import CannotRun, Exit
 
 #: In the order in which the help has them.
-_COMMANDS = (demo, send, catch)
+_COMMANDS = (demo, send, catch, db)
 
 _EXITS = """\
 exit codes:

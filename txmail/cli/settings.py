@@ -1,4 +1,7 @@
-"""Where a command's mail settings come from: ``--url``, an ini file, the environment."""
+"""Where a command's mail settings come from: ``--url``, an ini file, the environment.
+
+For commands that are about a queue it is ``--queue-url``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ from ..exceptions import ConfigurationError
 
 #: The environment variable that names the mail server.
 URL_VARIABLE = "TXMAIL_URL"
+#: The environment variable that names the queue.
+QUEUE_VARIABLE = "TXMAIL_QUEUE_URL"
+#: The settings that name a queue.
+QUEUE_SETTINGS = ("queue_url", "queue_path")
 #: Where a Pyramid ini has the settings of the application.
 SECTION = "app:main"
 
@@ -20,11 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `read` reads."""
     group = parser.add_argument_group("where it goes, the first of these that is given")
     group.add_argument("--url", metavar="URL", help="such as smtp://mx.example.com:25")
+    _add_file(group, "mail.url")
+
+
+def add_queue_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `read_queue` reads."""
+    group = parser.add_argument_group("which queue, the first of these that is given")
+    group.add_argument("--queue-url", metavar="URL", help="such as sqlite:////var/lib/app/mail.db")
+    _add_file(group, "mail.queue_url")
+
+
+def _add_file(group: argparse._ArgumentGroup, setting: str) -> None:
     group.add_argument(
         "-c",
         "--config",
         metavar="FILE",
-        help="an ini file with mail.url and other settings, as Pyramid has them",
+        help=f"an ini file with {setting} and other settings, as Pyramid has them",
     )
     group.add_argument(
         "--section",
@@ -45,6 +63,28 @@ def read(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         return {f"{PREFIX}url": url}, PREFIX
     raise ConfigurationError(
         f"there is no mail server: use --url, -c app.ini or the variable {URL_VARIABLE}"
+    )
+
+
+def read_queue(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The settings that name the queue, and their prefix. Raises `ConfigurationError`."""
+    if arguments.queue_url is not None:
+        return {f"{PREFIX}queue_url": arguments.queue_url}, PREFIX
+    if arguments.config is not None:
+        settings, prefix = _from_ini(arguments.config, arguments.section)
+        found = {
+            prefix + name: settings[prefix + name]
+            for name in QUEUE_SETTINGS
+            if settings.get(prefix + name)
+        }
+        if not found:
+            raise ConfigurationError(f"{arguments.config}: there is no {prefix}queue_url")
+        return found, prefix
+    url = os.environ.get(QUEUE_VARIABLE)
+    if url:
+        return {f"{PREFIX}queue_url": url}, PREFIX
+    raise ConfigurationError(
+        f"there is no queue: use --queue-url, -c app.ini or the variable {QUEUE_VARIABLE}"
     )
 
 

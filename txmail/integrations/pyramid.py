@@ -3,7 +3,9 @@
 The mailer is made from the deployment settings under ``mail.``, or under the prefix that the
 setting ``pyramid_mailer.prefix`` names, and registered as the `IMailer` utility. ``request.mailer``
 is bound to ``request.tm`` where there is one (pyramid_tm), so that mail leaves with the
-transaction of the request, whichever transaction manager that has.
+transaction of the request, whichever transaction manager that has. With ``mail.queue_url =
+session:`` the queue is in the application's database and written through ``request.dbsession``, as
+Pyramid's own template for SQLAlchemy calls the session of a request.
 """
 
 from __future__ import annotations
@@ -33,4 +35,9 @@ def get_mailer(request: Any) -> Any:
     registry = getattr(request, "registry", None)
     mailer = (request if registry is None else registry).getUtility(IMailer)
     manager = getattr(request, "tm", None)
-    return mailer if manager is None else mailer.bind(transaction_manager=manager)
+    if manager is None:
+        return mailer
+    bound = {"transaction_manager": manager}
+    if getattr(mailer.queue, "in_session", False) and hasattr(request, "dbsession"):
+        bound["session"] = request.dbsession
+    return mailer.bind(**bound)

@@ -17,8 +17,9 @@ from .mailer import Mailer
 class DebugMailer(Mailer):
     """A mailer whose mail ends as ``.eml`` files in `top_level_directory`, when the commit does.
 
-    It is a `Mailer` over the file transport in everything else: messages are checked and rendered,
-    and what is rolled back is not there.
+    What is enqueued is written there, too: no worker is needed to look at it. It is a `Mailer` over
+    the file transport in everything else: messages are checked and rendered, and what is rolled
+    back is not there.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class DebugMailer(Mailer):
             events=events,
             html_to_text=html_to_text,
         )
+        self._queued = self._direct
 
     @classmethod
     def _from_settings(cls, settings: Settings) -> Self:

@@ -11,15 +11,17 @@ from typing import Any, Self
 from zope.interface import implementer
 
 from ..budget import Budget
-from ..config import Settings
+from ..config import DIRECT, Settings
 from ..datamanager import MailDataManager
 from ..delivery import DirectDelivery
 from ..envelope import Envelope, Outcome, Status
 from ..exceptions import ConfigurationError
+from ..immediate import check, send_now
 from ..interfaces import IDelivery, IDeliveryRun
+from ..item import Item, Options, Row
 from ..reply import Reply
 from ..transports.memory import MemorySession, MemoryTransport
-from .mailer import Mailer, _LastOutcomes
+from .mailer import Mailer
 
 
 class Outbox(list[Any]):
@@ -42,19 +44,46 @@ class _Posted(Envelope):
     message: Any = None
 
 
+class Boxes:
+    """Where the mail of a dummy mailer ends, and who may have some that waits."""
+
+    def __init__(self) -> None:
+        #: who may have mail in a transaction that has not ended
+        self.managers: weakref.WeakSet[MailDataManager] = weakref.WeakSet()
+        self.direct = DummyDelivery(self)
+        self.queued = DummyDelivery(self)
+        self.outbox = Outbox(lambda: self.pending(self.direct))
+        self.queue = Outbox(lambda: self.pending(self.queued))
+        self.envelopes: list[Envelope] = []
+
+    def pending(self, *deliveries: DummyDelivery) -> list[Any]:
+        """Messages that wait for a commit and one of `deliveries`."""
+        managers = list(self.managers)
+        return [
+            item.envelope.message
+            for manager in managers
+            for item in manager.buffered(*deliveries)
+            if isinstance(item.envelope, _Posted)
+        ]
+
+    def deliver(self, delivery: DummyDelivery, envelopes: Iterable[Envelope]) -> None:
+        """Put them where a test looks for them."""
+        box = self.outbox if delivery is self.direct else self.queue
+        for envelope in envelopes:
+            if delivery is self.direct:
+                self.envelopes.append(envelope)
+            box.append(envelope.message if isinstance(envelope, _Posted) else envelope)
+
+
 @implementer(IDelivery)
 class DummyDelivery(DirectDelivery):
     """Delivers into lists. See `IDelivery`."""
 
     transport: MemoryTransport
 
-    def __init__(self) -> None:
+    def __init__(self, boxes: Boxes) -> None:
         super().__init__(MemoryTransport())
-        #: who may have mail in a transaction that has not ended
-        self.managers: weakref.WeakSet[MailDataManager] = weakref.WeakSet()
-        self.outbox = Outbox(self.pending)
-        self.queue = Outbox(self.pending)
-        self.envelopes: list[Envelope] = []
+        self.boxes = boxes
 
     @property
     def route(self) -> str:
@@ -65,41 +94,32 @@ class DummyDelivery(DirectDelivery):
         """See `IDelivery`."""
         return DummyRun(self)
 
-    def pending(self) -> list[Any]:
-        """Messages that wait for a commit."""
-        managers = list(self.managers)
-        return [
-            envelope.message
-            for manager in managers
-            for envelope in manager.buffered(self)
-            if isinstance(envelope, _Posted)
-        ]
-
-    def deliver(self, envelopes: Iterable[Envelope]) -> None:
-        """Put them where a test looks for them."""
-        for envelope in envelopes:
-            self.envelopes.append(envelope)
-            self.outbox.append(envelope.message if isinstance(envelope, _Posted) else envelope)
-
 
 @implementer(IDeliveryRun)
 class DummyRun:
     """Delivers when the transaction is over, where a real one has sent in the vote."""
+
+    sends = True
 
     def __init__(self, delivery: DummyDelivery) -> None:
         self._delivery = delivery
         self._session = MemorySession(delivery.transport)
         self._accepted: list[Envelope] = []
 
-    def prepare(self, envelopes: Sequence[Envelope], wait: bool) -> list[Outcome]:
+    def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
         """See `IDeliveryRun`."""
-        return self._session.preflight(envelopes)
+        return self._session.preflight([item.envelope for item in items])
 
-    def send(self, envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
+    def rows(self, items: Sequence[Item]) -> list[Row]:
+        """See `IDeliveryRun`: there is no queue."""
+        return []
+
+    def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
         """See `IDeliveryRun`."""
+        envelopes = [item.envelope for item in items]
         outcomes = list(self._session.send(envelopes, strict=True))
         if all(o.status is Status.ACCEPTED for o in outcomes):
-            self._accepted = list(envelopes)
+            self._accepted = envelopes
         yield from outcomes
 
     def unsettled(self) -> list[Outcome]:
@@ -108,7 +128,7 @@ class DummyRun:
 
     def finish(self) -> None:
         """See `IDeliveryRun`."""
-        self._delivery.deliver(self._accepted)
+        self._delivery.boxes.deliver(self._delivery, self._accepted)
 
     def abort(self) -> None:
         """See `IDeliveryRun`."""
@@ -124,7 +144,7 @@ class DummyMailer(Mailer):
     `envelopes`
         What would have gone over the wire, for the messages of `outbox`.
     `queue`
-        As `outbox`, for queued mail; this version has none.
+        As `outbox`, for messages that were enqueued.
 
     Messages are validated and rendered as by the real mailer, with the same errors. `refuse` makes
     it fail as a server would. Binds share the lists.
@@ -135,8 +155,6 @@ class DummyMailer(Mailer):
     transaction: for tests written for mailers that know no better.
     """
 
-    _delivery: DummyDelivery
-
     def __init__(
         self,
         transactional: bool = True,
@@ -145,8 +163,15 @@ class DummyMailer(Mailer):
         default_sender: str | None = None,
         html_to_text: Callable[[str], str] | None = None,
     ) -> None:
-        self._setup(DummyDelivery(), transaction_manager, default_sender, _LastOutcomes())
-        self.html_to_text = html_to_text
+        self._boxes = Boxes()
+        self._setup(
+            self._boxes.direct,
+            self._boxes.queued,
+            DIRECT,
+            default_sender,
+            html_to_text,
+            transaction_manager,
+        )
         self.transactional = transactional
 
     @classmethod
@@ -163,29 +188,32 @@ class DummyMailer(Mailer):
         return {name: state[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._setup(DummyDelivery(), None, state["default_sender"], _LastOutcomes())
-        self.transactional = state["transactional"]
-        self.html_to_text = state.get("html_to_text")
+        DummyMailer.__init__(
+            self,
+            state["transactional"],
+            default_sender=state["default_sender"],
+            html_to_text=state.get("html_to_text"),
+        )
 
     @property
     def outbox(self) -> list[Any]:
         """Copies of the messages whose transaction has committed."""
-        return self._delivery.outbox
+        return self._boxes.outbox
 
     @property
     def queue(self) -> list[Any]:
-        """As `outbox`, for queued mail."""
-        return self._delivery.queue
+        """As `outbox`, for messages that were enqueued."""
+        return self._boxes.queue
 
     @property
     def pending(self) -> list[Any]:
         """Copies of the messages that wait for a commit."""
-        return self._delivery.pending()
+        return self._boxes.pending(self._boxes.direct, self._boxes.queued)
 
     @property
     def envelopes(self) -> list[Envelope]:
         """What would have gone over the wire."""
-        return self._delivery.envelopes
+        return self._boxes.envelopes
 
     def refuse(self, recipient: str, reply: str = "550 5.1.1 no such user") -> None:
         """From now on have the server answer `reply` to `recipient` (``"*"``: to everybody).
@@ -196,25 +224,27 @@ class DummyMailer(Mailer):
         code, _, text = reply.partition(" ")
         if not (len(code) == 3 and code.isascii() and code.isdigit() and code[0] in "45"):
             raise ConfigurationError("a 4yz or 5yz reply is needed", field="reply", value=reply)
-        self._delivery.transport.refuse(recipient, Reply(int(code), (text,)))
+        self._boxes.direct.transport.refuse(recipient, Reply(int(code), (text,)))
 
     def accept_all(self) -> None:
         """Forget what `refuse` was told."""
-        self._delivery.transport.accept_all()
+        self._boxes.direct.transport.accept_all()
 
-    def send(
+    def _add(
         self,
+        delivery: IDelivery,
         message: Any,
-        *,
-        sender: str | None = None,
-        recipients: Iterable[str] | None = None,
+        chosen: Options,
+        sender: str | None,
+        recipients: Iterable[str] | None,
     ) -> str:
-        """See `IMailer`."""
-        if not self.transactional:
-            envelope = self._envelope(message, sender, recipients)
-            self._send_now(envelope, fail_silently=False)
-            return envelope.message_id
-        return super().send(message, sender=sender, recipients=recipients)
+        if self.transactional:
+            return super()._add(delivery, message, chosen, sender, recipients)
+        envelope = self._envelope(message, sender, recipients)
+        outcomes = send_now(delivery, Item(envelope, chosen))
+        self._last.set(outcomes)
+        check(outcomes, transient=False)
+        return envelope.message_id
 
     def _envelope(
         self, message: Any, sender: str | None = None, recipients: Iterable[str] | None = None
@@ -227,7 +257,7 @@ class DummyMailer(Mailer):
 
     def _join(self) -> MailDataManager:
         manager = super()._join()
-        self._delivery.managers.add(manager)
+        self._boxes.managers.add(manager)
         return manager
 
     def __repr__(self) -> str:

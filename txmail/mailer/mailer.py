@@ -5,23 +5,26 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Self
 
 import transaction
 from zope.interface import implementer
 
-from ..budget import COMMIT_TIMEOUT, Budget
-from ..config import PREFIX, Settings, read_settings
+from ..budget import COMMIT_TIMEOUT
+from ..config import DELIVERY, DIRECT, PREFIX, Settings, read_settings
 from ..datamanager import MailDataManager, join
-from ..delivery import DirectDelivery, delivery_error, in_order
-from ..envelope import Envelope, Outcome, Status
-from ..events import Events, MessageSettled
-from ..exceptions import ConfigurationError
-from ..interfaces import IMailer, ITransport
+from ..delivery import DirectDelivery
+from ..envelope import Envelope, Outcome
+from ..events import Events
+from ..exceptions import ConfigurationError, DeliveryError
+from ..immediate import check, send_now
+from ..interfaces import IDelivery, IMailer, IQueue, ITransport
+from ..item import DEFAULT, Item, Options, options
 from ..message import to_envelope
 from ..secret import Unshown
 
-_BIND_OPTIONS = ("default_sender", "transaction_manager")
+_BIND_OPTIONS = ("default_sender", "session", "transaction_manager")
 
 
 class _LastOutcomes(threading.local):
@@ -52,7 +55,9 @@ class Mailer:
     """
 
     #: see `IHtmlToText`; None sends HTML as it is
-    html_to_text: Callable[[str], str] | None = None
+    html_to_text: Callable[[str], str] | None
+    transaction_manager: Any
+    default_sender: str | None
 
     def __init__(
         self,
@@ -60,7 +65,11 @@ class Mailer:
         *,
         transaction_manager: Any = None,
         default_sender: str | None = None,
+        queue: IQueue | None = None,
+        delivery: str = DIRECT,
         preflight: str = "auto",
+        on_unavailable: str | None = None,
+        on_partial: str | None = None,
         transient: bool = False,
         commit_timeout: float = COMMIT_TIMEOUT,
         events: Events | None = None,
@@ -68,32 +77,49 @@ class Mailer:
     ) -> None:
         """`transaction_manager` defaults to `transaction.manager`, that of the current thread.
 
-        `html_to_text`, an `IHtmlToText`, makes the text of messages that have HTML only. The other
-        options are explained at `DirectDelivery`. Raises `ConfigurationError`.
+        `queue` is the durable queue that `enqueue` puts mail into; with `delivery` ``queue``,
+        `send` does, too. `html_to_text`, an `IHtmlToText`, makes the text of messages that have
+        HTML only. The other options are explained at `DirectDelivery`.
+
+        Raises `ConfigurationError`.
         """
-        delivery = DirectDelivery(
+        direct = DirectDelivery(
             transport,
             events=events,
             preflight=preflight,
             transient=transient,
             commit_timeout=commit_timeout,
+            queue=queue,
+            on_unavailable=on_unavailable,
+            on_partial=on_partial,
         )
-        self._setup(delivery, transaction_manager, default_sender, _LastOutcomes())
-        self.html_to_text = html_to_text
+        queued = None if queue is None else direct.queued(queue)
+        self._setup(direct, queued, delivery, default_sender, html_to_text, transaction_manager)
 
     def _setup(
         self,
-        delivery: DirectDelivery,
-        transaction_manager: Any,
+        direct: DirectDelivery,
+        queued: IDelivery | None,
+        delivery: str,
         default_sender: str | None,
-        last: _LastOutcomes,
+        html_to_text: Callable[[str], str] | None,
+        transaction_manager: Any = None,
     ) -> None:
-        self._delivery = delivery
-        self._last = last
+        if delivery not in DELIVERY:
+            raise ConfigurationError(
+                f"one of {', '.join(DELIVERY)} is needed", field="delivery", value=delivery
+            )
+        if queued is None and delivery != DIRECT:
+            raise ConfigurationError("there is no queue: queue_url is needed", field="delivery")
+        self._direct = direct
+        self._queued = queued
+        self._sends_directly = delivery == DIRECT
+        self._last = _LastOutcomes()
         self.transaction_manager = (
             transaction.manager if transaction_manager is None else transaction_manager
         )
         self.default_sender = default_sender
+        self.html_to_text = html_to_text
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> Self:
@@ -105,14 +131,30 @@ class Mailer:
     @classmethod
     def _from_settings(cls, settings: Settings) -> Self:
         mailer = cls.__new__(cls)
-        mailer._setup(settings.delivery(), None, settings.default_sender, _LastOutcomes())
-        mailer.html_to_text = settings.html_to_text
+        Mailer.__init__(
+            mailer,
+            settings.transport,
+            default_sender=settings.default_sender,
+            queue=settings.queue,
+            delivery=settings.delivery,
+            preflight=settings.preflight,
+            on_unavailable=settings.on_unavailable,
+            on_partial=settings.on_partial,
+            transient=settings.transient,
+            commit_timeout=settings.commit_timeout,
+            html_to_text=settings.html_to_text,
+        )
         return mailer
 
     @property
     def events(self) -> Events:
         """See `IMailer`."""
-        return self._delivery.events
+        return self._direct.events
+
+    @property
+    def queue(self) -> Any:
+        """See `IMailer`."""
+        return None if self._queued is None else self._queued.queue
 
     @property
     def last_outcomes(self) -> tuple[Outcome, ...]:
@@ -126,8 +168,16 @@ class Mailer:
                 raise ConfigurationError("there is no such option of bind", field=name)
         bound = type(self).__new__(type(self))
         bound.__dict__.update(self.__dict__)
+        session = options.pop("session", None)
         bound.__dict__.update(options)
+        if session is not None:
+            bound._bind_session(session)
         return bound
+
+    def _bind_session(self, session: Any) -> None:
+        delivery = self._needed()
+        if delivery.queue is not None:
+            self._direct, self._queued = self._direct.in_session(delivery.queue, session)
 
     def send(
         self,
@@ -137,8 +187,47 @@ class Mailer:
         recipients: Iterable[str] | None = None,
     ) -> str:
         """See `IMailer`."""
+        delivery = self._direct if self._sends_directly else self._needed()
+        return self._add(delivery, message, DEFAULT, sender, recipients)
+
+    def enqueue(
+        self,
+        message: Any,
+        *,
+        priority: str = "normal",
+        not_before: datetime | None = None,
+        expires: datetime | None = None,
+        idempotency_key: str | None = None,
+        wake: bool = True,
+        sender: str | None = None,
+        recipients: Iterable[str] | None = None,
+    ) -> str:
+        """See `IMailer`."""
+        delivery = self._needed()
+        chosen = options(
+            priority=priority,
+            not_before=not_before,
+            expires=expires,
+            idempotency_key=idempotency_key,
+            wake=wake,
+        )
+        return self._add(delivery, message, chosen, sender, recipients)
+
+    def _needed(self) -> IDelivery:
+        if self._queued is None:
+            raise ConfigurationError("there is no queue: queue_url is needed", field="queue")
+        return self._queued
+
+    def _add(
+        self,
+        delivery: IDelivery,
+        message: Any,
+        chosen: Options,
+        sender: str | None,
+        recipients: Iterable[str] | None,
+    ) -> str:
         envelope = self._envelope(message, sender, recipients)
-        self._join().add(self._delivery, envelope, self._last.set)
+        self._join().add(delivery, Item(envelope, chosen), self._last.set)
         return envelope.message_id
 
     def _envelope(
@@ -160,21 +249,23 @@ class Mailer:
         return self._send_now(self._envelope(message), fail_silently)
 
     def _send_now(self, envelope: Envelope, fail_silently: bool) -> tuple[Outcome, ...]:
-        run = self._delivery.begin(Budget(self._delivery.commit_timeout))
         try:
-            refusals = run.prepare([envelope], wait=True)
-            outcomes = tuple(in_order([envelope], refusals) if refusals else run.send([envelope]))
-        finally:
-            run.finish()
+            outcomes = send_now(self._direct, Item(envelope))
+        except DeliveryError as error:
+            self._last.set(error.outcomes)
+            if not fail_silently:
+                raise
+            return error.outcomes
         self._last.set(outcomes)
-        self.events.emit(MessageSettled(envelope.message_id, self._delivery.route, outcomes))
-        if not fail_silently and any(o.status is not Status.ACCEPTED for o in outcomes):
-            raise delivery_error(outcomes, transient=self._delivery.transient)
+        if not fail_silently:
+            check(outcomes, transient=self._direct.transient)
         return outcomes
 
     def close(self) -> None:
         """See `IMailer`."""
-        self._delivery.transport.close()
+        self._direct.transport.close()
+        if self._queued is not None and self._queued.queue is not None:
+            self._queued.queue.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle: outcomes, subscribers, connections and passwords stay behind.
@@ -199,14 +290,14 @@ class Mailer:
     def __copy__(self) -> Self:
         """A mailer with connections and outcomes of its own, and the same transaction manager."""
         made = type(self).__new__(type(self))
-        vars(made).update(vars(self), _delivery=copy.copy(self._delivery), _last=_LastOutcomes())
+        vars(made).update(vars(self), _direct=copy.copy(self._direct), _last=_LastOutcomes())
         return made
 
     def __deepcopy__(self, memo: object) -> Self:
         return copy.copy(self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._delivery.route}>"
+        return f"<{type(self).__name__} {self._direct.route}>"
 
 
 def mailer_from_settings(settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> Mailer:

@@ -1,0 +1,130 @@
+"""``txmail db``: makes the tables of a queue, brings them up to date, says what is in them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..config import read_settings
+from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError
+from ..reply import printable
+from . import settings
+from .exits import CannotRun, Exit, require
+from .lines import complain
+
+if TYPE_CHECKING:
+    from ..queue.database import Database
+
+_DESCRIPTION = """\
+The tables of a queue. An SQLite file gets them when it is used for the first
+time; in PostgreSQL they are made by "txmail db init". After an update of txmail
+"status" says whether "upgrade" is needed: stop what uses the queue before it.
+"""
+
+_EPILOG = """\
+examples:
+  txmail db init --queue-url postgresql://app@db.example.com/mail
+  txmail db status -c app.ini
+
+A password does not belong on a command line, where every user of the machine
+can read it: put the URL into TXMAIL_QUEUE_URL or a file.
+
+exit codes:
+  0  all is well
+  1  the database cannot be reached, or its tables are missing or of another
+     version
+  2  wrong arguments or settings, or something that it needs is not there
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``db`` to the parser of ``txmail``."""
+    parser = subparsers.add_parser(
+        "db",
+        help="the tables of the queue",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(title="what to do", metavar="ACTION", required=True)
+    for name, action, text in (
+        ("init", _init, "make the tables, if there are none"),
+        ("upgrade", _upgrade, "bring the tables up to this version of txmail"),
+        ("status", _status, "their version, and how many deliveries are in which state"),
+    ):
+        one = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        settings.add_queue_arguments(one)
+        one.set_defaults(run=run, action=action, parser=one)
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    """Do it. Raises `CannotRun`."""
+    require("queue", "sqlalchemy", "alembic")
+    action: Callable[[Database], Exit] = arguments.action
+    try:
+        database = _database(arguments)
+        try:
+            return action(database)
+        finally:
+            database.close()
+    except ConfigurationError as error:
+        raise CannotRun(printable(str(error))) from None
+    except (QueueUnavailable, SchemaError) as error:
+        complain("db", error)
+        return Exit.FAILED
+
+
+def _database(arguments: argparse.Namespace) -> Database:
+    found: Any = read_settings(*settings.read_queue(arguments)).queue
+    database: Database = found.database
+    return database
+
+
+def _init(database: Database) -> Exit:
+    from ..queue.upgrade import init
+
+    made = init(database)
+    _say(database, "the tables are made" if made else "the tables are there already")
+    return Exit.OK
+
+
+def _upgrade(database: Database) -> Exit:
+    from ..queue.upgrade import upgrade
+
+    done = upgrade(database)
+    _say(database, "the tables are upgraded" if done else "the tables are up to date already")
+    return Exit.OK
+
+
+def _status(database: Database) -> Exit:
+    found = database.version()
+    database.check(found)
+    _say(database, f"version {found}, which is the one this txmail needs")
+    for title, numbers in _counts(database):
+        sys.stdout.write(f"{title}:\n" if numbers else f"{title}: none\n")
+        for state, number in numbers:
+            sys.stdout.write(f"  {printable(state):<12}{number:>12}\n")
+    return Exit.OK
+
+
+def _counts(database: Database) -> list[tuple[str, list[tuple[str, int]]]]:
+    import sqlalchemy as sa
+
+    from ..queue.schema import IS_OPEN, batch, delivery
+
+    deliveries = sa.select(delivery.c.state, sa.func.count()).group_by(delivery.c.state)
+    batches = sa.select(batch.c.state, sa.func.count()).where(IS_OPEN).group_by(batch.c.state)
+    with database.read() as connection:
+        return [
+            (
+                title,
+                sorted((str(state), int(number)) for state, number in connection.execute(query)),
+            )
+            for title, query in (("deliveries", deliveries), ("open batches", batches))
+        ]
+
+
+def _say(database: Database, text: str) -> None:
+    sys.stdout.write(f"{printable(database.name)}: {text}\n")

@@ -1,0 +1,53 @@
+"""zope.sqlalchemy: a queue in the application's own database, written through its session.
+
+``Mailer(transport, queue=session_queue(DBSession))``, or with a session for each request
+``mailer.bind(transaction_manager=request.tm, session=request.dbsession)``. The tables are those of
+`txmail.queue.schema.metadata`. The session is joined to the transaction of the mailer's transaction
+manager, with changes: without that, zope.sqlalchemy would roll back what looks like reading only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+import zope.sqlalchemy
+from sqlalchemy.orm import Session
+from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY
+
+from ..exceptions import ConfigurationError
+from ..queue.session import SessionQueue, Sessions
+
+
+def session_queue(
+    session: Sessions | None = None,
+    *,
+    engine: sa.Engine | None = None,
+    keep_session: bool = False,
+    on_doubt: str = "retry",
+    limit: int | None = None,
+    clock: Callable[[], float] | None = None,
+) -> SessionQueue:
+    """A `SessionQueue`, with its arguments. Raises `ConfigurationError`."""
+    return SessionQueue(
+        session,
+        mark_changed,
+        engine=engine,
+        keep_session=keep_session,
+        on_doubt=on_doubt,
+        limit=limit,
+        clock=clock,
+    )
+
+
+def mark_changed(session: Session, transaction_manager: Any, keep_session: bool) -> None:
+    """Have `session` take part in the current transaction, with changes.
+
+    Raises `ConfigurationError` for a session that may only read.
+    """
+    if _SESSION_STATE.get(session) == STATUS_READONLY:
+        raise ConfigurationError("it was registered as read-only", field="session")
+    zope.sqlalchemy.mark_changed(
+        session, transaction_manager=transaction_manager, keep_session=keep_session
+    )

@@ -1,0 +1,224 @@
+"""An SQL database as a witness, by SQLAlchemy and zope.sqlalchemy.
+
+A transaction with mail writes one row, with the id of the mail, into the table ``txmail_witness``
+of the application's database, through the application's own session. The row is there if the
+transaction commits, and not if it does not.
+
+Whoever asks later first writes a row of that id himself, which says ``aborted``. Two rows of one id
+cannot be: if the transaction has committed, its row is there, and the answer is yes. If it has not,
+the new row is, and the answer is no for good: should the transaction be alive after all, its own
+row is refused, and it cannot commit any more. While it is undecided (a process that is stopped in
+the middle, a two-phase transaction that is prepared), PostgreSQL has the question wait, and SQLite
+is locked: then the answer is unknown, and is to be asked for again.
+
+The table has to be made in the application's database: `witness_metadata` goes into its
+migrations, or ``witness_metadata.create_all(engine)`` makes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from zope.interface import implementer
+from zope.sqlalchemy import mark_changed
+from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY, SessionDataManager
+
+from ..exceptions import ConfigurationError, QueueUnavailable
+from ..interfaces import IWitness
+from ..verdict import Answer, Verdict
+
+#: Milliseconds that a question waits for a transaction that is undecided.
+LOCK_TIMEOUT = 2000
+
+#: Has one table, ``txmail_witness``.
+witness_metadata = sa.MetaData()
+
+_table = sa.Table(
+    "txmail_witness",
+    witness_metadata,
+    # Of the mail of one transaction: random, and the same in the queue.
+    sa.Column("batch", sa.BigInteger, primary_key=True, autoincrement=False),
+    # committed or aborted; never changed
+    sa.Column("state", sa.String(9), nullable=False),
+    # milliseconds since 1970, UTC
+    sa.Column("created", sa.BigInteger, nullable=False),
+)
+_MISSING = "the table txmail_witness is missing: witness_metadata.create_all(engine) makes it"
+
+
+@implementer(IWitness)
+class SqlWitness:
+    """See `IWitness`.
+
+    `session` is a `Session`, a `scoped_session` or a callable that returns the session of the
+    current transaction. It is joined to the transaction by `zope.sqlalchemy` if it is not yet, with
+    `keep_session` as there; unless `always`, only sessions that have joined by themselves are used:
+    then a transaction that does nothing in this database costs nothing there, but it is none of
+    those who know how that transaction ended.
+
+    `engine` is the database, where a session cannot tell because it has several. `name` is what
+    batches remember the witness by. Applications with several databases give each another.
+    """
+
+    def __init__(
+        self,
+        session: Session | Callable[[], Session],
+        *,
+        name: str | None = None,
+        keep_session: bool = False,
+        always: bool = True,
+        engine: sa.Engine | None = None,
+    ) -> None:
+        self.name = "sql" if name is None else name
+        self._session = session
+        self._keep_session = keep_session
+        self._always = always
+        self._engine = engine
+        self._several = engine is not None
+
+    def begin(self, transaction: Any, batch: int) -> None:
+        """See `IWitness`. Nothing to do yet."""
+
+    def note(
+        self, transaction: Any, transaction_manager: Any, batch: int
+    ) -> Mapping[str, Any] | None:
+        """See `IWitness`.
+
+        Raises `ConfigurationError` for a session that may not write, that belongs to another
+        transaction or whose database has no table for us, `QueueUnavailable` if this transaction
+        was taken for dead, so that it may not commit any more, and SQLAlchemy's errors as they are:
+        `zope.sqlalchemy` knows which of them another try may mend.
+        """
+        session = self._session if isinstance(self._session, Session) else self._session()
+        # Nobody can join once the commit has begun, and who had nothing to write is gone by then.
+        free = self._always and transaction.status == "Active"
+        if not _joined(session, transaction) and not free:
+            return None
+        bind = {"bind": self._engine} if self._several else None
+        connection = session.connection(bind_arguments=bind)
+        self._join(session, transaction, transaction_manager)
+        self._engine = self._engine or connection.engine
+        try:
+            connection.execute(_commit_row(batch))
+        except sa.exc.IntegrityError:
+            raise QueueUnavailable(
+                f"{self.name}: this transaction was taken for dead, and cannot commit any more"
+            ) from None
+        except sa.exc.DBAPIError as error:
+            if _missing(error):
+                raise ConfigurationError(_MISSING, field=self.name) from None
+            raise
+        return {"dialect": connection.dialect.name, "twophase": bool(session.twophase)}
+
+    def _join(self, session: Session, transaction: Any, transaction_manager: Any) -> None:
+        # By now the session has joined, if it is registered with zope.sqlalchemy.
+        if _SESSION_STATE.get(session) is STATUS_READONLY:
+            problem = "its session is joined as read-only, and cannot be a witness"
+            raise ConfigurationError(problem, field=self.name)
+        mark_changed(session, transaction_manager, self._keep_session)
+        if not _joined(session, transaction):
+            problem = "its session belongs to another transaction manager than the mailer"
+            raise ConfigurationError(problem, field=self.name)
+
+    def ask(self, batch: int, noted: Mapping[str, Any]) -> Verdict:
+        """See `IWitness`. Takes a connection of its own, and may wait for `LOCK_TIMEOUT`."""
+        try:
+            state = self._decide(batch)
+        except Exception as error:
+            return Verdict(Answer.UNKNOWN, f"{self.name}: {_problem(error)}")
+        answers = {
+            "committed": Verdict(Answer.YES, f"{self.name} has committed it"),
+            "aborted": Verdict(Answer.NO, f"{self.name} has not committed it, and never will"),
+        }
+        strange = Verdict(Answer.UNKNOWN, f"{self.name}: it has a row that says neither")
+        return answers.get(state or "", strange)
+
+    def forget(self, before_ms: int) -> int:
+        """Delete the rows from before `before_ms`, milliseconds since 1970; how many there were.
+
+        What is forgotten cannot be asked about: it has to be older than every batch that is still
+        undecided. Raises SQLAlchemy's errors.
+        """
+        with self._connect() as connection, connection.begin():
+            return connection.execute(
+                sa.delete(_table).where(_table.c.created < before_ms)
+            ).rowcount
+
+    def _decide(self, batch: int) -> str | None:
+        """What the row of `batch` says; written here if there was none."""
+        state: sa.Select[Any] = sa.select(_table.c.state).where(_table.c.batch == batch)
+        with self._connect() as connection:
+            with connection.begin():
+                found: str | None = connection.scalar(state)
+            if found is not None:
+                return found
+            try:
+                with connection.begin():
+                    if connection.dialect.name == "postgresql":
+                        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}")
+                    connection.execute(sa.insert(_table), _row(batch, "aborted"))
+            except sa.exc.IntegrityError:
+                pass  # it has committed meanwhile, or somebody else asks
+            with connection.begin():
+                found = connection.scalar(state)
+        return found
+
+    def _connect(self) -> sa.Connection:
+        engine = self._engine
+        if engine is None:
+            session = self._session if isinstance(self._session, Session) else self._session()
+            engine = self._engine = session.get_bind().engine
+        if isinstance(engine.pool, sa.StaticPool):
+            raise ConfigurationError("it has a single connection, which others are using")
+        connection = engine.connect()
+        if connection.dialect.name == "postgresql":
+            # Others would not see what is committed while they wait, or not make a transaction.
+            connection = connection.execution_options(isolation_level="READ COMMITTED")
+        return connection
+
+
+def _row(batch: int, state: str) -> dict[str, Any]:
+    return {"batch": batch, "state": state, "created": int(time.time() * 1000)}
+
+
+def _commit_row(batch: int) -> sa.Insert:
+    """Write the row, unless it is there: but not past one that says ``aborted``.
+
+    It may have been written before and be gone, with a savepoint that was rolled back.
+    """
+    row = _row(batch, "committed")
+    columns = _table.c
+    there = sa.exists().where(columns.batch == batch, columns.state == "committed")
+    values = sa.select(*(sa.literal(row[c.name], c.type) for c in columns)).where(~there)
+    return sa.insert(_table).from_select(list(row), values)
+
+
+def _joined(session: Session, transaction: Any) -> bool:
+    resources = transaction._resources
+    return any(isinstance(r, SessionDataManager) and r.session is session for r in resources)
+
+
+def _missing(error: Exception) -> bool:
+    cause = getattr(error, "orig", None)
+    # The SQLSTATE for an undefined table, which SQLite has no code for.
+    return getattr(cause, "sqlstate", "") == "42P01" or str(cause).startswith("no such table")
+
+
+def _problem(error: Exception) -> str:
+    """Why there is no answer, without the parameters that SQLAlchemy's errors repeat."""
+    if _missing(error):
+        return _MISSING
+    cause = getattr(error, "orig", None) or error
+    if getattr(cause, "sqlstate", "") == "55P03":  # lock_not_available
+        return (
+            "still undecided: the transaction is neither committed nor rolled back "
+            "(if it is a two-phase one, pg_prepared_xacts has it)"
+        )
+    if getattr(cause, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+        return "still undecided: the database is locked, perhaps by the transaction itself"
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[0][:200]}"

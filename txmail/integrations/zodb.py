@@ -1,0 +1,213 @@
+"""ZODB as a witness: whether a transaction is in the database, and so has committed.
+
+A database that takes part in a transaction writes the extended information of that transaction
+beside its own changes. The ids of the transaction's mail stand there, as text, under ``txmail``;
+after a crash they are looked for in all that was committed since.
+
+Found is yes. That nothing was found is a no only if the database would have had to write something:
+
+- It had joined the transaction with changes. Of a transaction in which it had nothing to store a
+  storage may write nothing, committed or not; and a database of which objects were only read,
+  `readCurrent` included, takes no part at all.
+- It keeps history: a `FileStorage`, alone, under a `DemoStorage` or behind ZEO, or a
+  history-preserving RelStorage. Of others (`MappingStorage`, history-free RelStorage) a yes can be
+  had at most.
+- It was not packed since. The transaction that was the last one when the mail was handed in is
+  still there, and neither it nor a later one bears the mark that packing leaves.
+- It could be read up to its end.
+
+Otherwise nobody knows, and the reason is given in words. A record that a process has voted for but
+not finished is no commit: whoever opens that database next cuts it off.
+
+The database has to be opened where the question is asked. For a `FileStorage` that another process
+has open, ``FileStorage(path, read_only=True)`` does: the question reads the file as it is then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import ZODB
+from ZODB.blob import Blob
+from ZODB.Connection import Connection
+from ZODB.DB import TransactionalUndo
+from ZODB.utils import z64
+from zope.interface import implementer
+
+from ..interfaces import IWitness
+from ..verdict import Answer, Verdict
+
+#: Under which the ids stand in the extended information of a transaction, parted by spaces.
+KEY = "txmail"
+
+
+@implementer(IWitness)
+class ZodbWitness:
+    """See `IWitness`. `db` is the one that the application's connections are opened from.
+
+    `name` is by default made of the database's own, as in ``zodb:unnamed``. In a multi-database
+    each database that transactions change wants a witness, and a database name, of its own.
+    """
+
+    def __init__(self, db: ZODB.DB, name: str | None = None) -> None:
+        self.name = f"zodb:{db.database_name}" if name is None else name
+        self._db = db
+
+    def begin(self, transaction: Any, batch: int) -> None:
+        """See `IWitness`. Once the database has begun to commit, it is too late."""
+        ids = _ids(transaction.extension)
+        if str(batch) in ids or any(_begun(transaction, r) for r in self._joined(transaction)):
+            return
+        transaction.setExtendedInfo(KEY, " ".join([*ids, str(batch)]))
+
+    def note(
+        self, transaction: Any, transaction_manager: Any, batch: int
+    ) -> Mapping[str, Any] | None:
+        """See `IWitness`."""
+        joined = self._joined(transaction)
+        if not joined:
+            return None
+        self.begin(transaction, batch)
+        return {
+            # Nothing that was committed up to here is the transaction.
+            "tid": _last(self._db, joined).hex(),
+            "marked": str(batch) in _ids(transaction.extension),
+            "changed": any(_changed(transaction, resource) for resource in joined),
+            "history": bool(self._db.supportsUndo()),
+        }
+
+    def ask(self, batch: int, noted: Mapping[str, Any]) -> Verdict:
+        """See `IWitness`. Reads the headers of all transactions since, which may take a while."""
+        try:
+            start = bytes.fromhex(noted["tid"])
+            end = self._db.lastTransaction()
+            seen = _seen(self._db.storage, str(batch), start)
+            if seen.found:
+                return Verdict(Answer.YES, f"it is in {self.name}")
+            doubt = self._doubt(noted, start, end, seen)
+        except Exception as error:
+            # An unknown waits for a person, an error would keep all other batches from being asked
+            # about, too.
+            doubt = f"cannot be read: {type(error).__name__}: {str(error)[:200]}"
+        if doubt:
+            return Verdict(Answer.UNKNOWN, f"{self.name} {doubt}")
+        return Verdict(Answer.NO, f"it is not in {self.name}")
+
+    def _doubt(self, noted: Mapping[str, Any], start: bytes, end: bytes, seen: _Seen) -> str:
+        """Why a transaction that was not found may have committed all the same; or nothing."""
+        if not noted["marked"]:
+            return "had begun to commit before the mail was handed in"
+        if not noted["changed"]:
+            return "had nothing to store, and so perhaps no trace of the transaction"
+        if not noted["history"] or not self._db.supportsUndo():
+            return "keeps no history"
+        if start == z64:
+            return "was empty"
+        if seen.packed or not seen.anchored:
+            return "has been packed since, or is damaged"
+        # The last one there is said to be may never have been finished, or was it not reached?
+        if seen.last < end and _seen(self._db.storage, None, end).anchored:
+            return "is damaged"
+        return ""
+
+    def _joined(self, transaction: Any) -> list[Any]:
+        """Those who take part in `transaction` for this database."""
+        kinds = (Connection, TransactionalUndo)
+        resources = transaction._resources
+        return [r for r in resources if isinstance(r, kinds) and r._db is self._db]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What there was from a certain transaction on."""
+
+    #: the transaction that was looked for
+    found: bool = False
+    #: the one from which on
+    anchored: bool = False
+    #: any that has been through a pack
+    packed: bool = False
+    #: id of the last one
+    last: bytes = z64
+
+
+def _seen(storage: Any, batch: str | None, start: bytes) -> _Seen:
+    """What there is from `start` on, while looking for `batch`."""
+    try:
+        return _search(lambda: storage.iterator(start), batch, start)
+    except (AttributeError, ValueError):
+        # FileStorage looks for the place from both ends, and fails (by an AttributeError in small
+        # files) where the end is the half-written record of a process that was killed.
+        if not hasattr(storage, "iterator"):
+            raise
+    return _search(storage.iterator, batch, start)
+
+
+def _search(iterate: Callable[[], Iterable[Any]], batch: str | None, start: bytes) -> _Seen:
+    anchored = packed = False
+    last = z64
+    with ExitStack() as stack:
+        records = iterate()
+        if hasattr(records, "close"):
+            stack.callback(records.close)
+        for record in records:
+            if record.tid < start:
+                continue
+            if batch is not None and _has(record, batch):
+                return _Seen(found=True)
+            anchored = anchored or record.tid == start
+            packed = packed or record.status in ("p", b"p")
+            last = max(last, record.tid)
+    return _Seen(anchored=anchored, packed=packed, last=last)
+
+
+def _has(record: Any, batch: str) -> bool:
+    # The information is a pickle, of anybody's objects: not read unless it has to be.
+    raw = getattr(record, "extension_bytes", None)
+    if raw is not None and batch.encode() not in raw:
+        return False
+    return batch in _ids(record.extension)
+
+
+def _ids(extension: Mapping[Any, Any] | None) -> list[str]:
+    return str((extension or {}).get(KEY, "")).split()
+
+
+def _last(db: ZODB.DB, joined: list[Any]) -> bytes:
+    for resource in joined:
+        if isinstance(resource, Connection):
+            # What it sees. With RelStorage the database itself may be far behind.
+            last: bytes = resource._normal_storage.lastTransaction()
+            return last
+    return bytes(db.lastTransaction())
+
+
+def _begun(transaction: Any, resource: Any) -> bool:
+    """Whether `tpc_begin` of a resource of ZODB was called: it has taken the information along."""
+    try:
+        transaction.data(resource)
+    except KeyError:
+        return False
+    return True
+
+
+def _changed(transaction: Any, resource: Any) -> bool:
+    """Whether a resource of ZODB has, or had before its `commit`, anything to store for certain."""
+    if isinstance(resource, TransactionalUndo):
+        return bool(resource._tids)
+    if _begun(transaction, resource) and (resource._modified or resource._creating):
+        return True
+    saved = resource._savepoint_storage
+    if saved is not None and len(saved):
+        return True
+    return any(_stored(resource, object_) for object_ in resource._registered_objects)
+
+
+def _stored(connection: Any, object_: Any) -> bool:
+    """Whether committing would store an object that is registered as changed."""
+    if isinstance(object_, Blob):
+        return object_._p_blob_uncommitted is not None
+    return object_._p_oid in connection._added or bool(object_._p_changed)

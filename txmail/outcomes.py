@@ -1,0 +1,129 @@
+"""What is made of the outcomes of a transaction: shared out to messages, and told as an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from .envelope import Action, Envelope, Outcome, Scope, Status
+from .exceptions import (
+    DeliveryError,
+    DeliveryRefused,
+    DeliveryUnavailable,
+    PartialDelivery,
+    QueueUnavailable,
+    TransientDeliveryUnavailable,
+    TransientQueueUnavailable,
+    TransportError,
+)
+from .item import Item
+
+#: items, each with an outcome for each of its recipients
+Settled = list[tuple[Item, list[Outcome]]]
+
+
+def all_unsent(envelopes: Sequence[Envelope], error: TransportError) -> list[Outcome]:
+    """An outcome for each recipient of `envelopes`, of which none was sent because of `error`."""
+    action = Action.DEFER_ROUTE if error.temporary else Action.STOP_ROUTE
+    return [
+        Outcome(
+            recipient,
+            Status.UNSENT,
+            Scope.ROUTE,
+            error.reply,
+            envelope.message_id,
+            action,
+            str(error),
+            preflighted=False,
+            position=position,
+        )
+        for position, envelope in enumerate(envelopes)
+        for recipient in envelope.recipients
+    ]
+
+
+def in_order(envelopes: Sequence[Envelope], refusals: Sequence[Outcome]) -> Iterator[Outcome]:
+    """One outcome for each recipient of `envelopes`: its refusal, or `unsent`."""
+    rest = iter(refusals)
+    refusal = next(rest, None)
+    for position, envelope in enumerate(envelopes):
+        for recipient in envelope.recipients:
+            if (
+                refusal is not None
+                and refusal.recipient == recipient
+                and refusal.message_id == envelope.message_id
+            ):
+                yield replace(refusal, position=position)
+                refusal = next(rest, None)
+            else:
+                yield Outcome(
+                    recipient,
+                    Status.UNSENT,
+                    Scope.MESSAGE,
+                    message_id=envelope.message_id,
+                    action=Action.DEFER,
+                    reason="a transaction's mail goes out together or not at all",
+                    position=position,
+                )
+
+
+def delivery_error(
+    outcomes: Sequence[Outcome],
+    *,
+    transient: bool = False,
+    databases_may_be_committed: bool = False,
+) -> DeliveryError:
+    """The error for `outcomes` of which at least one is not settled.
+
+    It is `PartialDelivery` if anything was accepted or is in doubt, else `DeliveryRefused` if
+    anything was refused for good, else `DeliveryUnavailable`: as a `TransientError` if `transient`
+    asks for that and no person has to act first.
+    """
+    statuses = {o.status for o in outcomes}
+    kind: type[DeliveryError] = DeliveryUnavailable
+    if statuses & {Status.ACCEPTED, Status.IN_DOUBT}:
+        kind = PartialDelivery
+    elif Status.FAILED in statuses:
+        kind = DeliveryRefused
+    elif transient and not any(o.action is Action.STOP_ROUTE for o in outcomes):
+        kind = TransientDeliveryUnavailable
+    bad = [o for o in outcomes if not o.settled] or list(outcomes)
+    decisive = [o for o in bad if o.status is not Status.UNSENT] or bad
+    problem = f"{decisive[0]}" + (f" and {len(decisive) - 1} more" if decisive[1:] else "")
+    return kind(problem, tuple(outcomes), databases_may_be_committed=databases_may_be_committed)
+
+
+def queue_error(
+    error: QueueUnavailable, outcomes: Sequence[Outcome], *, transient: bool = False
+) -> QueueUnavailable:
+    """`error` with the outcomes of a transaction of which nothing was sent."""
+    kind = type(error)
+    if transient and kind is QueueUnavailable:
+        kind = TransientQueueUnavailable
+    return kind(str(error), tuple(outcomes))
+
+
+def shared_out(items: Sequence[Item], outcomes: Iterable[Outcome]) -> Settled:
+    """The outcomes of each item: the first that was said of a recipient; else it was not sent."""
+    said: dict[tuple[int, str], Outcome] = {}
+    for outcome in outcomes:
+        said.setdefault((outcome.position, outcome.recipient), outcome)
+    return [
+        (item, [said.get((position, o.recipient), o) for o in unsent(item.envelope)])
+        for position, item in enumerate(items)
+    ]
+
+
+def unsent(envelope: Envelope) -> list[Outcome]:
+    """Outcomes of an envelope of which nothing was sent."""
+    return [
+        Outcome(
+            recipient,
+            Status.UNSENT,
+            Scope.MESSAGE,
+            message_id=envelope.message_id,
+            action=Action.DEFER,
+            reason="nothing of this message was sent",
+        )
+        for recipient in envelope.recipients
+    ]

@@ -1,0 +1,81 @@
+"""What a kind of database does in its own way: the methods that `Database` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from ..exceptions import TxmailError
+
+
+class Backend(Protocol):
+    """What one kind of database does in its own way."""
+
+    @property
+    def name(self) -> str:
+        """Printable, without secrets."""
+
+    @property
+    def errors(self) -> tuple[type[BaseException], ...]:
+        """The root of its driver's errors."""
+
+    @property
+    def one_writer(self) -> bool:
+        """True if transactions that write take turns anyway: then our threads queue up for it."""
+
+    @property
+    def creates(self) -> bool:
+        """True if missing tables are made on first use."""
+
+    def exists(self) -> bool:
+        """False if connecting would make a new database."""
+
+    def engine(self) -> sa.Engine:
+        """A new engine for this process, or the application's."""
+
+    def begin(
+        self, connection: sa.Connection, seconds: float, *, write: bool, durable: bool
+    ) -> None:
+        """Begin, for a driver that has not begun."""
+
+    def watched(self, connection: sa.Connection, seconds: float) -> AbstractContextManager[object]:
+        """End the connection if the block takes longer, where it could wait for ever."""
+
+    def is_lost(self, connection: sa.Connection) -> bool:
+        """Whether the connection has ended by itself."""
+
+    def committed(self, engine: sa.Engine) -> None:
+        """A transaction that wrote has ended well, and its connection is free. Never raises."""
+
+    def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
+        """See `Database.checkpoint`."""
+
+    def clock(self, connection: sa.Connection) -> float:
+        """Seconds since 1970."""
+
+    def tables(self, connection: sa.Connection) -> bool:
+        """Whether there is a table of versions."""
+
+    def lock_schema(self, connection: sa.Connection) -> None:
+        """Keep others from changing the tables until the transaction ends."""
+
+    def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
+        """See `Database.reserve`."""
+
+    def insert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+    ) -> None:
+        """See `Database.insert`."""
+
+    def notify(self, connection: sa.Connection, channel: str) -> None:
+        """See `Database.notify`."""
+
+    def translated(self, error: BaseException) -> TxmailError:
+        """What to raise for an error of the driver."""

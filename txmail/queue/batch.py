@@ -1,0 +1,318 @@
+"""One transaction's mail in a queue with a database of its own.
+
+=============  =====================================================================
+`stage`        rows are committed, staged: before other databases take their locks
+`decide`       alone in the transaction: its end is written here, for nobody else knows it
+`finish`       what was sent itself gets its outcome, the rest is made ready
+`revoke`       what `decide` wrote is taken back: the vote has failed after it
+`abort`        what is there is deleted, in the background
+=============  =====================================================================
+
+If the process dies between `stage` and the end, `txmail.queue.recovery` asks the witnesses.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from zope.interface import implementer
+
+from ..envelope import Outcome, Scope, Status
+from ..interfaces import IBatch, IWitness
+from ..item import Item, Row
+from .model import BatchState, State
+from .store import CHUNK, Written
+
+if TYPE_CHECKING:
+    from .queue import Queue
+
+log = logging.getLogger("txmail.queue")
+
+#: Seconds that `finish` may wait for the database before it goes on in the background.
+FINISH_TIMEOUT = 5.0
+#: Seconds for what is done in the background.
+BACKGROUND_TIMEOUT = 30.0
+
+Settled = Sequence[tuple[Item, Sequence[Outcome]]]
+
+
+class Batch:
+    """What both kinds of batch have in common."""
+
+    def __init__(self, queue: Queue, number: int) -> None:
+        self._queue = queue
+        self._store = queue.store
+        self.number = number
+        self._rows: dict[Item, Row] = {}
+        self._written: Written = {}
+        #: True if its row says already that it is to be published
+        self._public = False
+        self._ended = False
+
+    def _soon(self, write: Callable[[float], object], timeout: float) -> None:
+        """Do `write` now, with its timeout; in the background if that fails."""
+        try:
+            write(timeout)
+        except BaseException as error:
+            log.error("batch %x: this is tried again: %s", self.number, error)
+            self._queue.upkeep.do(lambda: write(BACKGROUND_TIMEOUT))
+            if not isinstance(error, Exception):
+                raise
+
+    def _count(self) -> int:
+        return sum(len(ids) for ids in self._written.values())
+
+    def _begun(self) -> bool:
+        return any(row.begun for row in self._rows.values())
+
+    def _wakes(self) -> bool:
+        return any(row.item.options.wake for row in self._rows.values())
+
+    def _outcomes(self, settled: Settled) -> list[tuple[int, Outcome]]:
+        """What became of the deliveries that the transaction has sent itself, with their ids."""
+        found: list[tuple[int, Outcome]] = []
+        for item, outcomes in settled:
+            if item in self._rows and self._rows[item].begun:
+                found += self._with_ids(item, outcomes)
+        return found
+
+    def _known(self) -> list[tuple[int, Outcome]]:
+        """What is known of the others: who was asked to wait is not tried again at once."""
+        return [
+            (id_, outcome)
+            for item, row in self._rows.items()
+            if not row.begun and row.outcomes
+            for id_, outcome in self._with_ids(item, row.outcomes)
+            if outcome.status is Status.DEFERRED and outcome.scope is not Scope.ROUTE
+        ]
+
+    def _with_ids(self, item: Item, outcomes: Sequence[Outcome]) -> list[tuple[int, Outcome]]:
+        of = {o.recipient: o for o in outcomes}
+        ids = zip(self._written[item], item.envelope.recipients, strict=True)
+        return [(id_, of[recipient]) for id_, recipient in ids if recipient in of]
+
+    def _publish(self, connection: sa.Connection, outcomes: list[tuple[int, Outcome]]) -> bool:
+        """Commit to it in the queue; True if some of it is still to be made ready."""
+        store = self._store
+        now = store.database.now(connection)
+        if not (
+            self._public or store.change_batch(connection, self.number, BatchState.PUBLISHING, now)
+        ):
+            # The resolver has decided as we do, or somebody has thrown it away.
+            log.warning("batch %x had been decided about before its process did", self.number)
+        outcomes = [*outcomes, *self._known()]
+        store.settle(connection, outcomes, now, hold_doubt=self._queue.on_doubt == "hold")
+        if self._count() > CHUNK:
+            return True
+        return not store.promote(connection, self.number, now)
+
+    def _settle_aborted(
+        self, connection: sa.Connection, outcomes: list[tuple[int, Outcome]]
+    ) -> None:
+        """Keep what is out in spite of the abort; nothing of it is sent again."""
+        store = self._store
+        now = store.database.now(connection)
+        store.settle(connection, outcomes, now, hold_doubt=True)
+        store.cancel_rest(connection, self.number, now, "its transaction was aborted")
+        store.change_batch(
+            connection, self.number, BatchState.DISCARDED, now, "its transaction was aborted"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What there is to be done to have other rows than before."""
+
+    new: list[Row]
+    gone: list[Item]
+    #: rows that their transaction sends itself now and did not before, or the other way round
+    other: list[Row]
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.gone or self.other)
+
+    @classmethod
+    def between(cls, old: dict[Item, Row], rows: dict[Item, Row]) -> _Change:
+        """From `old` to `rows`."""
+        return cls(
+            [row for item, row in rows.items() if item not in old],
+            [item for item in old if item not in rows],
+            [row for item, row in rows.items() if item in old and old[item].begun != row.begun],
+        )
+
+
+def _out(outcomes: list[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+    return [(i, o) for i, o in outcomes if o.status in (Status.ACCEPTED, Status.IN_DOUBT)]
+
+
+@implementer(IBatch)
+class OwnBatch(Batch):
+    """See `IBatch`; made by `Queue.begin`."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        number: int,
+        witnesses: Sequence[IWitness],
+        transaction: Any,
+        transaction_manager: Any,
+    ) -> None:
+        super().__init__(queue, number)
+        self._witnesses = list(witnesses)
+        self._transaction = transaction
+        self._transaction_manager = transaction_manager
+        #: what the witnesses noted, and the sort keys of those who take part
+        self._notes: dict[str, Any] = {}
+        self._others: set[str] = set()
+        self._stored = False
+        #: True if a write failed, so that nobody knows what is in the database
+        self._unsure = False
+        self._published = False
+        #: True if it is written that it commits, although the vote goes on
+        self._decided = False
+
+    def stage(
+        self, rows: Sequence[Row], resources: Sequence[Any], timeout: float, late: bool = False
+    ) -> None:
+        """See `IBatch`."""
+        if not rows and not self._rows:
+            return
+        others = {str(resource.sortKey()) for resource in resources}
+        wanted = {row.item: row for row in rows}
+        change = _Change.between(self._rows, wanted)
+        if not (change or self._unsure or others - self._others):
+            return
+        if not late:
+            self._notes = self._noted()
+        self._others |= others
+        self._queue.opened(self.number)
+        again, self._unsure = self._unsure, True
+        with self._store.database.write(timeout=timeout) as connection:
+            if again:
+                self._store.discard(connection, self.number)
+                change = _Change.between({}, wanted)
+            self._write(connection, change, first=again or not self._stored)
+        self._unsure, self._stored = False, True
+        self._rows = wanted
+
+    def _noted(self) -> dict[str, Any]:
+        """What each witness that was there has noted."""
+        found = {}
+        for witness in self._witnesses:
+            noted = witness.note(self._transaction, self._transaction_manager, self.number)
+            if noted is not None:
+                found[witness.name] = noted
+        return found
+
+    def _write(self, connection: sa.Connection, change: _Change, first: bool) -> None:
+        store = self._store
+        now = store.database.now(connection)
+        noted = json.dumps({"witnesses": self._notes, "others": sorted(self._others)})
+        if first:
+            self._written = {}
+            self._queue.beat(connection, now)
+            store.open_batch(connection, self.number, BatchState.STAGED, noted, now)
+        else:
+            store.note(connection, self.number, noted, now)
+        for item in change.gone:
+            store.remove(connection, self._written.pop(item))
+        for row in change.other:
+            store.mark_begun(connection, self._written[row.item], row.begun)
+        if change.new:
+            count = sum(len(row.item.envelope.recipients) for row in change.new)
+            self._queue.check_room(connection, count)
+            self._written |= store.insert(connection, self.number, change.new, State.STAGED, now)
+
+    def decide(self, last: bool, timeout: float) -> None:
+        """See `IBatch`."""
+        if not self._rows:
+            return
+        if not self._begun():
+            if last:
+                self._publish_now(timeout)
+        elif self._count() > 1:
+            # A single delivery is out or is not, whoever dies; several would be torn.
+            self._decided = True
+            with self._store.database.write(timeout=timeout) as connection:
+                now = self._store.database.now(connection)
+                self._store.change_batch(connection, self.number, BatchState.SENDING, now)
+
+    def _publish_now(self, timeout: float) -> None:
+        with self._store.database.write(timeout=timeout) as connection:
+            more = self._publish(connection, [])
+            self._announce(connection)
+        self._published = True
+        self._made_public(more)
+
+    def revoke(self, settled: Settled, timeout: float) -> None:
+        """See `IBatch`."""
+        if self._decided and not self._ended:
+            self._ended = True
+            out = _out(self._outcomes(settled))
+            self._soon(lambda seconds: self._forget(out, seconds), timeout)
+
+    def finish(self, settled: Settled) -> None:
+        """See `IBatch`."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._published or not self._rows:
+            self._close()
+            return
+        outcomes = self._outcomes(settled)
+        self._soon(lambda seconds: self._finish(outcomes, seconds), FINISH_TIMEOUT)
+
+    def _finish(self, outcomes: list[tuple[int, Outcome]], timeout: float) -> None:
+        # What is only an outcome may be lost with the machine's power: then it is in doubt.
+        durable = any(not row.begun for row in self._rows.values()) or any(
+            outcome.status is not Status.ACCEPTED for _, outcome in outcomes
+        )
+        with self._store.database.write(timeout=timeout, durable=durable) as connection:
+            more = self._publish(connection, outcomes)
+            self._announce(connection)
+        self._close()
+        self._made_public(more)
+
+    def _announce(self, connection: sa.Connection) -> None:
+        if self._wakes():
+            self._queue.announce(connection)
+
+    def _made_public(self, more: bool) -> None:
+        if more:
+            self._queue.promote_later(self.number)
+        if self._wakes():
+            self._queue.wake()
+
+    def abort(self, settled: Settled) -> None:
+        """See `IBatch`."""
+        if self._ended or not (self._rows or self._unsure):
+            return
+        self._ended = True
+        out = _out(self._outcomes(settled))
+        self._queue.upkeep.do(lambda: self._forget(out, BACKGROUND_TIMEOUT))
+
+    def _forget(self, out: list[tuple[int, Outcome]], timeout: float) -> None:
+        durable = bool(out) or self._decided
+        with self._store.database.write(timeout=timeout, durable=durable) as connection:
+            if out:
+                self._settle_aborted(connection, out)
+            else:
+                self._store.discard(connection, self.number)
+        self._close()
+
+    def leave(self, settled: Settled) -> None:
+        """See `IBatch`."""
+        if self._ended or not self._rows:
+            return
+        self._ended = True
+        out = _out(self._outcomes(settled))
+        self._queue.upkeep.do(lambda: self._queue.abandon(self.number, out))
+
+    def _close(self) -> None:
+        self._queue.closed(self.number)
+        self._transaction = self._transaction_manager = None

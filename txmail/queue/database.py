@@ -1,0 +1,449 @@
+"""One database of a queue: its engine, its transactions, its clock and its errors.
+
+`Database` is the only thing in this package that knows which database it is. What differs is in
+`sqlite` and `postgresql`, behind the methods of `Backend`. What leaves it is an error of ours
+whose text has no parameter, content or password in it: SQLAlchemy's repeat them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TxmailError
+from ..secret import Secret, Unshown, bare
+
+try:
+    import sqlalchemy as sa
+except ModuleNotFoundError:
+    raise ConfigurationError(
+        "the queue needs SQLAlchemy: pip install 'txmail[queue]'", field="queue_url"
+    ) from None
+
+from sqlalchemy import exc
+
+from . import postgresql, sqlite
+from .backend import Backend
+from .schema import VERSION, metadata
+
+#: Seconds that a transaction may wait for others, and for the server.
+PATIENCE = 30.0
+
+#: The setting that errors name.
+_FIELD = "queue_url"
+#: Those that have to do with a database, and repeat what was to be written.
+_SQLALCHEMY_ERRORS: tuple[type[BaseException], ...] = (exc.StatementError, exc.TimeoutError)
+#: Pools in which a second connection is the first.
+_SHARING = (sa.StaticPool, sa.SingletonThreadPool, sa.AssertionPool)
+
+
+class _Process:
+    """What one process has of a database. A child makes its own and leaves its parent's alone."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self.writer = threading.Lock()
+        #: the tables are there, and of the right version
+        self.prepared = False
+        self.closed = False
+
+
+class Database:
+    """A database with the tables of a queue. Shared by threads; works in a forked child."""
+
+    def __init__(
+        self, backend: Backend | None, *, owned: bool, clock: Callable[[], float] | None = None
+    ) -> None:
+        self._known = backend
+        self._owned = owned
+        self._clock = clock
+        # By pid, and never emptied of others: a parent's connections are not to be closed here.
+        self._processes: dict[int, _Process] = {}
+
+    @classmethod
+    def from_url(cls, url: str | Secret, *, clock: Callable[[], float] | None = None) -> Database:
+        """The database at `url`: ``sqlite:////path`` or ``postgresql://...``, a queue of its own.
+
+        Nothing is opened yet. `clock`, for tests, replaces the database's; it returns seconds
+        since 1970. Raises `ConfigurationError`, which does not show the URL.
+        """
+        given = Unshown(url)
+        del url
+        try:
+            return cls(_backend(given), owned=True, clock=clock)
+        except ConfigurationError as error:
+            problem = bare(error)
+        raise problem
+
+    @classmethod
+    def of(
+        cls, engine: sa.Engine | None = None, *, clock: Callable[[], float] | None = None
+    ) -> Database:
+        """The application's own database, in which it has made the tables of `schema.metadata`.
+
+        No setting of its connections is changed, and they are the application's to close. Without
+        `engine`, `adopt` gives it later. Raises what `adopt` raises.
+        """
+        database = cls(None, owned=False, clock=clock)
+        if engine is not None:
+            database.adopt(engine)
+        return database
+
+    def adopt(self, engine: sa.Engine) -> None:
+        """Use `engine` for connections of our own, unless there is one already.
+
+        Raises `ConfigurationError` if it is neither SQLite's nor PostgreSQL's, or has but one
+        connection for everybody: what we commit would be what others are in the middle of.
+        """
+        if self._known is not None:
+            return
+        if isinstance(engine.pool, _SHARING):
+            raise ConfigurationError(
+                "its pool gives one connection to several users, as for a database in memory; "
+                "name a file, or use a QueuePool or a NullPool",
+                field="engine",
+            )
+        if engine.dialect.name == "sqlite":
+            self._known = sqlite.Sqlite(engine=engine)
+        elif engine.dialect.name == "postgresql":
+            self._known = postgresql.Postgresql(engine=engine)
+        else:
+            raise ConfigurationError("a database of SQLite or PostgreSQL is needed", field="engine")
+
+    @property
+    def _backend(self) -> Backend:
+        if self._known is None:
+            raise ConfigurationError(
+                "it is that of the first session, and there was none yet", field="engine"
+            )
+        return self._known
+
+    @property
+    def name(self) -> str:
+        """Printable, such as ``sqlite:////var/lib/app/mail.db``; without secrets."""
+        return "the application's database" if self._known is None else self._known.name
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True if it is a file of SQLite."""
+        return isinstance(self._known, sqlite.Sqlite)
+
+    @property
+    def unsafe_wal(self) -> bool:
+        """True if this machine's SQLite can corrupt a file whose log is reset at a bad moment.
+
+        That is: when a commit does it during another connection's checkpoint. In a queue's own
+        file we keep that from happening.
+        """
+        return self.is_sqlite and not sqlite.wal_reset_is_fixed()
+
+    def __repr__(self) -> str:
+        return f"<Database {self.name}>"
+
+    # -- transactions
+
+    @contextmanager
+    def write(
+        self, timeout: float = PATIENCE, *, durable: bool = True, prepared: bool = True
+    ) -> Iterator[sa.Connection]:
+        """A transaction that writes: committed at the end of the block, rolled back if it raises.
+
+        `timeout` is in seconds and bounds the waiting for other writers and, with PostgreSQL, all
+        of the block. Without `durable`, the last transactions may be gone after a power failure,
+        but none is there in part. With `prepared`, `prepare` is called before the first.
+
+        Raises `QueueUnavailable`, also if nobody can tell whether the commit took place;
+        `QueueFull`; `SchemaError`. Errors that are not of a database pass as they are.
+        """
+        with self.errors():
+            if prepared:
+                self.prepare(timeout=timeout)
+            process = self._process()
+            with (
+                self._turn(process, timeout) as left,
+                self._transaction(process, left, write=True, durable=durable) as connection,
+            ):
+                yield connection
+            self._backend.committed(process.engine)
+
+    @contextmanager
+    def read(self, timeout: float = PATIENCE, *, prepared: bool = True) -> Iterator[sa.Connection]:
+        """A transaction that only reads, and sees one moment however many statements it has.
+
+        Arguments and errors are those of `write`.
+        """
+        with self.errors():
+            if prepared:
+                self.prepare(timeout=timeout)
+            process = self._process()
+            with self._transaction(process, timeout, write=False, durable=True) as connection:
+                yield connection
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise our errors for those of SQLAlchemy and the driver, on a connection of others.
+
+        Wrong uses of SQLAlchemy pass as they are: their texts have no values in them.
+        """
+        try:
+            yield
+        except self._foreign as error:
+            problem = self._translated(error)
+            raise problem from None
+
+    @property
+    def _foreign(self) -> tuple[type[BaseException], ...]:
+        return _SQLALCHEMY_ERRORS + (() if self._known is None else self._known.errors)
+
+    def _translated(self, error: BaseException) -> TxmailError:
+        cause: BaseException = error
+        if isinstance(error, exc.StatementError) and error.orig is not None:
+            cause = error.orig
+        if self._known is None:
+            return QueueUnavailable(f"{self.name}: {type(cause).__name__}")
+        problem = self._known.translated(cause)
+        process = self._processes.get(os.getpid())
+        if process is not None and isinstance(problem, SchemaError):
+            process.prepared = False  # somebody may put it right
+        return problem
+
+    @contextmanager
+    def _turn(self, process: _Process, timeout: float) -> Iterator[float]:
+        """The right to write, among the threads of this process; yields the seconds that are left.
+
+        SQLite lets those that wait poll, with pauses of up to 100 ms; a lock wakes them.
+        """
+        if not self._backend.one_writer:
+            yield timeout
+            return
+        started = time.monotonic()
+        if not process.writer.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX)):
+            raise QueueUnavailable(
+                f"{self.name}: other threads have been writing for {timeout:g} seconds"
+            )
+        try:
+            yield max(timeout - (time.monotonic() - started), 0.0)
+        finally:
+            process.writer.release()
+
+    @contextmanager
+    def _transaction(
+        self, process: _Process, timeout: float, *, write: bool, durable: bool
+    ) -> Iterator[sa.Connection]:
+        with ExitStack() as stack:
+            connection = self._begun(stack, process, timeout, write, durable)
+            yield connection
+            connection.commit()
+
+    def _begun(
+        self, stack: ExitStack, process: _Process, timeout: float, write: bool, durable: bool
+    ) -> sa.Connection:
+        """A connection in a new transaction. `stack` gives it back."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(deadline - time.monotonic(), 0.0)
+            with ExitStack() as attempt:
+                connection = attempt.enter_context(self._connected(process, left))
+                kept = connection.info.get("txmail_used", False)
+                connection.info["txmail_used"] = True
+                connection.begin()
+                try:
+                    self._backend.begin(connection, left, write=write, durable=durable)
+                except self._foreign:
+                    if not kept or not self._backend.is_lost(connection):
+                        raise
+                    # The server was started anew since it was used last. So we notice without
+                    # asking each time whether it is still there.
+                    connection.invalidate()
+                    continue
+                stack.enter_context(attempt.pop_all())
+                return connection
+
+    @contextmanager
+    def _connected(self, process: _Process, seconds: float) -> Iterator[sa.Connection]:
+        with postgresql.patience(seconds):
+            connection = process.engine.connect()
+        try:
+            with self._backend.watched(connection, seconds):
+                try:
+                    yield connection
+                except Exception as error:
+                    self._undo(connection, error)
+                    raise
+                except BaseException:
+                    connection.invalidate()
+                    raise
+        finally:
+            if process.closed:
+                connection.invalidate()  # its pool has gone
+            connection.close()
+
+    def _undo(self, connection: sa.Connection, error: Exception) -> None:
+        if isinstance(error, self._foreign):
+            # After a commit that failed nobody knows whether the driver is still in it.
+            connection.invalidate()
+            return
+        try:
+            connection.rollback()
+        except self._foreign:
+            connection.invalidate()
+
+    def _process(self) -> _Process:
+        pid = os.getpid()
+        process = self._processes.get(pid)
+        if process is None:
+            # Two threads at once: one of the engines is never used.
+            process = self._processes.setdefault(pid, _Process(self._backend.engine()))
+        return process
+
+    def close(self) -> None:
+        """End all connections, once what is under way is done. The database can be used again.
+
+        An engine of the application stays open.
+        """
+        process = self._processes.pop(os.getpid(), None)
+        if process is not None and self._owned:
+            process.closed = True
+            process.engine.dispose()
+
+    # -- tables
+
+    def prepare(
+        self, connection: sa.Connection | None = None, *, timeout: float = PATIENCE
+    ) -> None:
+        """See to it that the tables are there and of this version. Cheap after the first time.
+
+        A queue's own SQLite file gets them if it has none. The tables are looked for over
+        `connection`, if one is given. Raises `SchemaError`, which says what to do, and what `write`
+        raises.
+        """
+        process = self._process()
+        if process.prepared:
+            return
+        if connection is not None:
+            with self.errors():
+                found = self.version_in(connection)
+        else:
+            found = self.version(timeout=timeout)
+            if found is None and self._backend.creates:
+                found = self._create(timeout)
+        self.check(found)
+        process.prepared = True
+
+    def version(self, *, timeout: float = PATIENCE) -> str | None:
+        """The version of the tables; None if there are none. Raises what `read` raises.
+
+        No file is made for this.
+        """
+        if not self._backend.exists():
+            return None
+        with self.read(timeout, prepared=False) as connection:
+            return self.version_in(connection)
+
+    def version_in(self, connection: sa.Connection) -> str | None:
+        """What `version` says, as seen from within a transaction."""
+        if not self._backend.tables(connection):
+            return None
+        found = connection.exec_driver_sql("SELECT version_num FROM txmail_version").scalars().all()
+        return "" if len(found) != 1 else str(found[0])
+
+    def lock_schema(self, connection: sa.Connection) -> None:
+        """Keep other processes from changing the tables until the transaction ends."""
+        self._backend.lock_schema(connection)
+
+    def _create(self, timeout: float) -> str | None:
+        with self.write(timeout, prepared=False) as connection:
+            # Another process may have been faster.
+            if self.version_in(connection) is None:
+                metadata.create_all(connection)
+            return self.version_in(connection)
+
+    def check(self, found: str | None) -> None:
+        """Raise `SchemaError`, which says what to do, if `found` is not the version we need."""
+        if found == VERSION:
+            return
+        if found is None:
+            raise SchemaError(f"{self.name}: there are no tables of a queue: run txmail db init")
+        if not found:
+            raise SchemaError(
+                f"{self.name}: the table txmail_version has to have one row, with the version of "
+                f"the other tables: {VERSION} if they are those of this txmail"
+            )
+        if is_older(found):
+            raise SchemaError(
+                f"{self.name}: its tables have version {found} and this txmail needs {VERSION}: "
+                "run txmail db upgrade"
+            )
+        raise SchemaError(
+            f"{self.name}: its tables have version {found}, and this txmail knows none after "
+            f"{VERSION}: update it on this machine"
+        )
+
+    # -- what differs
+
+    def now(self, connection: sa.Connection) -> int:
+        """Milliseconds since 1970 by the clock that all users of the database share."""
+        seconds = self._backend.clock(connection) if self._clock is None else self._clock()
+        return int(seconds * 1000)
+
+    def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
+        """`count` ids of `table`, rising, that no row has or will get from anybody else."""
+        return self._backend.reserve(connection, table, count) if count > 0 else ()
+
+    def insert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+    ) -> None:
+        """Insert `rows`, tuples of values of the driver's own types for `columns`, fast."""
+        self._backend.insert(connection, table, columns, rows)
+
+    def notify(self, connection: sa.Connection, channel: str) -> None:
+        """Wake who listens to `channel`, when the transaction commits. Nothing with SQLite."""
+        self._backend.notify(connection, channel)
+
+    def checkpoint(self, timeout: float = 0.1) -> bool:
+        """SQLite: move the log into the database file. Whether all of it could be moved.
+
+        Waits for writers for at most `timeout` seconds, and for readers not at all. Nothing with
+        PostgreSQL or with a database of the application. Raises what `write` raises, except that
+        a busy database is no error.
+        """
+        process = self._process()
+        if not process.writer.acquire(timeout=max(timeout, 0.0)):
+            return False
+        try:
+            with self.errors():
+                return self._backend.checkpoint(process.engine, timeout)
+        finally:
+            process.writer.release()
+
+
+def is_older(found: str) -> bool:
+    """Whether tables of version `found` can be brought up to ours."""
+    return found.isdigit() and int(found) < int(VERSION)
+
+
+def _backend(given: Unshown) -> Backend:
+    url = given.get()
+    if isinstance(url, Secret):
+        url = url.reveal(_FIELD)
+    if not isinstance(url, str):
+        raise ConfigurationError("a URL is needed", field=_FIELD)
+    try:
+        parsed = sa.make_url(url)
+    except (exc.ArgumentError, ValueError):
+        parsed = None
+    if parsed is None:
+        raise ConfigurationError("it is no URL of a database", field=_FIELD)
+    if parsed.drivername in sqlite.DRIVERS:
+        return sqlite.Sqlite(sqlite.path_of(parsed, _FIELD))
+    if parsed.drivername in postgresql.DRIVERS:
+        return postgresql.Postgresql(parsed, field=_FIELD)
+    raise ConfigurationError("it has to begin with sqlite:// or with postgresql://", field=_FIELD)

@@ -1,0 +1,91 @@
+"""The file of an SQLite queue and its folder, which nobody else gets at.
+
+They are made with modes that keep others out, whatever the umask, and refused if somebody else
+could put his own in their place. SQLite gives what it makes beside the file the mode of the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import closing, suppress
+
+from ..exceptions import ConfigurationError, QueueFull
+
+#: What is beside a database file, and is as secret.
+_BESIDE = ("-wal", "-shm", "-journal")
+
+
+def guard(path: str) -> None:
+    """Make the file and its folders if they are missing; see to it that they are for us alone.
+
+    Raises `ConfigurationError` for what others could have put there, and `QueueFull`.
+    """
+    try:
+        _make_folder(os.path.dirname(path))
+        owner = _make_file(path)
+        for suffix in _BESIDE:
+            with suppress(FileNotFoundError):
+                _tighten(path + suffix, owner, 0)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise QueueFull(f"sqlite:///{path}: {error.strerror}") from None
+        raise _refused(path, error.strerror or type(error).__name__) from None
+
+
+def _make_folder(folder: str) -> None:
+    made = os.path.realpath(folder)
+    missing = []
+    while not os.path.isdir(made):
+        missing.append(made)
+        made = os.path.dirname(made)
+    for name in reversed(missing):
+        try:
+            os.mkdir(name, 0o700)
+        except FileExistsError:  # by another process, which does the same
+            continue
+        os.chmod(name, 0o700)
+    here = os.path.realpath(folder)
+    while True:
+        mode = os.stat(here).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise _refused(here, "anybody may write to this folder")
+        if here == os.path.dirname(here):
+            return
+        here = os.path.dirname(here)
+
+
+def _make_file(path: str) -> int:
+    """The id of its owner: us, or the owner of the folder, whom root may serve."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        folder = os.stat(os.path.dirname(path))
+        return _tighten(path, folder.st_uid)
+    with closing(os.fdopen(descriptor, "rb", buffering=0)):
+        os.fchmod(descriptor, 0o600)
+    return os.geteuid()
+
+
+def _tighten(path: str, *owners: int) -> int:
+    """Take the rights of all others; the id of the owner, who has to be we or one of `owners`.
+
+    Never opens the file: closing it would end the locks that SQLite has on it in this process
+    (POSIX fcntl). Between looking and changing only he and we could exchange it.
+    """
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        raise _refused(path, "it is a symbolic link")
+    if not stat.S_ISREG(status.st_mode):
+        raise _refused(path, "it is no file")
+    if status.st_uid not in (os.geteuid(), *owners):
+        raise _refused(path, "it belongs to somebody else")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        os.chmod(path, 0o600)
+    return status.st_uid
+
+
+def _refused(path: str, problem: str) -> ConfigurationError:
+    return ConfigurationError(f"{path}: {problem}", field="queue_url")

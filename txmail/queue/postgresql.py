@@ -1,0 +1,255 @@
+"""What PostgreSQL does in its own way: a server that may be far away, and hang.
+
+Connections are in psycopg's autocommit mode, and a transaction begins where we say so: BEGIN and
+the bounds of its time travel together. Errors are named as psycopg names them, with their SQLSTATE;
+what the server says beside that may repeat a row.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable, SchemaError, TxmailError
+from ..secret import Censor
+from .sqlite import AUTOCOMMIT, chunks, insert_statement, parameters
+from .watch import Watch
+
+DRIVERS = ("postgresql", "postgres", "postgresql+psycopg")
+
+#: Rows from which COPY is faster than a pipeline of INSERTs.
+_MANY = 5
+#: Held while tables are made or changed: "txmail" in ASCII, read as a number.
+_SCHEMA_LOCK = 0x74786D61696C
+#: Seconds that the server has to say by itself that the time is over.
+_GRACE = 1.0
+#: SQLSTATEs: disk_full, out_of_memory.
+_FULL = {"53100", "53200"}
+#: SQLSTATEs: undefined_table, undefined_column, invalid_schema_name.
+_MISSING = {"42P01", "42703", "3F000"}
+
+#: seconds that the connection being made may take
+_left: ContextVar[float] = ContextVar("_left", default=30.0)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Connections that are made within may take `seconds`."""
+    token = _left.set(seconds)
+    try:
+        yield
+    finally:
+        _left.reset(token)
+
+
+def _driver_errors() -> tuple[type[BaseException], ...]:
+    try:
+        import psycopg
+    except ImportError:  # also if there is no libpq
+        return ()
+    return (psycopg.Error,)
+
+
+class Postgresql:
+    """PostgreSQL: the server at `url`, or the `engine` of the application."""
+
+    one_writer = False
+    creates = False
+
+    def __init__(
+        self,
+        url: sa.URL | None = None,
+        *,
+        field: str = "",
+        engine: sa.Engine | None = None,
+    ) -> None:
+        self.errors = _driver_errors()
+        self._engine = engine
+        self._censor = Censor()
+        # By pid: a thread is not in a child.
+        self._watches: dict[int, Watch] = {}
+        if engine is not None:
+            self.name = _printable(engine.url)
+            return
+        assert url is not None
+        self.name = _printable(url)
+        for secret in (url.password, url.query.get("password"), url.query.get("sslpassword")):
+            if isinstance(secret, str) and secret:
+                self._censor.hide(secret)
+        self._connect = _connector(url, field)
+
+    def exists(self) -> bool:
+        return True
+
+    # -- connections
+
+    def engine(self) -> sa.Engine:
+        if self._engine is not None:
+            return self._engine
+        return sa.create_engine(
+            "postgresql+psycopg://",
+            creator=self._connect,
+            isolation_level="AUTOCOMMIT",
+            pool_size=5,
+            max_overflow=-1,  # a transaction that has voted must not wait for others here
+            pool_use_lifo=True,
+            hide_parameters=True,
+            use_native_hstore=False,  # asks the server at each connection
+        )
+
+    # -- transactions
+
+    def begin(
+        self, connection: sa.Connection, seconds: float, *, write: bool, durable: bool
+    ) -> None:
+        limit = min(max(int(seconds * 1000), 1), 2**31 - 1)
+        bounds = f"SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}"
+        if not durable:
+            bounds += "; SET LOCAL synchronous_commit = off"
+        driver: Any = connection.connection.dbapi_connection
+        if self._engine is not None:
+            if getattr(driver, "autocommit", None) is True:
+                raise ConfigurationError(AUTOCOMMIT, field="engine")
+            for statement in bounds.split("; "):
+                connection.exec_driver_sql(statement)
+            return
+        begin = "BEGIN" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        driver.execute(f"{begin}; {bounds}", prepare=False)
+
+    def watched(self, connection: sa.Connection, seconds: float) -> AbstractContextManager[object]:
+        driver: Any = connection.connection.dbapi_connection
+        if not hasattr(driver, "pgconn"):  # an application's that is not psycopg's
+            return nullcontext()
+        watch = self._watches.setdefault(os.getpid(), Watch())
+        return watch.over(lambda: int(driver.pgconn.socket), seconds + _GRACE)
+
+    def is_lost(self, connection: sa.Connection) -> bool:
+        if connection.invalidated:  # as SQLAlchemy has found
+            return True
+        return bool(getattr(connection.connection.dbapi_connection, "closed", False))
+
+    def committed(self, engine: sa.Engine) -> None:
+        """Nothing: the server looks after its log."""
+
+    def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
+        return True
+
+    # -- what is asked of it
+
+    def clock(self, connection: sa.Connection) -> float:
+        return float(
+            connection.exec_driver_sql(
+                "SELECT extract(epoch FROM clock_timestamp())::double precision"
+            ).scalar_one()
+        )
+
+    def tables(self, connection: sa.Connection) -> bool:
+        found = connection.exec_driver_sql("SELECT to_regclass('txmail_version') IS NOT NULL")
+        return bool(found.scalar_one())
+
+    def lock_schema(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+
+    def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
+        found = connection.execute(
+            sa.text(
+                "SELECT nextval(pg_get_serial_sequence(:table, 'id'))"
+                " FROM generate_series(1, :count)"
+            ),
+            {"table": table.fullname, "count": count},
+        )
+        return sorted(found.scalars())
+
+    def insert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+    ) -> None:
+        for some in chunks(rows):
+            if connection.dialect.driver == "psycopg" and len(some) >= _MANY:
+                _copy(connection, table, columns, some)
+            else:
+                statement = insert_statement(connection, table, columns, "%s")
+                connection.exec_driver_sql(statement, parameters(some))
+
+    def notify(self, connection: sa.Connection, channel: str) -> None:
+        connection.execute(sa.text("SELECT pg_notify(:channel, '')"), {"channel": channel})
+
+    def translated(self, error: BaseException) -> TxmailError:
+        state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+        kind = type(error).__name__
+        if not state:
+            said = self._censor.clean(str(error).encode("utf-8", "replace")).decode("utf-8")
+            reason = " ".join(said.split()) if _is_about_connecting(error) else kind
+            return QueueUnavailable(f"{self.name}: {reason}")
+        what = f"{self.name}: {kind} (SQLSTATE {state})"
+        if state in _FULL:
+            return QueueFull(f"{self.name}: the disk or the queue is full: {kind} ({state})")
+        if state in _MISSING:
+            return SchemaError(what)
+        if state == "XX001" or state == "XX002":
+            return QueueUnavailable(f"{what}: the database is corrupt")
+        return QueueUnavailable(what)
+
+
+def _copy(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: list[Sequence[Any]]
+) -> None:
+    if not connection.in_transaction():
+        connection.begin()
+    quote = connection.dialect.identifier_preparer
+    names = ", ".join(quote.quote(name) for name in columns)
+    driver: Any = connection.connection.dbapi_connection
+    with (
+        driver.cursor() as cursor,
+        cursor.copy(f"COPY {quote.format_table(table)} ({names}) FROM STDIN") as copy,
+    ):
+        for row in rows:
+            copy.write_row(row)
+
+
+def _is_about_connecting(error: BaseException) -> bool:
+    """Whether its text comes from libpq, and not from a statement with somebody's mail in it."""
+    return str(error).startswith(("connection ", "consuming input failed", "sending query"))
+
+
+def _printable(url: sa.URL) -> str:
+    host = url.host or ""
+    if ":" in host:
+        host = f"[{host}]"
+    port = f":{url.port}" if url.port else ""
+    return f"postgresql://{host}{port}/{url.database or ''}"
+
+
+def _connector(url: sa.URL, field: str) -> Callable[[], Any]:
+    """A function that connects; it has the password, in a closure."""
+    try:
+        import psycopg
+    except ImportError:
+        raise ConfigurationError(
+            "PostgreSQL needs psycopg: pip install 'txmail[postgresql]'", field=field
+        ) from None
+    dialect: Any = url.set(drivername="postgresql+psycopg").get_dialect()()
+    arguments, options = dialect.create_connect_args(url.set(drivername="postgresql+psycopg"))
+    assert not arguments
+    options = {
+        "application_name": "txmail",
+        # A connection that a firewall has forgotten, or whose other end has lost its power.
+        "keepalives_idle": 30,
+        "tcp_user_timeout": 30_000,
+        **options,
+    }
+
+    def connect() -> Any:
+        bound = {"connect_timeout": max(math.ceil(_left.get()), 1)}
+        return psycopg.connect(**{**bound, **options}, autocommit=True)
+
+    return connect

@@ -1,0 +1,265 @@
+"""`Queue`: the durable store of an application's mail, and what its batches share."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Self
+
+import sqlalchemy as sa
+from zope.interface import implementer
+
+from ..envelope import Outcome
+from ..exceptions import ConfigurationError
+from ..interfaces import IBatch, IQueue, IWitness
+from ..secret import Secret
+from .batch import OwnBatch
+from .database import Database
+from .owner import process_id
+from .recovery import Decision, Resolver
+from .schema import batch
+from .store import CHUNK, Store
+from .upkeep import ROUND, Upkeep
+
+#: What becomes of mail that may have been sent.
+ON_DOUBT = ("retry", "hold")
+#: The channel of PostgreSQL on which workers are told that there is mail.
+CHANNEL = "txmail"
+#: Bits of a batch's number: what a signed integer of 64 bits has room for.
+NUMBER_BITS = 63
+#: Seconds between two chunks of a large batch, so that others get to write.
+_BREATH = 0.005
+
+
+@implementer(IQueue)
+class Queue:
+    """A queue in a database of its own. See `IQueue`.
+
+    >>> import tempfile, transaction
+    >>> from txmail import Mailer, Message, transport_from_url
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> queue = Queue(f"sqlite:///{folder.name}/mail.db")
+    >>> mailer = Mailer(transport_from_url("memory:"), queue=queue)
+    >>> with transaction.manager:
+    ...     message_id = mailer.enqueue(
+    ...         Message("News", ["ann@example.com"], "...", sender="shop@example.com"))
+    >>> queue.counts()
+    {'ready': 1}
+    >>> queue.close(); folder.cleanup()
+    """
+
+    #: see `IQueue`
+    in_session = False
+
+    def __init__(
+        self,
+        url: str | Secret | Database,
+        *,
+        witnesses: Iterable[IWitness] = (),
+        on_doubt: str = "retry",
+        limit: int | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Nothing is opened before it is needed. Raises `ConfigurationError`.
+
+        `url` is ``sqlite:////absolute/path`` or ``postgresql://...``. `witnesses` are those of the
+        databases that change in the same transactions. `on_doubt` says what becomes of mail that
+        may have been sent: ``retry``, later and flagged, or ``hold`` for a person. `limit` is how
+        many deliveries may wait; by default the disk is the limit. `clock`, in seconds since 1970,
+        is for tests; the database's own is used otherwise.
+        """
+        if on_doubt not in ON_DOUBT:
+            raise ConfigurationError(
+                f"one of {', '.join(ON_DOUBT)} is needed", field="on_doubt", value=on_doubt
+            )
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+            raise ConfigurationError("a number is needed", field="queue_limit")
+        if limit is not None and limit < 1:
+            raise ConfigurationError("a number above 0 is needed", field="queue_limit")
+        database = url if isinstance(url, Database) else Database.from_url(url, clock=clock)
+        self._url = (
+            Secret(url) if isinstance(url, str) else url if isinstance(url, Secret) else None
+        )
+        self.database = database
+        self.store = Store(database)
+        self.witnesses: list[IWitness] = list(witnesses)
+        self.on_doubt = on_doubt
+        self.limit = limit
+        #: who waits for mail in this process
+        self.woken = threading.Event()
+        #: batches of this process that are open
+        self._open: set[int] = set()
+        self._last_beat = 0.0
+        mine = weakref.ref(self)
+        self.upkeep = Upkeep(
+            database.name, lambda: _round(mine), lambda: bool((q := mine()) and q._open)
+        )
+
+    @property
+    def name(self) -> str:
+        """See `IQueue`."""
+        return self.database.name
+
+    def bind(self, session: Any) -> Self:
+        """See `IQueue`: rows do not go through a session here."""
+        return self
+
+    def begin(self, transaction: Any, transaction_manager: Any) -> IBatch:
+        """See `IQueue`."""
+        number = secrets.randbits(NUMBER_BITS)
+        witnesses = self.witnesses if transaction is not None else []
+        for witness in witnesses:
+            witness.begin(transaction, number)
+        return OwnBatch(self, number, witnesses, transaction, transaction_manager)
+
+    def close(self) -> None:
+        """See `IQueue`."""
+        self.upkeep.flush(ROUND)
+        self.database.close()
+
+    # -- what batches share
+
+    def opened(self, number: int) -> None:
+        """This process decides about batch `number` from now on."""
+        first = not self._open
+        self._open.add(number)
+        if first:
+            self.upkeep.start()
+
+    def closed(self, number: int) -> None:
+        """It has decided."""
+        self._open.discard(number)
+
+    def beat(self, connection: sa.Connection, now: int) -> None:
+        """Say that this process lives, unless it has said so a moment ago."""
+        key = process_id()
+        moment = time.monotonic()
+        if self._beaten != key or moment - self._last_beat > ROUND / 2:
+            self.store.beat(connection, now)
+            self._beaten, self._last_beat = key, moment
+
+    _beaten = ""
+
+    def check_room(self, connection: sa.Connection, more: int) -> None:
+        """Raise `QueueFull` if there is no room for `more` deliveries."""
+        if self.limit is not None:
+            self.store.check_room(connection, self.limit, more)
+
+    def announce(self, connection: sa.Connection) -> None:
+        """Tell the workers of other processes, when the transaction of `connection` commits."""
+        self.database.notify(connection, CHANNEL)
+
+    def wake(self) -> None:
+        """Tell the workers of this process that there is mail."""
+        self.woken.set()
+
+    def announce_later(self) -> None:
+        """Tell all workers, without making anybody wait for it."""
+        self.wake()
+        if not self.database.is_sqlite:
+            self.upkeep.do(self._announce)
+
+    def _announce(self) -> None:
+        with self.database.write(durable=False) as connection:
+            self.announce(connection)
+
+    def promote_later(self, number: int) -> None:
+        """Make a large batch ready in steps, in the background."""
+        self.upkeep.do(lambda: self.promote(number))
+
+    def promote(self, number: int) -> None:
+        """Make what is left of the committed batch `number` ready, in steps."""
+        done = False
+        while not done:
+            with self.database.write() as connection:
+                done = self.store.promote(connection, number, self.database.now(connection), CHUNK)
+                if done:
+                    self.announce(connection)
+            self.wake()
+            if not done:
+                time.sleep(_BREATH)
+
+    def abandon(self, number: int, outcomes: list[tuple[int, Outcome]]) -> None:
+        """This process does not know how the transaction of batch `number` ended.
+
+        `outcomes` are of what it had sent before.
+        """
+        with self.database.write() as connection:
+            self.store.settle(connection, outcomes, self.database.now(connection))
+            connection.execute(batch.update().where(batch.c.id == number).values(process=None))
+        self.closed(number)
+
+    # -- recovery
+
+    def resolve(self) -> list[Decision]:
+        """Decide about the batches of dead processes, by what their witnesses say.
+
+        Every process that uses the queue does this from time to time; a worker, too. Raises
+        `QueueUnavailable`.
+        """
+        return Resolver(self.store, self.witnesses, hold_doubt=self.on_doubt == "hold").resolve()
+
+    def decide(self, number: int, *, committed: bool, actor: str) -> None:
+        """A person says what became of the transaction of an ``unknown`` batch.
+
+        `committed` publishes its mail, otherwise it is thrown away. `actor` is who says so.
+        Raises `IllegalMove` if there is nothing to decide about, `QueueUnavailable`.
+        """
+        resolver = Resolver(self.store, self.witnesses, hold_doubt=self.on_doubt == "hold")
+        resolver.decide(number, committed=committed, actor=actor)
+
+    def _round(self) -> None:
+        if self._open:
+            with self.database.write(durable=False) as connection:
+                self.store.beat(connection, self.database.now(connection))
+        self.resolve()
+        self.database.checkpoint()
+
+    # -- asking
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until what this process still has to write is written; True if it is.
+
+        `timeout` is in seconds.
+        """
+        return self.upkeep.flush(timeout)
+
+    def counts(self) -> dict[str, int]:
+        """How many deliveries there are in each state that has any.
+
+        What is ``staged`` is not in the queue yet: its transaction has not ended, or nobody knows
+        how. Once it has committed it counts as ``ready``, and once it has not, not at all.
+        """
+        with self.database.read() as connection:
+            return self.store.counts(connection)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: a queue in a file. Raises `ConfigurationError` for that of a server.
+
+        Witnesses stay behind: where it is loaded, it resolves nothing that needs them.
+        """
+        if self._url is None or not self.database.is_sqlite:
+            raise ConfigurationError(
+                "a mailer whose queue is not a file of its own cannot be pickled", field="queue"
+            )
+        made = partial(type(self), on_doubt=self.on_doubt, limit=self.limit)
+        return made, (self._url.reveal("queue"),)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+def _round(queue: Callable[[], Queue | None]) -> None:
+    found = queue()
+    if found is not None:
+        found._round()

@@ -1,0 +1,204 @@
+"""What becomes of batches whose process has died: the resolver.
+
+======================  =========================================================================
+the batch is            and this is done
+======================  =========================================================================
+staged                  its witnesses are asked: yes publishes, no discards, unknown waits
+unknown                 they are asked again; a person can decide
+sending                 it has committed, and what it was sending itself is in doubt
+publishing              it has committed; the rest is made ready
+======================  =========================================================================
+
+Age says nothing: a slow transaction is not a dead one. A batch is looked at when its process is
+dead or has given it up. A discarded batch stays for a time, as should its process live after all and say
+that the transaction has committed, that is so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..exceptions import IllegalMove
+from ..interfaces import IWitness
+from ..verdict import Answer, Verdict
+from .model import BatchState
+from .owner import Identity, alive
+from .retry import DOUBT_DELAY
+from .schema import audit, batch, process
+from .store import Store
+
+log = logging.getLogger("txmail.queue")
+
+_UNDECIDED = (BatchState.STAGED, BatchState.UNKNOWN)
+_OPEN = (*_UNDECIDED, BatchState.SENDING, BatchState.PUBLISHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the resolver has made of one batch."""
+
+    batch: int
+    #: its state now
+    state: BatchState
+    reason: str
+
+
+class Resolver:
+    """Decides about the batches of dead processes."""
+
+    def __init__(
+        self, store: Store, witnesses: Sequence[IWitness], *, hold_doubt: bool = False
+    ) -> None:
+        self._store = store
+        self._witnesses = {witness.name: witness for witness in witnesses}
+        self._hold_doubt = hold_doubt
+
+    def resolve(self) -> list[Decision]:
+        """Decide about all there are."""
+        database = self._store.database
+        with database.read() as connection:
+            now = database.now(connection)
+            found = connection.execute(
+                sa.select(batch.c.id, batch.c.state, batch.c.witnesses, batch.c.reason, process)
+                .join_from(batch, process, process.c.id == batch.c.process, isouter=True)
+                .where(batch.c.state.in_(_OPEN))
+                .order_by(batch.c.created)
+            ).all()
+        made: list[Decision] = []
+        for row in found:
+            if not _lives(row, now):
+                decision = self._resolve(row)
+                if decision is not None:
+                    made.append(decision)
+        return made
+
+    def _resolve(self, row: Any) -> Decision | None:
+        number = row[0]
+        if row.state == BatchState.PUBLISHING:
+            return self._publish(number, "it had committed")
+        if row.state == BatchState.SENDING:
+            return self._publish(number, "it had committed, and its process died while sending")
+        verdict = self._ask(number, row.witnesses)
+        if verdict.answer is Answer.YES:
+            return self._publish(number, verdict.reason)
+        if verdict.answer is Answer.NO:
+            return self._change(number, BatchState.DISCARDED, verdict.reason)
+        if row.state == BatchState.UNKNOWN and row.reason == verdict.reason:
+            return None
+        return self._wait(number, verdict.reason)
+
+    def _ask(self, number: int, noted: str) -> Verdict:
+        """What the witnesses of a batch say together."""
+        content = json.loads(noted)
+        asked: dict[str, Any] = content.get("witnesses", {})
+        others: list[str] = content.get("others", [])
+        unknown: list[str] = []
+        denied = ""
+        for name, what in asked.items():
+            witness = self._witnesses.get(name)
+            if witness is None:
+                unknown.append(f"{name} is not among the witnesses here")
+                continue
+            verdict = witness.ask(number, what)
+            if verdict.answer is Answer.YES:
+                return Verdict(Answer.YES, f"{name}: {verdict.reason}")
+            if verdict.answer is Answer.NO:
+                denied = f"{name}: {verdict.reason}"
+            else:
+                unknown.append(f"{name}: {verdict.reason}")
+        if denied:
+            # A transaction commits in all its databases or, but for a torn one, in none.
+            return Verdict(Answer.NO, denied)
+        if unknown:
+            return Verdict(Answer.UNKNOWN, "; ".join(unknown))
+        if others:
+            return Verdict(
+                Answer.UNKNOWN, f"there is no witness for what else took part: {', '.join(others)}"
+            )
+        return Verdict(Answer.NO, "nobody else took part, and it had not come to its vote")
+
+    def _publish(self, number: int, reason: str) -> Decision | None:
+        database, store = self._store.database, self._store
+        with database.write() as connection:
+            now = database.now(connection)
+            if not self._publishing(connection, number, now):
+                return None
+            due = None if self._hold_doubt else now + DOUBT_DELAY
+            doubtful = store.doubt(connection, number, now, due)
+            done = store.promote(connection, number, now)
+        while not done:
+            with database.write() as connection:
+                done = store.promote(connection, number, database.now(connection))
+        words = f"{reason}; {doubtful} in doubt" if doubtful else reason
+        return self._said(Decision(number, BatchState.PUBLISHED, words))
+
+    def _publishing(self, connection: sa.Connection, number: int, now: int) -> bool:
+        """Bring a batch into the state, unless it is there already."""
+        if self._store.change_batch(connection, number, BatchState.PUBLISHING, now):
+            return True
+        state = connection.scalar(sa.select(batch.c.state).where(batch.c.id == number))
+        return state == BatchState.PUBLISHING
+
+    def _change(self, number: int, state: BatchState, reason: str) -> Decision | None:
+        with self._store.database.write() as connection:
+            now = self._store.database.now(connection)
+            if not self._store.change_batch(connection, number, state, now, reason):
+                return None
+        return self._said(Decision(number, state, reason))
+
+    def _wait(self, number: int, reason: str) -> Decision:
+        with self._store.database.write() as connection:
+            now = self._store.database.now(connection)
+            connection.execute(
+                batch.update()
+                .where(batch.c.id == number, batch.c.state.in_(_UNDECIDED))
+                .values(state=BatchState.UNKNOWN, reason=reason, changed=now)
+            )
+        return self._said(Decision(number, BatchState.UNKNOWN, reason))
+
+    @staticmethod
+    def _said(decision: Decision) -> Decision:
+        level = logging.WARNING if decision.state is BatchState.UNKNOWN else logging.INFO
+        log.log(level, "batch %x: %s: %s", decision.batch, decision.state, decision.reason)
+        return decision
+
+    def decide(self, number: int, *, committed: bool, actor: str) -> None:
+        """See `Queue.decide`."""
+        state = BatchState.PUBLISHING if committed else BatchState.DISCARDED
+        reason = f"decided by {actor}"
+        database = self._store.database
+        with database.write() as connection:
+            now = database.now(connection)
+            changed = connection.execute(
+                batch.update()
+                .where(batch.c.id == number, batch.c.state == BatchState.UNKNOWN)
+                .values(state=state, reason=reason, changed=now)
+            )
+            if not changed.rowcount:
+                raise IllegalMove(f"there is no batch {number:x} that waits for a decision")
+            connection.execute(
+                audit.insert(),
+                {
+                    "at": now,
+                    "actor": actor,
+                    "action": "publish batch" if committed else "discard batch",
+                    "subject": f"batch {number:x}",
+                    "detail": "{}",
+                },
+            )
+        if committed:
+            self._publish(number, reason)
+
+
+def _lives(row: Any, now: int) -> bool:
+    """True if the process of a batch decides about it."""
+    if row.host is None:
+        return False
+    other = Identity(row.host, row.boot, row.pid_namespace, row.pid, row.started)
+    return alive(other, row.heartbeat, now)

@@ -1,0 +1,244 @@
+"""The tables of the queue.
+
+`metadata` is public: an application can have the tables in its own database, made by its own
+migrations, or by ``metadata.create_all``. All names begin with ``txmail_``.
+
+Times are whole milliseconds since 1970, UTC. Texts with a structure are JSON; nothing is pickled.
+Rows of `message` never change; all that happens happens to `delivery`, which is kept narrow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+#: The version of the tables that this code reads and writes, as Alembic names it.
+VERSION = "0001"
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# In SQLite only INTEGER counts up by itself.
+_Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _table(name: str, *columns: Any) -> sa.Table:
+    return sa.Table(f"txmail_{name}", metadata, *columns, sqlite_autoincrement=True)
+
+
+def _one_of(column: sa.Column[Any], *values: str) -> sa.ColumnElement[bool]:
+    return column.in_([sa.literal_column(f"'{value}'") for value in values])
+
+
+def _partial(name: str, condition: sa.ColumnElement[bool], *columns: sa.Column[Any]) -> None:
+    """An index on the few rows that `condition` is true of, however many others there are.
+
+    SQLite only uses it for a query that has `condition` in it as it is here, with these values and
+    not with parameters, beside a narrower one if need be. Hence their names.
+    """
+    sa.Index(f"ix_txmail_{name}", *columns, sqlite_where=condition, postgresql_where=condition)
+
+
+#: which version the tables have; Alembic's version table
+version = sa.Table(
+    "txmail_version",
+    metadata,
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="txmail_version_pkc"),  # as Alembic calls it
+)
+sa.event.listen(
+    version,
+    "after_create",
+    # However the tables are made, they say which they are.
+    sa.DDL(
+        f"INSERT INTO txmail_version (version_num) VALUES ('{VERSION}')"  # noqa: S608
+    ),
+)
+
+#: a process that has written batches or sends; it is told by these from any other
+process = sa.Table(
+    "txmail_process",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    #: application or worker
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    #: of the machine's last start, and of the namespace in which `pid` counts; empty if unknown
+    sa.Column("boot", sa.Text, nullable=False),
+    sa.Column("pid_namespace", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    #: when the process started, in the clock ticks of its machine; 0 if unknown
+    sa.Column("started", sa.BigInteger, nullable=False),
+    sa.Column("heartbeat", sa.BigInteger, nullable=False),
+)
+
+#: one transaction's mail; the id is random and stands in the witnesses' databases, too
+batch = sa.Table(
+    "txmail_batch",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.String(12), nullable=False),
+    #: the process that decides about it while it lives; null if it has given that up
+    sa.Column("process", sa.String(32)),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+    #: JSON: what each witness noted, and who else took part
+    sa.Column("witnesses", sa.Text, nullable=False),
+    #: why it is in its state, where that needs words
+    sa.Column("reason", sa.Text),
+)
+#: Batches about which there is something to do.
+IS_OPEN = _one_of(batch.c.state, "staged", "sending", "publishing", "unknown")
+_partial("batch_open", IS_OPEN, batch.c.state, batch.c.id)
+
+#: one message, or the content of a job; never changed
+message = _table(
+    "message",
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("batch", sa.BigInteger, nullable=False, index=True),
+    #: plain or job
+    sa.Column("kind", sa.String(5), nullable=False),
+    #: of its header, with the angle brackets
+    sa.Column("message_id", sa.Text, nullable=False),
+    #: the reverse-path, empty for the null sender
+    sa.Column("sender", sa.Text, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("idempotency_key", sa.Text),
+    #: octets
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+
+#: one recipient of a message
+delivery = _table(
+    "delivery",
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("message", sa.BigInteger, nullable=False, index=True),
+    sa.Column("recipient", sa.Text, nullable=False),
+    sa.Column("state", sa.String(10), nullable=False),
+    #: see `txmail.item.Priority`
+    sa.Column("priority", sa.SmallInteger, nullable=False),
+    #: when it may be tried; null: not before a person says so
+    sa.Column("due", sa.BigInteger),
+    sa.Column("expires", sa.BigInteger),
+    sa.Column("attempts", sa.SmallInteger, nullable=False),
+    #: 1 if whoever sends it may have sent its final dot
+    sa.Column("begun", sa.SmallInteger, nullable=False),
+    #: 1 if it has been in doubt: it may have been sent before
+    sa.Column("duplicate", sa.SmallInteger, nullable=False),
+    #: whose turn it is to send, by what right and until when
+    sa.Column("process", sa.String(32)),
+    sa.Column("token", sa.BigInteger),
+    sa.Column("lease", sa.BigInteger),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+    #: the last reply's code, and the reply or another reason for the state
+    sa.Column("code", sa.SmallInteger),
+    sa.Column("reply", sa.Text),
+    #: JSON: the merge fields of a job's delivery
+    sa.Column("fields", sa.Text),
+)
+
+
+_d = delivery.c
+#: What a claim reads, in the order of its index.
+IS_READY = _d.state == sa.literal_column("'ready'")
+_partial("delivery_ready", IS_READY, _d.priority, _d.due, _d.id)
+#: What becomes ready by itself.
+IS_LATER = sa.and_(_one_of(_d.state, "deferred", "in_doubt"), _d.due.is_not(None))
+_partial("delivery_later", IS_LATER, _d.due, _d.id)
+#: What somebody has a lease on.
+IS_LEASED = _d.state == sa.literal_column("'sending'")
+_partial("delivery_lease", IS_LEASED, _d.lease)
+#: What a person may have to look at.
+NEEDS_ATTENTION = _one_of(_d.state, "failed", "in_doubt", "held")
+_partial("delivery_attention", NEEDS_ATTENTION, _d.state, _d.id)
+
+#: the tries of a delivery, except for a success at the first
+attempt = _table(
+    "attempt",
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("delivery", sa.BigInteger, nullable=False, index=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    #: what it came to, a state of a delivery
+    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("code", sa.SmallInteger),
+    sa.Column("reply", sa.Text),
+    sa.Column("route", sa.Text),
+    sa.Column("process", sa.String(32)),
+)
+
+#: what is known of a way out
+route = sa.Table(
+    "txmail_route",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("state", sa.String(8), nullable=False),
+    #: not tried before
+    sa.Column("until", sa.BigInteger),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+)
+
+#: what a person has paused, such as the queue, a job or a domain
+control = sa.Table(
+    "txmail_control",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+)
+
+#: something that is done to all that match a filter, in steps that survive a crash
+operation = _table(
+    "operation",
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("filter", sa.Text, nullable=False),
+    #: deliveries above this id came later and are left alone
+    sa.Column("boundary", sa.BigInteger, nullable=False),
+    sa.Column("cursor", sa.BigInteger, nullable=False),
+    sa.Column("counts", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+)
+
+#: which message an idempotency key belongs to
+idempotency = sa.Table(
+    "txmail_idempotency",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("message", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+)
+
+#: addresses that get no mail
+suppression = sa.Table(
+    "txmail_suppression",
+    metadata,
+    sa.Column("address", sa.Text, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+)
+
+#: what people have done
+audit = _table(
+    "audit",
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+)

@@ -1,0 +1,215 @@
+"""A queue in the application's own database: rows go through its session, into its transaction.
+
+There is one commit then, and nothing to resolve: mail is in the queue if and only if the rest of
+the transaction is in the database. What is done after it (making rows with idempotency keys ready,
+the outcomes of what was sent directly, waking workers) goes over connections of our own.
+"""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, scoped_session
+from zope.interface import implementer
+
+from ..envelope import Outcome
+from ..exceptions import ConfigurationError
+from ..interfaces import IBatch
+from ..item import Row
+from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Settled
+from .database import Database
+from .model import BatchState, State
+from .queue import NUMBER_BITS, Queue
+from .schema import delivery
+
+#: a session, or what returns the one of the current transaction
+Sessions = Session | scoped_session[Session] | Callable[[], Session]
+#: ``mark_changed(session, transaction_manager, keep_session)``: has it take part in the transaction
+MarkChanged = Callable[[Session, Any, bool], object]
+
+
+class SessionQueue(Queue):
+    """A queue whose tables are in the database of `session`. See `IQueue`.
+
+    `txmail.integrations.session_queue` makes one for zope.sqlalchemy.
+    """
+
+    #: see `IQueue`
+    in_session = True
+
+    def __init__(
+        self,
+        session: Sessions | None,
+        mark_changed: MarkChanged,
+        *,
+        engine: sa.Engine | None = None,
+        keep_session: bool = False,
+        on_doubt: str = "retry",
+        limit: int | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Raises `ConfigurationError`.
+
+        Without `session`, mailers are bound to one: ``mailer.bind(session=request.dbsession)``.
+        `engine` is for connections of our own, by default that of the first session. With
+        `keep_session`, the session is not closed at the end of its transaction if our rows were
+        the first it took part with.
+        """
+        self._session = session
+        self._mark_changed = mark_changed
+        self._keep_session = keep_session
+        if engine is None and session is not None:
+            engine = _engine_of(_current(session))
+        super().__init__(
+            Database.of(engine, clock=clock), on_doubt=on_doubt, limit=limit, clock=clock
+        )
+
+    def bind(self, session: Sessions) -> Self:
+        """See `IQueue`."""
+        bound = copy.copy(self)
+        bound._session = session
+        return bound
+
+    def begin(self, transaction: Any, transaction_manager: Any) -> IBatch:
+        """See `IQueue`. Raises `ConfigurationError` if there is no session."""
+        if transaction is None:
+            return super().begin(transaction, transaction_manager)
+        session = _current(self._session)
+        self.database.adopt(_engine_of(session))
+        return SessionBatch(self, secrets.randbits(NUMBER_BITS), session, transaction_manager)
+
+    def join(self, session: Session, transaction_manager: Any) -> None:
+        """Have `session` take part in the transaction, with changes."""
+        self._mark_changed(session, transaction_manager, self._keep_session)
+
+
+def _current(session: Sessions | None) -> Session:
+    """The session of the current transaction."""
+    if not isinstance(session, Session):
+        session = session() if callable(session) else None
+    if not isinstance(session, Session):
+        raise ConfigurationError(
+            "the queue is in the application's database: mailer.bind(session=...) is needed",
+            field="session",
+        )
+    return session
+
+
+def _engine_of(session: Session) -> sa.Engine:
+    bind = session.get_bind(clause=delivery)
+    return bind if isinstance(bind, sa.Engine) else bind.engine
+
+
+@implementer(IBatch)
+class SessionBatch(Batch):
+    """See `IBatch`; made by `SessionQueue.begin`."""
+
+    _queue: SessionQueue
+
+    def __init__(
+        self, queue: SessionQueue, number: int, session: Session, transaction_manager: Any
+    ) -> None:
+        super().__init__(queue, number)
+        self._session: Session | None = session
+        self._transaction_manager = transaction_manager
+        #: True if there are rows that only count after the commit: sent directly, or with keys
+        self._later = False
+
+    def stage(
+        self, rows: Sequence[Row], resources: Sequence[Any], timeout: float, late: bool = False
+    ) -> None:
+        """See `IBatch`."""
+        wanted = {row.item: row for row in rows}
+        if late and wanted == self._rows:
+            return
+        if not wanted and not self._rows:
+            return
+        session = self._session
+        assert session is not None  # it is dropped at the end only
+        database = self._store.database
+        with database.errors():
+            database.prepare(timeout=timeout)
+            if not late:
+                self._queue.join(session, self._transaction_manager)
+            connection = session.connection(bind_arguments={"clause": delivery})
+            if self._rows:
+                # A savepoint may have taken some of them back: what is there is not known.
+                self._store.discard(connection, self.number)
+            self._rows = wanted
+            if wanted:
+                self._write(connection, list(rows))
+
+    def _write(self, connection: sa.Connection, rows: list[Row]) -> None:
+        store = self._store
+        now = store.database.now(connection)
+        begun = self._begun()
+        self._later = begun or any(
+            row.item.options.idempotency_key is not None or row.outcomes for row in rows
+        )
+        self._queue.check_room(connection, sum(len(row.item.envelope.recipients) for row in rows))
+        if begun:
+            store.beat(connection, now)
+            self._queue.opened(self.number)
+        state = BatchState.SENDING if begun else BatchState.PUBLISHING
+        self._public = not begun
+        if not self._later:
+            state = BatchState.PUBLISHED
+        store.open_batch(connection, self.number, state, "{}", now)
+        self._written = store.insert(
+            connection, self.number, rows, State.STAGED if self._later else State.READY, now
+        )
+
+    def decide(self, last: bool, timeout: float) -> None:
+        """See `IBatch`: the session decides."""
+
+    def revoke(self, settled: Settled, timeout: float) -> None:
+        """See `IBatch`."""
+
+    def finish(self, settled: Settled) -> None:
+        """See `IBatch`."""
+        if self._ended:
+            return
+        self._ended = True
+        self._session = self._transaction_manager = None
+        if self._later:
+            outcomes = self._outcomes(settled)
+            self._soon(lambda seconds: self._finish(outcomes, seconds), FINISH_TIMEOUT)
+        elif self._rows and self._wakes():
+            self._queue.announce_later()
+
+    def _finish(self, outcomes: list[tuple[int, Outcome]], timeout: float) -> None:
+        with self._store.database.write(timeout=timeout, durable=False) as connection:
+            more = self._publish(connection, outcomes)
+            if self._wakes():
+                self._queue.announce(connection)
+        self._queue.closed(self.number)
+        if more:
+            self._queue.promote_later(self.number)
+        if self._wakes():
+            self._queue.wake()
+
+    def abort(self, settled: Settled) -> None:
+        """See `IBatch`: the rows are gone with the session's, unless that had committed before."""
+        if self._ended:
+            return
+        self._ended = True
+        self._session = self._transaction_manager = None
+        if self._rows and self._begun():
+            outcomes = self._outcomes(settled)
+            self._queue.upkeep.do(lambda: self._forget(outcomes))
+
+    def _forget(self, outcomes: list[tuple[int, Outcome]]) -> None:
+        with self._store.database.write(timeout=BACKGROUND_TIMEOUT) as connection:
+            self._settle_aborted(connection, outcomes)
+        self._queue.closed(self.number)
+
+    def leave(self, settled: Settled) -> None:
+        """See `IBatch`: if the rows are there, they have committed."""
+        if not self._ended and self._later:
+            self._ended = True
+            outcomes = self._outcomes(settled)
+            self._queue.upkeep.do(lambda: self._queue.abandon(self.number, outcomes))

@@ -1,0 +1,304 @@
+"""What SQLite does in its own way: one file, one writer, a log that has to be looked after.
+
+``synchronous=FULL`` has a commit wait
+for the disk; NORMAL would not. Without mmap, a disk that fails is an error and not a signal.
+
+In SQLite before 3.44.6, 3.50.7 and 3.51.3 a commit that resets the log (WAL) while another
+connection is moving it into the file can leave the file corrupt. There, checkpoints run only while
+we hold the right to write. ``wal_checkpoint(TRUNCATE)`` does not do that by itself: if there is a
+writer it goes on as PASSIVE beside it (``sqlite3WalCheckpoint`` in its wal.c).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import islice
+from typing import Any
+from urllib.parse import unquote
+
+import sqlalchemy as sa
+
+from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable, SchemaError, TxmailError
+from .file import guard
+
+DRIVERS = ("sqlite", "sqlite+pysqlite")
+
+#: What is wrong with an engine of the application.
+AUTOCOMMIT = "it commits each statement by itself: an engine with transactions is needed"
+#: RETURNING came with this one.
+_OLDEST = (3, 35, 0)
+#: Rows that are given to the driver at once.
+_CHUNK = 5000
+#: Octets of the log from which we checkpoint, where SQLite is not to do it by itself.
+_LONG_LOG = 4 * 1024 * 1024
+#: Octets that have to be free for an I/O error not to be the disk's being full.
+_SOME_ROOM = 256 * 1024
+#: Seconds between tries to switch a new file to WAL, which SQLite does not wait for.
+_PAUSE = 0.01
+
+
+def wal_reset_is_fixed(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
+    """Whether SQLite of this version has the correction of the log's reset."""
+    if version[:2] == (3, 44):
+        return version >= (3, 44, 6)
+    if version[:2] == (3, 50):
+        return version >= (3, 50, 7)
+    return version >= (3, 51, 3)
+
+
+def path_of(url: sa.URL, field: str) -> str:
+    """The absolute path that `url` names now. Raises `ConfigurationError`."""
+    if sqlite3.sqlite_version_info < _OLDEST:
+        raise ConfigurationError(
+            f"SQLite 3.35 or later is needed, and Python has {sqlite3.sqlite_version}", field=field
+        )
+    path = unquote(url.database or "")
+    if url.query or url.host or path.startswith("file:"):
+        raise ConfigurationError("only sqlite:////path/of/a/file is possible", field=field)
+    if path in ("", ":memory:"):
+        raise ConfigurationError("a queue in memory would be lost: name a file", field=field)
+    if "\0" in path or path.endswith("/"):
+        raise ConfigurationError("it names no file", field=field)
+    return os.path.abspath(path)
+
+
+class Sqlite:
+    """SQLite: the file at `path`, or the `engine` of the application."""
+
+    errors = (sqlite3.Error,)
+    one_writer = True
+
+    def __init__(self, path: str | None = None, *, engine: sa.Engine | None = None) -> None:
+        self._path = path
+        self._engine = engine
+        self._own_checkpoints = path is not None and not wal_reset_is_fixed()
+        self.name = f"sqlite:///{path if engine is None else engine.url.database}"
+
+    @property
+    def creates(self) -> bool:
+        return self._path is not None
+
+    def exists(self) -> bool:
+        return self._path is None or os.path.lexists(self._path)
+
+    # -- connections
+
+    def engine(self) -> sa.Engine:
+        if self._engine is not None:
+            return self._engine
+        return sa.create_engine(
+            "sqlite://",
+            creator=self._connect,
+            poolclass=sa.QueuePool,
+            pool_size=5,
+            max_overflow=-1,  # nobody waits here: who may write is decided elsewhere
+            pool_use_lifo=True,
+            hide_parameters=True,
+        )
+
+    def _connect(self) -> sqlite3.Connection:
+        assert self._path is not None
+        guard(self._path)
+        connection = sqlite3.connect(
+            # Transactions begin where we say so.
+            self._path,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        _switch_to_wal(connection)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA mmap_size = 0")
+        if self._own_checkpoints:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            # Cut the log when it begins anew, so that its size tells how much is in it.
+            connection.execute("PRAGMA journal_size_limit = 0")
+
+    # -- transactions
+
+    def begin(
+        self, connection: sa.Connection, seconds: float, *, write: bool, durable: bool
+    ) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        if self._path is None:
+            # The application's: its engine may begin by itself.
+            if getattr(driver, "autocommit", None) is True:
+                raise ConfigurationError(AUTOCOMMIT, field="engine")
+            if write and not driver.in_transaction:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return
+        driver.execute(f"PRAGMA busy_timeout = {max(int(seconds * 1000), 1)}")
+        if write:
+            wanted = "FULL" if durable else "NORMAL"
+            if connection.info.get("synchronous", "FULL") != wanted:
+                driver.execute(f"PRAGMA synchronous = {wanted}")
+                connection.info["synchronous"] = wanted
+        driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    def watched(self, connection: sa.Connection, seconds: float) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def is_lost(self, connection: sa.Connection) -> bool:
+        return False
+
+    def committed(self, engine: sa.Engine) -> None:
+        if not self._own_checkpoints:
+            return
+        # The mail is safe: what goes wrong here goes wrong again where it can be told.
+        with suppress(OSError, sqlite3.Error, sa.exc.DBAPIError):
+            if os.stat(f"{self._path}-wal").st_size > _LONG_LOG:
+                self.checkpoint(engine, 0.0)
+
+    def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
+        if self._path is None:
+            return False
+        with engine.connect() as holder, engine.connect() as mover:
+            holding: Any = holder.connection.dbapi_connection
+            moving: Any = mover.connection.dbapi_connection
+            holding.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+            try:
+                holding.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                    return False
+                raise
+            try:
+                busy, logged, moved = moving.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            finally:
+                holding.rollback()
+        return not busy and logged == moved
+
+    # -- what is asked of it
+
+    def clock(self, connection: sa.Connection) -> float:
+        return time.time()
+
+    def tables(self, connection: sa.Connection) -> bool:
+        found = connection.exec_driver_sql(
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'txmail_version'"
+        )
+        return found.first() is not None
+
+    def lock_schema(self, connection: sa.Connection) -> None:
+        """Nothing: one process writes at a time."""
+
+    def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
+        # An UPDATE that finds nothing has the right to write from then on, too.
+        last = connection.exec_driver_sql(
+            "UPDATE sqlite_sequence SET seq = seq + ? WHERE name = ? RETURNING seq",
+            (count, table.name),
+        ).scalar()
+        if last is None:
+            connection.exec_driver_sql(
+                "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table.name, count)
+            )
+            last = count
+        return range(last - count + 1, last + 1)
+
+    def insert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+    ) -> None:
+        statement = insert_statement(connection, table, columns, "?")
+        for some in chunks(rows):
+            connection.exec_driver_sql(statement, parameters(some))
+
+    def notify(self, connection: sa.Connection, channel: str) -> None:
+        """Nothing: others look at ``PRAGMA data_version``."""
+
+    def translated(self, error: BaseException) -> TxmailError:
+        code = getattr(error, "sqlite_errorcode", None)
+        if not isinstance(error, sqlite3.Error) or code is None:
+            return QueueUnavailable(f"{self.name}: {type(error).__name__}")
+        what = f"{self.name}: {_PRIMARY.get(code & 0xFF, 'it failed')} ({error.sqlite_errorname})"
+        if code & 0xFF == sqlite3.SQLITE_FULL or self._is_full(code):
+            return QueueFull(what)
+        text = str(error)
+        if text.startswith(("no such table", "no such column")) or " has no column" in text:
+            return SchemaError(f"{self.name}: {text}")
+        return QueueUnavailable(what)
+
+    def _is_full(self, code: int) -> bool:
+        """Whether an I/O error comes from a full disk: only some of them are told as such."""
+        if self._path is None or code & 0xFF not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            return False
+        try:
+            disk = os.statvfs(os.path.dirname(self._path))
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < _SOME_ROOM or (
+            disk.f_files > 0 and disk.f_favail == 0
+        )
+
+
+#: Our own words: those of SQLite may name what is in a row.
+_PRIMARY = {
+    sqlite3.SQLITE_BUSY: "it is locked by others for too long",
+    sqlite3.SQLITE_LOCKED: "it is locked by others for too long",
+    sqlite3.SQLITE_FULL: "the disk or the queue is full",
+    sqlite3.SQLITE_IOERR: "reading or writing failed",
+    sqlite3.SQLITE_CORRUPT: "the file is corrupt",
+    sqlite3.SQLITE_NOTADB: "the file is corrupt, or no database",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_READONLY: "it cannot be written to",
+    sqlite3.SQLITE_PERM: "access is denied",
+    sqlite3.SQLITE_AUTH: "access is denied",
+    sqlite3.SQLITE_CONSTRAINT: "a row does not fit",
+    sqlite3.SQLITE_TOOBIG: "a message is too large for it",
+    sqlite3.SQLITE_NOMEM: "there is no memory left",
+}
+
+
+def insert_statement(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], mark: str
+) -> str:
+    """The INSERT of one row, with `mark` for each value."""
+    quote = connection.dialect.identifier_preparer
+    names = ", ".join(quote.quote(name) for name in columns)
+    marks = ", ".join([mark] * len(columns))
+    return f"INSERT INTO {quote.format_table(table)} ({names}) VALUES ({marks})"  # noqa: S608
+
+
+def chunks(rows: Iterable[Sequence[Any]]) -> Iterable[list[Sequence[Any]]]:
+    """`rows` in lists of some thousands."""
+    remaining = iter(rows)
+    while some := list(islice(remaining, _CHUNK)):
+        yield some
+
+
+def parameters(rows: list[Sequence[Any]]) -> Any:
+    """`rows` as SQLAlchemy takes them for a driver: one is no list."""
+    return rows if len(rows) > 1 else tuple(rows[0])
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + 5.0
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            # Whoever makes the file has it for a moment, and SQLite does not wait for that.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
+            continue
+        if mode != "wal":
+            raise ConfigurationError(
+                "SQLite cannot have a WAL there, as on file systems of a network", field="queue_url"
+            )
+        return

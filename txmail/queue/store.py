@@ -1,0 +1,428 @@
+"""The statements that write a transaction's mail, publish it, settle it or throw it away.
+
+Each method does its work on a connection, in the transaction that its caller has opened; the moves
+of `txmail.queue.model` are the only ones it makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..envelope import Outcome, Status
+from ..exceptions import QueueFull
+from ..item import Item, Row
+from .database import Database
+from .model import BatchState, State, batch_before
+from .owner import Identity, process_id
+from .retry import said, settlement
+from .schema import attempt, batch, delivery, idempotency, message
+
+#: How many deliveries are moved, or keys claimed, in one transaction.
+CHUNK = 1000
+
+_MESSAGE = (
+    "id",
+    "batch",
+    "kind",
+    "message_id",
+    "sender",
+    "created",
+    "idempotency_key",
+    "size",
+    "content",
+)
+_DELIVERY = (
+    "id",
+    "message",
+    "recipient",
+    "state",
+    "priority",
+    "due",
+    "expires",
+    "attempts",
+    "begun",
+    "duplicate",
+    "changed",
+    "code",
+    "reply",
+)
+
+#: the ids of a written item's deliveries, in the order of its recipients
+Written = dict[Item, Sequence[int]]
+
+_CLAIM_PROCESS = sa.text(
+    "INSERT INTO txmail_process"
+    " (id, kind, host, boot, pid_namespace, pid, started, heartbeat)"
+    " VALUES (:id, :kind, :host, :boot, :pid_namespace, :pid, :started, :heartbeat)"
+    " ON CONFLICT (id) DO UPDATE SET heartbeat = excluded.heartbeat"
+)
+_CLAIM_KEY = sa.text(
+    "INSERT INTO txmail_idempotency (key, message, created) VALUES (:key, :message, :created)"
+    " ON CONFLICT (key) DO NOTHING"
+)
+
+
+class Store:
+    """What the queue's tables are told and asked."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # -- writing
+
+    def open_batch(
+        self,
+        connection: sa.Connection,
+        number: int,
+        state: BatchState,
+        witnesses: str,
+        now: int,
+    ) -> None:
+        """Write the row of batch `number`, which this process decides about."""
+        connection.execute(
+            batch.insert(),
+            {
+                "id": number,
+                "state": state,
+                "process": process_id(),
+                "created": now,
+                "changed": now,
+                "witnesses": witnesses,
+            },
+        )
+
+    def beat(self, connection: sa.Connection, now: int, kind: str = "application") -> None:
+        """Say that this process lives."""
+        mine = Identity.mine()
+        connection.execute(
+            _CLAIM_PROCESS,
+            {
+                "id": process_id(),
+                "kind": kind,
+                "host": mine.host,
+                "boot": mine.boot,
+                "pid_namespace": mine.pid_namespace,
+                "pid": mine.pid,
+                "started": mine.started,
+                "heartbeat": now,
+            },
+        )
+
+    def insert(
+        self, connection: sa.Connection, number: int, rows: Sequence[Row], state: State, now: int
+    ) -> Written:
+        """Write `rows` into batch `number`, their deliveries in `state`."""
+        count = sum(len(row.item.envelope.recipients) for row in rows)
+        messages = self.database.reserve(connection, message, len(rows))
+        ids = self.database.reserve(connection, delivery, count)
+        self.database.insert(connection, message, _MESSAGE, _messages(rows, messages, number, now))
+        self.database.insert(
+            connection, delivery, _DELIVERY, _deliveries(rows, messages, ids, state, now)
+        )
+        written: Written = {}
+        start = 0
+        for row in rows:
+            end = start + len(row.item.envelope.recipients)
+            written[row.item] = ids[start:end]
+            start = end
+        return written
+
+    def change_batch(
+        self,
+        connection: sa.Connection,
+        number: int,
+        state: BatchState,
+        now: int,
+        reason: str | None = None,
+    ) -> bool:
+        """Bring batch `number` into `state`; False if it may not come there from where it is."""
+        allowed = batch.c.state.in_(batch_before(state))
+        changed = connection.execute(
+            batch.update()
+            .where(batch.c.id == number, allowed)
+            .values(state=state, changed=now, reason=reason)
+        )
+        return changed.rowcount > 0
+
+    def note(self, connection: sa.Connection, number: int, witnesses: str, now: int) -> None:
+        """Replace what the witnesses of batch `number` noted."""
+        connection.execute(
+            batch.update().where(batch.c.id == number).values(witnesses=witnesses, changed=now)
+        )
+
+    def mark_begun(self, connection: sa.Connection, ids: Sequence[int], begun: bool) -> None:
+        """Say of staged deliveries whether their transaction sends them itself."""
+        for some in _chunks(ids):
+            connection.execute(
+                delivery.update().where(delivery.c.id.in_(some)).values(begun=int(begun))
+            )
+
+    # -- deciding
+
+    def promote(self, connection: sa.Connection, number: int, now: int, limit: int = CHUNK) -> bool:
+        """Make up to `limit` staged deliveries of a committed batch ready; True if none is left.
+
+        Before that, its idempotency keys are claimed, in their order: two transactions that claim
+        the same keys wait for each other, never both.
+        """
+        if self._claim_keys(connection, number, now, limit) == limit:
+            return False
+        some = (
+            sa.select(delivery.c.id)
+            .join(message, message.c.id == delivery.c.message)
+            .where(message.c.batch == number, delivery.c.state == State.STAGED)
+            .where(delivery.c.begun == 0)
+            .limit(limit)
+        )
+        moved = connection.execute(
+            delivery.update()
+            .where(delivery.c.id.in_(some.scalar_subquery()))
+            .values(state=State.READY, changed=now)
+        )
+        if moved.rowcount >= limit:
+            return False
+        self.change_batch(connection, number, BatchState.PUBLISHED, now)
+        return True
+
+    def _claim_keys(self, connection: sa.Connection, number: int, now: int, limit: int) -> int:
+        """Claim up to `limit` keys of the batch; how many were looked at."""
+        mine = (
+            sa.select(idempotency.c.key)
+            .where(idempotency.c.key == message.c.idempotency_key)
+            .where(idempotency.c.message == message.c.id)
+        )
+        staged = sa.select(delivery.c.id).where(
+            delivery.c.message == message.c.id, delivery.c.state == State.STAGED
+        )
+        found = connection.execute(
+            sa.select(message.c.id, message.c.idempotency_key)
+            .where(message.c.batch == number, message.c.idempotency_key.is_not(None))
+            .where(~mine.exists(), staged.exists())
+            .order_by(message.c.idempotency_key, message.c.id)
+            .limit(limit)
+        ).all()
+        if not found:
+            return 0
+        connection.execute(
+            _CLAIM_KEY, [{"key": key, "message": id_, "created": now} for id_, key in found]
+        )
+        winners = dict(
+            connection.execute(
+                sa.select(idempotency.c.key, idempotency.c.message).where(
+                    idempotency.c.key.in_([key for _, key in found])
+                )
+            ).all()
+        )
+        for id_, key in found:
+            if winners[key] != id_:
+                self._cancel_duplicate(connection, id_, winners[key], now)
+        return len(found)
+
+    def _cancel_duplicate(
+        self, connection: sa.Connection, loser: int, winner: int, now: int
+    ) -> None:
+        connection.execute(
+            delivery.update()
+            .where(delivery.c.message == loser, delivery.c.state == State.STAGED)
+            .values(state=State.CANCELLED, changed=now, reply=f"duplicate of message {winner}")
+        )
+
+    def doubt(self, connection: sa.Connection, number: int, now: int, due: int | None) -> int:
+        """What a dead process was sending for a committed batch is in doubt; how many they are."""
+        return connection.execute(
+            delivery.update()
+            .where(delivery.c.state == State.STAGED, delivery.c.begun == 1)
+            .where(delivery.c.message.in_(_messages_of(number)))
+            .values(
+                state=State.IN_DOUBT,
+                due=due,
+                duplicate=1,
+                changed=now,
+                reply="the process that was sending it died",
+            )
+        ).rowcount
+
+    def settle(
+        self,
+        connection: sa.Connection,
+        outcomes: Iterable[tuple[int, Outcome]],
+        now: int,
+        *,
+        hold_doubt: bool = False,
+    ) -> None:
+        """Write what became of deliveries that their transaction has sent itself, by their ids."""
+        changes: list[dict[str, Any]] = []
+        history: list[dict[str, Any]] = []
+        for id_, outcome in outcomes:
+            made = settlement(outcome, now, hold_doubt=hold_doubt)
+            changes.append(
+                {
+                    "b_id": id_,
+                    "state": made.state,
+                    "due": made.due,
+                    "attempts": made.attempts,
+                    "duplicate": int(made.doubt),
+                    "code": made.code,
+                    "reply": made.reply,
+                }
+            )
+            if made.state is not State.SENT:
+                history.append(
+                    {
+                        "delivery": id_,
+                        "at": now,
+                        "state": made.state,
+                        "code": made.code,
+                        "reply": made.reply,
+                        "process": process_id(),
+                    }
+                )
+        if not changes:
+            return
+        # In doubt: a process that was taken for dead knows better what has become of it.
+        connection.execute(
+            delivery.update()
+            .where(delivery.c.id == sa.bindparam("b_id"))
+            .where(sa.or_(delivery.c.state == State.STAGED, delivery.c.state == State.IN_DOUBT))
+            .values(begun=0, changed=now),
+            changes,
+        )
+        if history:
+            connection.execute(attempt.insert(), history)
+
+    def discard(self, connection: sa.Connection, number: int) -> None:
+        """Delete a batch that was not committed and had nothing sent."""
+        mine = _messages_of(number)
+        connection.execute(
+            delivery.delete().where(delivery.c.message.in_(mine), delivery.c.state == State.STAGED)
+        )
+        connection.execute(message.delete().where(message.c.batch == number))
+        connection.execute(batch.delete().where(batch.c.id == number))
+
+    def remove(self, connection: sa.Connection, ids: Sequence[int]) -> None:
+        """Delete staged deliveries that a savepoint took back, with their messages."""
+        for some in _chunks(ids):
+            messages = connection.scalars(
+                sa.select(delivery.c.message).where(delivery.c.id.in_(some)).distinct()
+            ).all()
+            connection.execute(
+                delivery.delete().where(delivery.c.id.in_(some), delivery.c.state == State.STAGED)
+            )
+            connection.execute(message.delete().where(message.c.id.in_(messages)))
+
+    def cancel_rest(self, connection: sa.Connection, number: int, now: int, why: str) -> None:
+        """Nothing more of a batch is sent: what is still staged of it is cancelled."""
+        connection.execute(
+            delivery.update()
+            .where(delivery.c.state == State.STAGED)
+            .where(delivery.c.message.in_(_messages_of(number)))
+            .values(state=State.CANCELLED, changed=now, reply=why)
+        )
+
+    # -- asking
+
+    def check_room(self, connection: sa.Connection, limit: int, more: int) -> None:
+        """Raise `QueueFull` if `more` deliveries would bring those that wait above `limit`."""
+        waiting = 0
+        # Each of these is read from an index that has nothing else in it.
+        for condition in (
+            delivery.c.state == State.READY,
+            sa.and_(
+                delivery.c.state.in_([State.DEFERRED, State.IN_DOUBT]), delivery.c.due.is_not(None)
+            ),
+            delivery.c.state == State.SENDING,
+        ):
+            some = sa.select(delivery.c.id).where(condition).limit(limit + 1).subquery()
+            waiting += connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+        if waiting + more > limit:
+            raise QueueFull(f"the queue holds {waiting} deliveries, and {limit} are its limit")
+
+    def counts(self, connection: sa.Connection) -> dict[str, int]:
+        """See `Queue.counts`."""
+        found: dict[str, int] = {}
+        rows = connection.execute(
+            sa.select(delivery.c.state, sa.func.count())
+            .where(delivery.c.state != State.STAGED)
+            .group_by(delivery.c.state)
+        )
+        for state, count in rows:
+            found[state] = count
+        staged = connection.execute(
+            sa.select(batch.c.state, sa.func.count())
+            .select_from(delivery)
+            .join(message, message.c.id == delivery.c.message)
+            .join(batch, batch.c.id == message.c.batch)
+            .where(delivery.c.state == State.STAGED, batch.c.state != BatchState.DISCARDED)
+            .group_by(batch.c.state)
+        )
+        for of, count in staged:
+            committed = of in (BatchState.PUBLISHING, BatchState.PUBLISHED)
+            state = State.READY if committed else State.STAGED
+            found[state.value] = found.get(state.value, 0) + count
+        return found
+
+
+def _messages_of(number: int) -> Any:
+    return sa.select(message.c.id).where(message.c.batch == number).scalar_subquery()
+
+
+def _messages(
+    rows: Sequence[Row], ids: Sequence[int], number: int, now: int
+) -> Iterator[tuple[Any, ...]]:
+    for id_, row in zip(ids, rows, strict=True):
+        envelope = row.item.envelope
+        yield (
+            id_,
+            number,
+            "plain",
+            envelope.message_id,
+            envelope.sender,
+            now,
+            row.item.options.idempotency_key,
+            envelope.size,
+            envelope.content,
+        )
+
+
+def _deliveries(
+    rows: Sequence[Row], messages: Sequence[int], ids: Sequence[int], state: State, now: int
+) -> Iterator[tuple[Any, ...]]:
+    free = iter(ids)
+    for id_, row in zip(messages, rows, strict=True):
+        options = row.item.options
+        due = max(now, millis(options.not_before) or 0)
+        expires = millis(options.expires)
+        known = {o.recipient: said(o) for o in row.outcomes if o.status is not Status.ACCEPTED}
+        for recipient in row.item.envelope.recipients:
+            code, reply = known.get(recipient, (None, None)) if known else (None, None)
+            yield (
+                next(free),
+                id_,
+                recipient,
+                state.value,
+                options.priority.value,
+                due,
+                expires,
+                0,
+                int(row.begun),
+                0,
+                now,
+                code,
+                reply,
+            )
+
+
+def millis(moment: datetime | None) -> int | None:
+    """Milliseconds since 1970 of an aware `moment`."""
+    return None if moment is None else int(moment.timestamp() * 1000)
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[list[int]]:
+    rest = iter(ids)
+    while some := list(islice(rest, CHUNK)):
+        yield some

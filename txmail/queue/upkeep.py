@@ -1,0 +1,139 @@
+"""What a process does for its queue beside its transactions, in one thread of its own.
+
+A publish that failed is tried again, as long as the process lives: its transaction has committed.
+What an abort leaves behind is deleted; a heartbeat says that open batches have somebody who decides
+about them; and batches of dead processes are resolved. The thread ends when there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+log = logging.getLogger("txmail.queue")
+
+#: Seconds between the tries of something that fails: doubled each time, up to the last.
+FIRST_PAUSE, LAST_PAUSE = 0.1, 30.0
+#: Seconds between two rounds of heartbeats, and of the resolver.
+ROUND = 30.0
+#: Seconds that a process which ends gives to what is still to be done.
+LAST_CHANCE = 5.0
+#: Seconds that the thread waits for more before it ends.
+IDLE = 5.0
+
+Task = Callable[[], object]
+
+
+class Upkeep:
+    """Tasks to be done soon, in their order, and a round from time to time.
+
+    `round` is called every `ROUND` seconds while `busy` says that there is something open.
+    """
+
+    def __init__(self, name: str, round: Task, busy: Callable[[], bool]) -> None:
+        self._name = name
+        self._round = round
+        self._busy = busy
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._tasks: deque[Task] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._working = False
+        self._hurry = False
+
+    def do(self, task: Task) -> None:
+        """Have `task` done, again and again until it raises nothing. Never blocks."""
+        self._start(task)
+
+    def start(self) -> None:
+        """Have rounds done from now on."""
+        self._start(None)
+
+    def _start(self, task: Task | None) -> None:
+        if self._pid != os.getpid():
+            # What the parent was to do, it does.
+            self._reset()
+        with self._changed:
+            if task is not None:
+                self._tasks.append(task)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name=f"txmail upkeep of {self._name}", daemon=True
+                )
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the interpreter is shutting down, or there are too many
+                    self._thread = None
+            self._changed.notify_all()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all tasks are done, at most `timeout` seconds; True if they are."""
+        if self._pid != os.getpid():
+            return True
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(
+                    lambda: not (self._tasks or self._working) or self._thread is None, timeout
+                )
+            finally:
+                self._hurry = False
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        next_round = time.monotonic()
+        while True:
+            with self._changed:
+                left = next_round - time.monotonic()
+                self._changed.wait_for(lambda: bool(self._tasks), max(0.0, min(IDLE, left)))
+                if not self._tasks and time.monotonic() < next_round:
+                    if self._busy():
+                        continue
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+                task = self._tasks[0] if self._tasks else None
+                self._working = True
+            done = self._try(task or self._round, bool(task))
+            with self._changed:
+                self._working = False
+                if task is None:
+                    next_round = time.monotonic() + ROUND
+                elif done:
+                    self._tasks.popleft()
+                    pause = FIRST_PAUSE
+                self._changed.notify_all()
+                if task is not None and not done:
+                    self._changed.wait_for(lambda: self._hurry, pause)
+                    pause = FIRST_PAUSE if self._hurry else min(LAST_PAUSE, pause * 2)
+
+    def _try(self, task: Task, again: bool) -> bool:
+        try:
+            task()
+        except Exception as error:
+            log.warning("%s: %s%s", self._name, error, "; it will be tried again" if again else "")
+            return False
+        return True
+
+
+_all: weakref.WeakSet[Upkeep] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    end = time.monotonic() + LAST_CHANCE
+    for upkeep in list(_all):
+        upkeep.flush(max(0.0, end - time.monotonic()))
+
+
+atexit.register(_at_exit)

@@ -1,0 +1,70 @@
+"""Ends connections whose time is over, from another thread.
+
+A server that hangs, or one behind a network that swallows everything, answers nothing, and then
+libpq waits for ever: the bounds that we set there are the server's to keep. Shutting the socket
+down makes the waiting thread find its connection at an end.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+#: Seconds of the thread's idleness, after which it ends.
+_IDLE = 10.0
+
+
+class Watch:
+    """One thread, started when there is something to watch, for any number of connections."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        #: what is watched: when its time is over, by `time.monotonic`, and its descriptor
+        self._watched: dict[object, tuple[float, Callable[[], int]]] = {}
+        #: when the thread looks next; None if there is none
+        self._next: float | None = None
+
+    @contextmanager
+    def over(self, descriptor: Callable[[], int], seconds: float) -> Iterator[None]:
+        """Shut the socket `descriptor` returns down if the block takes more than `seconds`."""
+        key = object()
+        deadline = time.monotonic() + min(seconds, threading.TIMEOUT_MAX / 2)
+        with self._changed:
+            self._watched[key] = deadline, descriptor
+            if self._next is None:
+                self._next = deadline
+                threading.Thread(target=self._run, name="txmail-watch", daemon=True).start()
+            elif deadline < self._next:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._watched.pop(key, None)
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for key, (deadline, descriptor) in list(self._watched.items()):
+                    if deadline <= now:
+                        del self._watched[key]
+                        _shut(descriptor)
+                moments: list[Any] = [deadline for deadline, _ in self._watched.values()]
+                self._next = min(moments, default=now + _IDLE)
+                woken = self._changed.wait(max(self._next - now, 0.0))
+                if not woken and not self._watched and not moments:
+                    self._next = None
+                    return
+
+
+def _shut(descriptor: Callable[[], int]) -> None:
+    # Within the lock: the one who waits for it cannot have given the connection back. A copy,
+    # because the descriptor itself is libpq's to close.
+    with suppress(Exception), socket.socket(fileno=os.dup(descriptor())) as copy:
+        copy.shutdown(socket.SHUT_RDWR)
