@@ -359,7 +359,7 @@ def _placed(outcomes: Iterable[list[Outcome]]) -> Iterator[Outcome]:
             yield replace(outcome, position=position)
 
 
-def _waiting(item: Item) -> list[Outcome]:
+def _waiting(item: Item, position: int = 0) -> list[Outcome]:
     """Outcomes of what the queue sends."""
     return [
         Outcome(
@@ -369,6 +369,7 @@ def _waiting(item: Item) -> list[Outcome]:
             message_id=item.envelope.message_id,
             action=Action.DEFER,
             preflighted=False,
+            position=position,
             queued=True,
         )
         for recipient in item.envelope.recipients
@@ -422,7 +423,8 @@ class QueuedRun:
 
     def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
         """See `IDeliveryRun`: it waits in the queue."""
-        yield from _placed(_waiting(item) for item in items)
+        for position, item in enumerate(items):
+            yield from _waiting(item, position)
 
     def unsettled(self) -> list[Outcome]:
         """See `IDeliveryRun`."""

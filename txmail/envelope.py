@@ -60,6 +60,10 @@ class Action(StrEnum):
     SPLIT = "split"
 
 
+#: Looking a member up takes a while, and each of thousands of outcomes is asked about it.
+_ACCEPTED = Status.ACCEPTED
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one recipient of one message."""
@@ -87,7 +91,7 @@ class Outcome:
     @property
     def settled(self) -> bool:
         """True if a transaction may commit with it: it was accepted, or the queue has it."""
-        return self.status is Status.ACCEPTED or self.queued
+        return self.queued or self.status is _ACCEPTED
 
     def __str__(self) -> str:
         reply = str(self.reply) if self.reply else ""
@@ -160,6 +164,8 @@ class Envelope:
     #: octets of the content, as the SIZE parameter counts them (RFC 1870)
     size: int = field(init=False, repr=False, compare=False)
     _canonical: bool | None = field(init=False, repr=False, compare=False)
+    #: True once the gate has let the content through, which cannot change
+    gated: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.content, bytes):
@@ -183,6 +189,7 @@ class Envelope:
         set_(self, "needs_8bitmime", eightbit)
         set_(self, "size", len(self.content))
         set_(self, "_canonical", None)
+        set_(self, "gated", False)
         set_(self, "needs_smtputf8", utf8 or (eightbit and not head.isascii()))
 
     @property
@@ -193,6 +200,12 @@ class Envelope:
             known = is_canonical(self.content)
             object.__setattr__(self, "_canonical", known)
         return known
+
+
+def pass_gate(envelope: Envelope) -> Envelope:
+    """Note that the gate has let the content of `envelope` through; `envelope` itself."""
+    object.__setattr__(envelope, "gated", True)
+    return envelope
 
 
 def is_canonical(content: bytes) -> bool:

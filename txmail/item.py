@@ -25,6 +25,10 @@ class Priority(IntEnum):
     BULK = 2
 
 
+#: by the names that `enqueue` knows
+PRIORITIES = {member.name.lower(): member for member in Priority}
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How an envelope is to be queued. Made by `options`, which checks."""
@@ -75,10 +79,10 @@ def options(
 
     Raises `InvalidMessage`, naming the argument that was wrong. `now` is for tests.
     """
-    names = [p.name.lower() for p in Priority]
-    if not isinstance(priority, str) or priority not in names:
+    chosen = PRIORITIES.get(priority) if isinstance(priority, str) else None
+    if chosen is None:
         raise InvalidMessage(
-            f"one of {', '.join(names)} is needed", field="priority", value=priority
+            f"one of {', '.join(PRIORITIES)} is needed", field="priority", value=priority
         )
     for name, moment in (("not_before", not_before), ("expires", expires)):
         _check_time(name, moment)
@@ -88,7 +92,7 @@ def options(
         if not_before is not None and expires <= not_before:
             raise InvalidMessage("it is not after not_before", field="expires", value=str(expires))
     _check_key(idempotency_key)
-    return Options(Priority[priority.upper()], not_before, expires, idempotency_key, bool(wake))
+    return Options(chosen, not_before, expires, idempotency_key, bool(wake))
 
 
 def _check_time(name: str, moment: datetime | None) -> None:

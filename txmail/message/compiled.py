@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from ..address import Mailbox
-from ..envelope import Envelope
+from ..envelope import Envelope, pass_gate
 from ..exceptions import FieldError
 from . import gate
 from .attachment import Attachment
@@ -157,7 +157,7 @@ class _Plan:
         end = content.index(b"\r\n\r\n") + 4
         made = b"".join([content[:end], *[body.made for body in bodies]])
         gate.check(made, intended_headers=self._names)
-        return Envelope(self._path, (mailbox.address.text, *self._others), content)
+        return pass_gate(Envelope(self._path, (mailbox.address.text, *self._others), content))
 
     def _filled(self, values: list[str], together: str) -> list[Filled]:
         escaped = values

@@ -13,7 +13,7 @@ from typing import Any
 from zope.interface import implementer
 
 from ..address import Mailbox, parse_mailbox
-from ..envelope import Envelope
+from ..envelope import Envelope, pass_gate
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, echo
 from ..interfaces import IMessage
 from .attachment import Attachment
@@ -238,7 +238,7 @@ class Message:
         if sender is None:
             sender = self.envelope_sender
         path = people.author.address.text if sender is None else reverse_path(sender)
-        return Envelope(path, tuple([m.address.text for m in chosen]), content)
+        return pass_gate(Envelope(path, tuple([m.address.text for m in chosen]), content))
 
     def replies(self) -> list[Mailbox]:
         """The mailboxes of Reply-To."""

@@ -6,7 +6,7 @@ import email.message
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..envelope import Envelope
+from ..envelope import Envelope, pass_gate
 from ..exceptions import InvalidMessage
 from . import gate
 from .entries import Entry, overriding, reverse_path
@@ -37,15 +37,19 @@ def to_envelope(
     Raises `MessageError` or `AddressError` for what cannot be sent, naming what is wrong.
     """
     if isinstance(message, Envelope):
-        gate.check(message.content)
+        if not message.gated:
+            gate.check(message.content)
+            pass_gate(message)
         if sender is None and recipients is None:
             return message
-        return Envelope(
-            message.sender if sender is None else reverse_path(sender),
-            message.recipients
-            if recipients is None
-            else tuple(m.address.text for m in overriding(recipients)),
-            message.content,
+        return pass_gate(
+            Envelope(
+                message.sender if sender is None else reverse_path(sender),
+                message.recipients
+                if recipients is None
+                else tuple(m.address.text for m in overriding(recipients)),
+                message.content,
+            )
         )
     if isinstance(message, email.message.Message):
         return envelope_of_stdlib(
@@ -61,6 +65,7 @@ def to_envelope(
     )
     if not isinstance(envelope, Envelope):
         raise InvalidMessage(f"to_envelope() of {kind} gave no Envelope", field="message")
-    if type(message) is not Message:
+    if not envelope.gated:
         gate.check(envelope.content)
+        pass_gate(envelope)
     return envelope

@@ -254,7 +254,8 @@ class Database:
                 try:
                     self._backend.begin(connection, left, write=write, durable=durable)
                 except self._foreign:
-                    if not kept or not self._backend.is_lost(connection):
+                    over = time.monotonic() >= deadline
+                    if over or not kept or not self._backend.is_lost(connection):
                         raise
                     # The server was started anew since it was used last. So we notice without
                     # asking each time whether it is still there.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import closing, suppress
+from contextlib import suppress
 
-from ..exceptions import ConfigurationError, QueueFull
+from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable
 
 #: What is beside a database file, and is as secret.
 _BESIDE = ("-wal", "-shm", "-journal")
@@ -20,7 +20,8 @@ _BESIDE = ("-wal", "-shm", "-journal")
 def guard(path: str) -> None:
     """Make the file and its folders if they are missing; see to it that they are for us alone.
 
-    Raises `ConfigurationError` for what others could have put there, and `QueueFull`.
+    Raises `ConfigurationError` for what others could have put there, `QueueFull`, and
+    `QueueUnavailable` if the disk fails.
     """
     try:
         _make_folder(os.path.dirname(path))
@@ -31,22 +32,25 @@ def guard(path: str) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise QueueFull(f"sqlite:///{path}: {error.strerror}") from None
+        if error.errno == errno.EIO:
+            raise QueueUnavailable(f"sqlite:///{path}: {error.strerror}") from None
         raise _refused(path, error.strerror or type(error).__name__) from None
 
 
 def _make_folder(folder: str) -> None:
-    made = os.path.realpath(folder)
-    missing = []
-    while not os.path.isdir(made):
-        missing.append(made)
-        made = os.path.dirname(made)
+    folder = os.path.realpath(folder)
+    here, missing = folder, []
+    while not os.path.lexists(here):
+        missing.append(here)
+        here = os.path.dirname(here)
     for name in reversed(missing):
         try:
             os.mkdir(name, 0o700)
         except FileExistsError:  # by another process, which does the same
             continue
         os.chmod(name, 0o700)
-    here = os.path.realpath(folder)
+        _sync(os.path.dirname(name))
+    here = folder
     while True:
         mode = os.stat(here).st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
@@ -58,22 +62,30 @@ def _make_folder(folder: str) -> None:
 
 def _make_file(path: str) -> int:
     """The id of its owner: us, or the owner of the folder, whom root may serve."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        # Exclusive, as O_EXCL is, and without a descriptor: see `_tighten`.
+        os.mknod(path, stat.S_IFREG | 0o600)
     except FileExistsError:
-        folder = os.stat(os.path.dirname(path))
-        return _tighten(path, folder.st_uid)
-    with closing(os.fdopen(descriptor, "rb", buffering=0)):
-        os.fchmod(descriptor, 0o600)
+        return _tighten(path, os.stat(os.path.dirname(path)).st_uid)
+    os.chmod(path, 0o600)  # the umask may have taken some of it
+    _sync(os.path.dirname(path))
     return os.geteuid()
+
+
+def _sync(folder: str) -> None:
+    """Have a new name in `folder` outlive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _tighten(path: str, *owners: int) -> int:
     """Take the rights of all others; the id of the owner, who has to be we or one of `owners`.
 
-    Never opens the file: closing it would end the locks that SQLite has on it in this process
-    (POSIX fcntl). Between looking and changing only he and we could exchange it.
+    Never opens the file: closing it would end the locks that SQLite has on it in this process, in
+    another thread (POSIX fcntl). Between looking and changing only he and we could exchange it.
     """
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):

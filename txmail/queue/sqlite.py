@@ -1,7 +1,7 @@
 """What SQLite does in its own way: one file, one writer, a log that has to be looked after.
 
-``synchronous=FULL`` has a commit wait
-for the disk; NORMAL would not. Without mmap, a disk that fails is an error and not a signal.
+``synchronous=FULL`` has a commit wait for the disk; NORMAL would not. Without mmap, a disk that
+fails is an error and not a signal.
 
 In SQLite before 3.44.6, 3.50.7 and 3.51.3 a commit that resets the log (WAL) while another
 connection is moving it into the file can leave the file corrupt. There, checkpoints run only while

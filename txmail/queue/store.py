@@ -393,10 +393,11 @@ def _deliveries(
     rows: Sequence[Row], messages: Sequence[int], ids: Sequence[int], state: State, now: int
 ) -> Iterator[tuple[Any, ...]]:
     free = iter(ids)
+    word = state.value
     for id_, row in zip(messages, rows, strict=True):
         options = row.item.options
-        due = max(now, millis(options.not_before) or 0)
-        expires = millis(options.expires)
+        due = now if options.not_before is None else max(now, millis(options.not_before))
+        expires = None if options.expires is None else millis(options.expires)
         known = {o.recipient: said(o) for o in row.outcomes if o.status is not Status.ACCEPTED}
         for recipient in row.item.envelope.recipients:
             code, reply = known.get(recipient, (None, None)) if known else (None, None)
@@ -404,8 +405,8 @@ def _deliveries(
                 next(free),
                 id_,
                 recipient,
-                state.value,
-                options.priority.value,
+                word,
+                int(options.priority),
                 due,
                 expires,
                 0,
@@ -417,9 +418,9 @@ def _deliveries(
             )
 
 
-def millis(moment: datetime | None) -> int | None:
+def millis(moment: datetime) -> int:
     """Milliseconds since 1970 of an aware `moment`."""
-    return None if moment is None else int(moment.timestamp() * 1000)
+    return int(moment.timestamp() * 1000)
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[list[int]]:
