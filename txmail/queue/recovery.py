@@ -10,8 +10,8 @@ publishing              it has committed; the rest is made ready
 ======================  =========================================================================
 
 Age says nothing: a slow transaction is not a dead one. A batch is looked at when its process is
-dead or has given it up. A discarded batch stays for a time, as should its process live after all and say
-that the transaction has committed, that is so.
+dead or has given it up. A discarded batch stays for a time: should its process live after all, and
+say that the transaction has committed, that is so.
 """
 
 from __future__ import annotations

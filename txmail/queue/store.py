@@ -340,7 +340,7 @@ class Store:
             some = sa.select(delivery.c.id).where(condition).limit(limit + 1).subquery()
             waiting += connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
         if waiting + more > limit:
-            raise QueueFull(f"the queue holds {waiting} deliveries, and {limit} are its limit")
+            raise QueueFull(f"more than {limit} deliveries would wait, which is the queue's limit")
 
     def counts(self, connection: sa.Connection) -> dict[str, int]:
         """See `Queue.counts`."""
