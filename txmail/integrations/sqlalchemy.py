@@ -129,12 +129,12 @@ class SqlWitness:
         try:
             state = self._decide(batch)
         except Exception as error:
-            return Verdict(Answer.UNKNOWN, f"{self.name}: {_problem(error)}")
+            return Verdict(Answer.UNKNOWN, _problem(error))
         answers = {
-            "committed": Verdict(Answer.YES, f"{self.name} has committed it"),
-            "aborted": Verdict(Answer.NO, f"{self.name} has not committed it, and never will"),
+            "committed": Verdict(Answer.YES, "the database has committed it"),
+            "aborted": Verdict(Answer.NO, "the database has not committed it, and never will"),
         }
-        strange = Verdict(Answer.UNKNOWN, f"{self.name}: it has a row that says neither")
+        strange = Verdict(Answer.UNKNOWN, "its row in the database says neither")
         return answers.get(state or "", strange)
 
     def forget(self, before_ms: int) -> int:

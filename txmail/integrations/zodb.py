@@ -86,15 +86,16 @@ class ZodbWitness:
             end = self._db.lastTransaction()
             seen = _seen(self._db.storage, str(batch), start)
             if seen.found:
-                return Verdict(Answer.YES, f"it is in {self.name}")
+                return Verdict(Answer.YES, "the database has it")
             doubt = self._doubt(noted, start, end, seen)
         except Exception as error:
             # An unknown waits for a person, an error would keep all other batches from being asked
             # about, too.
-            doubt = f"cannot be read: {type(error).__name__}: {str(error)[:200]}"
+            problem = " ".join(str(error).split())[:200]
+            doubt = f"cannot be read: {type(error).__name__}: {problem}"
         if doubt:
-            return Verdict(Answer.UNKNOWN, f"{self.name} {doubt}")
-        return Verdict(Answer.NO, f"it is not in {self.name}")
+            return Verdict(Answer.UNKNOWN, f"the database {doubt}")
+        return Verdict(Answer.NO, "the database does not have it")
 
     def _doubt(self, noted: Mapping[str, Any], start: bytes, end: bytes, seen: _Seen) -> str:
         """Why a transaction that was not found may have committed all the same; or nothing."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from ..exceptions import IllegalMove
+
 
 class State(StrEnum):
     """What there is to be said of one delivery."""
@@ -74,9 +76,10 @@ MOVES: dict[State, frozenset[State]] = {
 }
 
 
-def before(state: State) -> tuple[State, ...]:
-    """The states from which a delivery may come into `state`."""
-    return tuple(source for source, targets in MOVES.items() if state in targets)
+def check_move(source: State, target: State) -> None:
+    """Raise `IllegalMove` unless a delivery in `source` may come into `target`."""
+    if target not in MOVES[source]:
+        raise IllegalMove(f"a delivery that is {source} cannot become {target}")
 
 
 class BatchState(StrEnum):

@@ -17,7 +17,7 @@ from ..envelope import Outcome, Status
 from ..exceptions import QueueFull
 from ..item import Item, Row
 from .database import Database
-from .model import BatchState, State, batch_before
+from .model import BatchState, State, batch_before, check_move
 from .owner import Identity, process_id
 from .retry import said, settlement
 from .schema import attempt, batch, delivery, idempotency, message
@@ -180,9 +180,9 @@ class Store:
             .limit(limit)
         )
         moved = connection.execute(
-            delivery.update()
+            _move(State.READY, State.STAGED)
             .where(delivery.c.id.in_(some.scalar_subquery()))
-            .values(state=State.READY, changed=now)
+            .values(changed=now)
         )
         if moved.rowcount >= limit:
             return False
@@ -227,19 +227,18 @@ class Store:
         self, connection: sa.Connection, loser: int, winner: int, now: int
     ) -> None:
         connection.execute(
-            delivery.update()
-            .where(delivery.c.message == loser, delivery.c.state == State.STAGED)
-            .values(state=State.CANCELLED, changed=now, reply=f"duplicate of message {winner}")
+            _move(State.CANCELLED, State.STAGED)
+            .where(delivery.c.message == loser)
+            .values(changed=now, reply=f"duplicate of message {winner}")
         )
 
     def doubt(self, connection: sa.Connection, number: int, now: int, due: int | None) -> int:
         """What a dead process was sending for a committed batch is in doubt; how many they are."""
         return connection.execute(
-            delivery.update()
-            .where(delivery.c.state == State.STAGED, delivery.c.begun == 1)
+            _move(State.IN_DOUBT, State.STAGED)
+            .where(delivery.c.begun == 1)
             .where(delivery.c.message.in_(_messages_of(number)))
             .values(
-                state=State.IN_DOUBT,
                 due=due,
                 duplicate=1,
                 changed=now,
@@ -256,14 +255,13 @@ class Store:
         hold_doubt: bool = False,
     ) -> None:
         """Write what became of deliveries that their transaction has sent itself, by their ids."""
-        changes: list[dict[str, Any]] = []
+        changes: dict[State, list[dict[str, Any]]] = {}
         history: list[dict[str, Any]] = []
         for id_, outcome in outcomes:
             made = settlement(outcome, now, hold_doubt=hold_doubt)
-            changes.append(
+            changes.setdefault(made.state, []).append(
                 {
                     "b_id": id_,
-                    "state": made.state,
                     "due": made.due,
                     "attempts": made.attempts,
                     "duplicate": int(made.doubt),
@@ -282,16 +280,11 @@ class Store:
                         "process": process_id(),
                     }
                 )
-        if not changes:
-            return
-        # In doubt: a process that was taken for dead knows better what has become of it.
-        connection.execute(
-            delivery.update()
-            .where(delivery.c.id == sa.bindparam("b_id"))
-            .where(sa.or_(delivery.c.state == State.STAGED, delivery.c.state == State.IN_DOUBT))
-            .values(begun=0, changed=now),
-            changes,
-        )
+        for state, some in changes.items():
+            # A process that was taken for dead knows better what has become of what is in doubt.
+            sources = [State.STAGED] if state is State.IN_DOUBT else [State.STAGED, State.IN_DOUBT]
+            statement = _move(state, *sources).where(delivery.c.id == sa.bindparam("b_id"))
+            connection.execute(statement.values(begun=0, changed=now), some)
         if history:
             connection.execute(attempt.insert(), history)
 
@@ -318,10 +311,9 @@ class Store:
     def cancel_rest(self, connection: sa.Connection, number: int, now: int, why: str) -> None:
         """Nothing more of a batch is sent: what is still staged of it is cancelled."""
         connection.execute(
-            delivery.update()
-            .where(delivery.c.state == State.STAGED)
+            _move(State.CANCELLED, State.STAGED)
             .where(delivery.c.message.in_(_messages_of(number)))
-            .values(state=State.CANCELLED, changed=now, reply=why)
+            .values(changed=now, reply=why)
         )
 
     # -- asking
@@ -365,6 +357,18 @@ class Store:
             state = State.READY if committed else State.STAGED
             found[state.value] = found.get(state.value, 0) + count
         return found
+
+
+def _move(state: State, *sources: State) -> sa.Update:
+    """The statement that brings deliveries into `state`, if they are in one of `sources`.
+
+    Raises `IllegalMove` where `model.MOVES` has no such move.
+    """
+    for source in sources:
+        check_move(source, state)
+    # Not IN: executemany knows none.
+    where = sa.or_(*(delivery.c.state == source for source in sources))
+    return delivery.update().where(where).values(state=state)
 
 
 def _messages_of(number: int) -> Any:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, SchemaError
 from .database import Database, is_older
 
 try:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 except ModuleNotFoundError:
     raise ConfigurationError(
         "the queue needs Alembic for this: pip install 'txmail[queue]'", field="queue_url"
@@ -39,7 +40,7 @@ def init(database: Database, *, timeout: float = TIMEOUT) -> bool:
         database.lock_schema(connection)
         found = database.version_in(connection)
         if found is None:
-            _run(connection)
+            _run(database, connection)
         else:
             database.check(found)
     return found is None
@@ -56,14 +57,17 @@ def upgrade(database: Database, *, timeout: float = TIMEOUT) -> bool:
         found = database.version_in(connection)
         older = found is not None and is_older(found)
         if older:
-            _run(connection)
+            _run(database, connection)
             found = database.version_in(connection)
         database.check(found)
     return older
 
 
-def _run(connection: sa.Connection) -> None:
+def _run(database: Database, connection: sa.Connection) -> None:
     configuration = Config()
     configuration.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     configuration.attributes["connection"] = connection
-    command.upgrade(configuration, "head")
+    try:
+        command.upgrade(configuration, "head")
+    except CommandError as error:
+        raise SchemaError(f"{database.name}: {error}") from error
