@@ -125,7 +125,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
+class Change:
     """What there is to be done to have other rows than before."""
 
     new: list[Row]
@@ -137,7 +137,7 @@ class _Change:
         return bool(self.new or self.gone or self.other)
 
     @classmethod
-    def between(cls, old: dict[Item, Row], rows: dict[Item, Row]) -> _Change:
+    def between(cls, old: dict[Item, Row], rows: dict[Item, Row]) -> Change:
         """From `old` to `rows`."""
         return cls(
             [row for item, row in rows.items() if item not in old],
@@ -184,7 +184,7 @@ class OwnBatch(Batch):
             return
         others = {str(resource.sortKey()) for resource in resources}
         wanted = {row.item: row for row in rows}
-        change = _Change.between(self._rows, wanted)
+        change = Change.between(self._rows, wanted)
         if not (change or self._unsure or others - self._others):
             return
         if not late:
@@ -195,7 +195,7 @@ class OwnBatch(Batch):
         with self._store.database.write(timeout=timeout) as connection:
             if again:
                 self._store.discard(connection, self.number)
-                change = _Change.between({}, wanted)
+                change = Change.between({}, wanted)
             self._write(connection, change, first=again or not self._stored)
         self._unsure, self._stored = False, True
         self._rows = wanted
@@ -209,7 +209,7 @@ class OwnBatch(Batch):
                 found[witness.name] = noted
         return found
 
-    def _write(self, connection: sa.Connection, change: _Change, first: bool) -> None:
+    def _write(self, connection: sa.Connection, change: Change, first: bool) -> None:
         store = self._store
         now = store.database.now(connection)
         noted = json.dumps({"witnesses": self._notes, "others": sorted(self._others)})

@@ -20,7 +20,7 @@ from ..envelope import Outcome
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch
 from ..item import Row
-from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Settled
+from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, Settled
 from .database import Database
 from .model import BatchState, State
 from .queue import NUMBER_BITS, Queue
@@ -124,7 +124,7 @@ class SessionBatch(Batch):
     ) -> None:
         """See `IBatch`."""
         wanted = {row.item: row for row in rows}
-        if late and wanted == self._rows:
+        if late and not Change.between(self._rows, wanted):
             return
         if not wanted and not self._rows:
             return
@@ -138,7 +138,7 @@ class SessionBatch(Batch):
             connection = session.connection(bind_arguments={"clause": delivery})
             if self._rows:
                 # A savepoint may have taken some of them back: what is there is not known.
-                self._store.discard(connection, self.number)
+                self._store.discard(connection, self.number, State.STAGED, State.READY)
             self._rows = wanted
             if wanted:
                 self._write(connection, list(rows))

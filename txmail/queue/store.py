@@ -288,11 +288,16 @@ class Store:
         if history:
             connection.execute(attempt.insert(), history)
 
-    def discard(self, connection: sa.Connection, number: int) -> None:
-        """Delete a batch that was not committed and had nothing sent."""
+    def discard(self, connection: sa.Connection, number: int, *states: State) -> None:
+        """Delete a batch that was not committed and had nothing sent.
+
+        `states` are those that its deliveries may be in, by default only staged.
+        """
         mine = _messages_of(number)
         connection.execute(
-            delivery.delete().where(delivery.c.message.in_(mine), delivery.c.state == State.STAGED)
+            delivery.delete()
+            .where(delivery.c.message.in_(mine))
+            .where(delivery.c.state.in_(states or [State.STAGED]))
         )
         connection.execute(message.delete().where(message.c.batch == number))
         connection.execute(batch.delete().where(batch.c.id == number))
