@@ -48,7 +48,9 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(title="what to do", metavar="init|upgrade|status", required=True)
+    actions = parser.add_subparsers(
+        title="what to do", metavar="init|upgrade|status", required=True
+    )
     for name, action, text in (
         ("init", _init, "make the tables, if there are none"),
         ("upgrade", _upgrade, "bring the tables up to this version of txmail"),

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 import zope.sqlalchemy
 from sqlalchemy.orm import Session
-from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY
+from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY, SessionDataManager
 
 from ..exceptions import ConfigurationError
 from ..queue.session import SessionQueue, Sessions
@@ -44,10 +44,21 @@ def session_queue(
 def mark_changed(session: Session, transaction_manager: Any, keep_session: bool) -> None:
     """Have `session` take part in the current transaction, with changes.
 
-    Raises `ConfigurationError` for a session that may only read.
+    Raises `ConfigurationError` for a session that may only read, or that takes part in a
+    transaction of another transaction manager: that one may end in another way.
     """
-    if _SESSION_STATE.get(session) == STATUS_READONLY:
+    state = _SESSION_STATE.get(session)
+    if state == STATUS_READONLY:
         raise ConfigurationError("it was registered as read-only", field="session")
+    if state is not None and not _joined(session, transaction_manager.get()):
+        raise ConfigurationError(
+            "it belongs to another transaction manager than the mailer", field="session"
+        )
     zope.sqlalchemy.mark_changed(
         session, transaction_manager=transaction_manager, keep_session=keep_session
     )
+
+
+def _joined(session: Session, transaction: Any) -> bool:
+    resources = transaction._resources
+    return any(isinstance(r, SessionDataManager) and r.session is session for r in resources)

@@ -50,6 +50,9 @@ class Backend(Protocol):
     def committed(self, engine: sa.Engine) -> None:
         """A transaction that wrote has ended well, and its connection is free. Never raises."""
 
+    def failed(self, engine: sa.Engine, error: BaseException) -> None:
+        """A transaction has ended with `error`, and its connection is closed. Never raises."""
+
     def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
         """See `Database.checkpoint`."""
 

@@ -100,16 +100,22 @@ class Batch:
         """Commit to it in the queue; True if some of it is still to be made ready."""
         store = self._store
         now = store.database.now(connection)
-        if not (
-            self._public or store.change_batch(connection, self.number, BatchState.PUBLISHING, now)
-        ):
-            # The resolver has decided as we do, or somebody has thrown it away.
-            log.warning("batch %x had been decided about before its process did", self.number)
         outcomes = [*outcomes, *self._known()]
         store.settle(connection, outcomes, now, hold_doubt=self._queue.on_doubt == "hold")
-        if self._count() > CHUNK:
-            return True
-        return not store.promote(connection, self.number, now)
+        large = self._count() > CHUNK
+        if large:
+            decided = self._public or store.change_batch(
+                connection, self.number, BatchState.PUBLISHING, now
+            )
+        else:
+            decided = store.publish(connection, self.number, now, keys=self._has_keys())
+        if not decided:
+            # The resolver has decided as we do, or somebody has thrown it away.
+            log.warning("batch %x had been decided about before its process did", self.number)
+        return large
+
+    def _has_keys(self) -> bool:
+        return any(row.item.options.idempotency_key is not None for row in self._rows.values())
 
     def _settle_aborted(
         self, connection: sa.Connection, outcomes: list[tuple[int, Outcome]]

@@ -200,9 +200,7 @@ class Database:
         return _SQLALCHEMY_ERRORS + (() if self._known is None else self._known.errors)
 
     def _translated(self, error: BaseException) -> TxmailError:
-        cause: BaseException = error
-        if isinstance(error, exc.StatementError) and error.orig is not None:
-            cause = error.orig
+        cause = _cause(error)
         if self._known is None:
             return QueueUnavailable(f"{self.name}: {type(cause).__name__}")
         problem = self._known.translated(cause)
@@ -273,7 +271,7 @@ class Database:
                 try:
                     yield connection
                 except Exception as error:
-                    self._undo(connection, error)
+                    self._undo(process, connection, error)
                     raise
                 except BaseException:
                     connection.invalidate()
@@ -283,10 +281,11 @@ class Database:
                 connection.invalidate()  # its pool has gone
             connection.close()
 
-    def _undo(self, connection: sa.Connection, error: Exception) -> None:
+    def _undo(self, process: _Process, connection: sa.Connection, error: Exception) -> None:
         if isinstance(error, self._foreign):
             # After a commit that failed nobody knows whether the driver is still in it.
             connection.invalidate()
+            self._backend.failed(process.engine, _cause(error))
             return
         try:
             connection.rollback()
@@ -424,6 +423,13 @@ class Database:
                 return self._backend.checkpoint(process.engine, timeout)
         finally:
             process.writer.release()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The driver's own error."""
+    if isinstance(error, exc.StatementError) and error.orig is not None:
+        return error.orig
+    return error
 
 
 def is_older(found: str) -> bool:

@@ -137,6 +137,9 @@ class Postgresql:
     def committed(self, engine: sa.Engine) -> None:
         """Nothing: the server looks after its log."""
 
+    def failed(self, engine: sa.Engine, error: BaseException) -> None:
+        """Nothing: what the server did not commit is not there."""
+
     def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
         return True
 

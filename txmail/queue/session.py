@@ -7,7 +7,6 @@ the outcomes of what was sent directly, waking workers) goes over connections of
 
 from __future__ import annotations
 
-import copy
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -70,8 +69,8 @@ class SessionQueue(Queue):
 
     def bind(self, session: Sessions) -> Self:
         """See `IQueue`."""
-        bound = copy.copy(self)
-        bound._session = session
+        bound = type(self).__new__(type(self))
+        vars(bound).update(vars(self), _session=session)
         return bound
 
     def begin(self, transaction: Any, transaction_manager: Any) -> IBatch:
@@ -80,6 +79,8 @@ class SessionQueue(Queue):
             return super().begin(transaction, transaction_manager)
         session = _current(self._session)
         self.database.adopt(_engine_of(session))
+        # Now: once the commit has begun nobody can join, and there may be mail that late.
+        self.join(session, transaction_manager)
         return SessionBatch(self, secrets.randbits(NUMBER_BITS), session, transaction_manager)
 
     def join(self, session: Session, transaction_manager: Any) -> None:
@@ -132,10 +133,11 @@ class SessionBatch(Batch):
         assert session is not None  # it is dropped at the end only
         database = self._store.database
         with database.errors():
-            database.prepare(timeout=timeout)
             if not late:
+                # It may have been closed meanwhile, by a savepoint that was rolled back.
                 self._queue.join(session, self._transaction_manager)
             connection = session.connection(bind_arguments={"clause": delivery})
+            database.prepare(connection)
             if self._rows:
                 # A savepoint may have taken some of them back: what is there is not known.
                 self._store.discard(connection, self.number, State.STAGED, State.READY)
@@ -152,8 +154,8 @@ class SessionBatch(Batch):
         )
         self._queue.check_room(connection, sum(len(row.item.envelope.recipients) for row in rows))
         if begun:
-            store.beat(connection, now)
             self._queue.opened(self.number)
+            self._queue.beat_soon()
         state = BatchState.SENDING if begun else BatchState.PUBLISHING
         self._public = not begun
         if not self._later:

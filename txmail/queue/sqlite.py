@@ -161,6 +161,24 @@ class Sqlite:
             if os.stat(f"{self._path}-wal").st_size > _LONG_LOG:
                 self.checkpoint(engine, 0.0)
 
+    def failed(self, engine: sa.Engine, error: BaseException) -> None:
+        """Take back a commit that is in the log and did not reach the disk for certain.
+
+        It was reported as failed. Nobody sees it while anybody has the file open; but should all
+        of them be killed now, the next one would find it in the log, complete (observed). The next
+        commit is written over it: so there has to be one at once.
+        """
+        code = getattr(error, "sqlite_errorcode", 0)
+        if self._path is None or code & 0xFF != sqlite3.SQLITE_IOERR:
+            return
+        with (
+            suppress(sqlite3.Error, sa.exc.DBAPIError, TxmailError),
+            engine.connect() as connection,
+        ):
+            driver: Any = connection.connection.dbapi_connection
+            (number,) = driver.execute("PRAGMA user_version").fetchone()
+            driver.execute(f"PRAGMA user_version = {number ^ 1}")
+
     def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
         if self._path is None:
             return False

@@ -16,14 +16,17 @@ import sqlalchemy as sa
 from ..envelope import Outcome, Status
 from ..exceptions import QueueFull
 from ..item import Item, Row
+from . import statements
 from .database import Database
-from .model import BatchState, State, batch_before, check_move
+from .model import BatchState, State
 from .owner import Identity, process_id
 from .retry import said, settlement
-from .schema import attempt, batch, delivery, idempotency, message
+from .schema import attempt, batch, delivery, message
 
 #: How many deliveries are moved, or keys claimed, in one transaction.
 CHUNK = 1000
+#: No limit, as both databases take it.
+_ALL = 2**31 - 1
 
 _MESSAGE = (
     "id",
@@ -55,17 +58,6 @@ _DELIVERY = (
 #: the ids of a written item's deliveries, in the order of its recipients
 Written = dict[Item, Sequence[int]]
 
-_CLAIM_PROCESS = sa.text(
-    "INSERT INTO txmail_process"
-    " (id, kind, host, boot, pid_namespace, pid, started, heartbeat)"
-    " VALUES (:id, :kind, :host, :boot, :pid_namespace, :pid, :started, :heartbeat)"
-    " ON CONFLICT (id) DO UPDATE SET heartbeat = excluded.heartbeat"
-)
-_CLAIM_KEY = sa.text(
-    "INSERT INTO txmail_idempotency (key, message, created) VALUES (:key, :message, :created)"
-    " ON CONFLICT (key) DO NOTHING"
-)
-
 
 class Store:
     """What the queue's tables are told and asked."""
@@ -85,7 +77,7 @@ class Store:
     ) -> None:
         """Write the row of batch `number`, which this process decides about."""
         connection.execute(
-            batch.insert(),
+            statements.OPEN_BATCH,
             {
                 "id": number,
                 "state": state,
@@ -100,7 +92,7 @@ class Store:
         """Say that this process lives."""
         mine = Identity.mine()
         connection.execute(
-            _CLAIM_PROCESS,
+            statements.BEAT,
             {
                 "id": process_id(),
                 "kind": kind,
@@ -141,18 +133,13 @@ class Store:
         reason: str | None = None,
     ) -> bool:
         """Bring batch `number` into `state`; False if it may not come there from where it is."""
-        allowed = batch.c.state.in_(batch_before(state))
-        changed = connection.execute(
-            batch.update()
-            .where(batch.c.id == number, allowed)
-            .values(state=state, changed=now, reason=reason)
-        )
-        return changed.rowcount > 0
+        values = {"number": number, "new_changed": now, "new_reason": reason}
+        return connection.execute(statements.change_batch(state), values).rowcount > 0
 
     def note(self, connection: sa.Connection, number: int, witnesses: str, now: int) -> None:
         """Replace what the witnesses of batch `number` noted."""
         connection.execute(
-            batch.update().where(batch.c.id == number).values(witnesses=witnesses, changed=now)
+            statements.NOTE, {"number": number, "new_witnesses": witnesses, "new_changed": now}
         )
 
     def mark_begun(self, connection: sa.Connection, ids: Sequence[int], begun: bool) -> None:
@@ -164,6 +151,18 @@ class Store:
 
     # -- deciding
 
+    def publish(
+        self, connection: sa.Connection, number: int, now: int, *, keys: bool = True
+    ) -> bool:
+        """Make all of a committed batch ready, and say so; False if that was said before.
+
+        Without `keys`, it has none.
+        """
+        while keys and self._claim_keys(connection, number, now, CHUNK):
+            pass
+        connection.execute(statements.READY, {"number": number, "new_changed": now, "limit": _ALL})
+        return self.change_batch(connection, number, BatchState.PUBLISHED, now)
+
     def promote(self, connection: sa.Connection, number: int, now: int, limit: int = CHUNK) -> bool:
         """Make up to `limit` staged deliveries of a committed batch ready; True if none is left.
 
@@ -172,17 +171,8 @@ class Store:
         """
         if self._claim_keys(connection, number, now, limit) == limit:
             return False
-        some = (
-            sa.select(delivery.c.id)
-            .join(message, message.c.id == delivery.c.message)
-            .where(message.c.batch == number, delivery.c.state == State.STAGED)
-            .where(delivery.c.begun == 0)
-            .limit(limit)
-        )
         moved = connection.execute(
-            _move(State.READY, State.STAGED)
-            .where(delivery.c.id.in_(some.scalar_subquery()))
-            .values(changed=now)
+            statements.READY, {"number": number, "new_changed": now, "limit": limit}
         )
         if moved.rowcount >= limit:
             return False
@@ -191,60 +181,32 @@ class Store:
 
     def _claim_keys(self, connection: sa.Connection, number: int, now: int, limit: int) -> int:
         """Claim up to `limit` keys of the batch; how many were looked at."""
-        mine = (
-            sa.select(idempotency.c.key)
-            .where(idempotency.c.key == message.c.idempotency_key)
-            .where(idempotency.c.message == message.c.id)
-        )
-        staged = sa.select(delivery.c.id).where(
-            delivery.c.message == message.c.id, delivery.c.state == State.STAGED
-        )
-        found = connection.execute(
-            sa.select(message.c.id, message.c.idempotency_key)
-            .where(message.c.batch == number, message.c.idempotency_key.is_not(None))
-            .where(~mine.exists(), staged.exists())
-            .order_by(message.c.idempotency_key, message.c.id)
-            .limit(limit)
-        ).all()
+        found = connection.execute(statements.UNCLAIMED, {"number": number, "limit": limit}).all()
         if not found:
             return 0
         connection.execute(
-            _CLAIM_KEY, [{"key": key, "message": id_, "created": now} for id_, key in found]
+            statements.CLAIM_KEY,
+            [{"key": key, "message": id_, "created": now} for id_, key in found],
         )
-        winners = dict(
-            connection.execute(
-                sa.select(idempotency.c.key, idempotency.c.message).where(
-                    idempotency.c.key.in_([key for _, key in found])
-                )
-            ).all()
-        )
-        for id_, key in found:
-            if winners[key] != id_:
-                self._cancel_duplicate(connection, id_, winners[key], now)
+        keys = [key for _, key in found]
+        winners = dict(connection.execute(statements.WINNERS, {"keys": keys}).all())
+        losers = [
+            {
+                "number": id_,
+                "new_changed": now,
+                "new_reply": f"duplicate of message {winners[key]}",
+            }
+            for id_, key in found
+            if winners[key] != id_
+        ]
+        if losers:
+            connection.execute(statements.CANCEL_DUPLICATE, losers)
         return len(found)
-
-    def _cancel_duplicate(
-        self, connection: sa.Connection, loser: int, winner: int, now: int
-    ) -> None:
-        connection.execute(
-            _move(State.CANCELLED, State.STAGED)
-            .where(delivery.c.message == loser)
-            .values(changed=now, reply=f"duplicate of message {winner}")
-        )
 
     def doubt(self, connection: sa.Connection, number: int, now: int, due: int | None) -> int:
         """What a dead process was sending for a committed batch is in doubt; how many they are."""
-        return connection.execute(
-            _move(State.IN_DOUBT, State.STAGED)
-            .where(delivery.c.begun == 1)
-            .where(delivery.c.message.in_(_messages_of(number)))
-            .values(
-                due=due,
-                duplicate=1,
-                changed=now,
-                reply="the process that was sending it died",
-            )
-        ).rowcount
+        values = {"number": number, "new_changed": now, "new_due": due}
+        return connection.execute(statements.DOUBT, values).rowcount
 
     def settle(
         self,
@@ -261,12 +223,13 @@ class Store:
             made = settlement(outcome, now, hold_doubt=hold_doubt)
             changes.setdefault(made.state, []).append(
                 {
-                    "b_id": id_,
-                    "due": made.due,
-                    "attempts": made.attempts,
-                    "duplicate": int(made.doubt),
-                    "code": made.code,
-                    "reply": made.reply,
+                    "number": id_,
+                    "new_changed": now,
+                    "new_due": made.due,
+                    "new_attempts": made.attempts,
+                    "new_duplicate": int(made.doubt),
+                    "new_code": made.code,
+                    "new_reply": made.reply,
                 }
             )
             if made.state is not State.SENT:
@@ -281,10 +244,7 @@ class Store:
                     }
                 )
         for state, some in changes.items():
-            # A process that was taken for dead knows better what has become of what is in doubt.
-            sources = [State.STAGED] if state is State.IN_DOUBT else [State.STAGED, State.IN_DOUBT]
-            statement = _move(state, *sources).where(delivery.c.id == sa.bindparam("b_id"))
-            connection.execute(statement.values(begun=0, changed=now), some)
+            connection.execute(statements.settle(state), some)
         if history:
             connection.execute(attempt.insert(), history)
 
@@ -293,14 +253,10 @@ class Store:
 
         `states` are those that its deliveries may be in, by default only staged.
         """
-        mine = _messages_of(number)
-        connection.execute(
-            delivery.delete()
-            .where(delivery.c.message.in_(mine))
-            .where(delivery.c.state.in_(states or [State.STAGED]))
-        )
-        connection.execute(message.delete().where(message.c.batch == number))
-        connection.execute(batch.delete().where(batch.c.id == number))
+        chosen = list(states or [State.STAGED])
+        connection.execute(statements.DISCARD, {"number": number, "states": chosen})
+        connection.execute(statements.DISCARD_MESSAGES, {"number": number})
+        connection.execute(statements.DISCARD_BATCH, {"number": number})
 
     def remove(self, connection: sa.Connection, ids: Sequence[int]) -> None:
         """Delete staged deliveries that a savepoint took back, with their messages."""
@@ -316,9 +272,7 @@ class Store:
     def cancel_rest(self, connection: sa.Connection, number: int, now: int, why: str) -> None:
         """Nothing more of a batch is sent: what is still staged of it is cancelled."""
         connection.execute(
-            _move(State.CANCELLED, State.STAGED)
-            .where(delivery.c.message.in_(_messages_of(number)))
-            .values(changed=now, reply=why)
+            statements.CANCEL_REST, {"number": number, "new_changed": now, "new_reply": why}
         )
 
     # -- asking
@@ -362,22 +316,6 @@ class Store:
             state = State.READY if committed else State.STAGED
             found[state.value] = found.get(state.value, 0) + count
         return found
-
-
-def _move(state: State, *sources: State) -> sa.Update:
-    """The statement that brings deliveries into `state`, if they are in one of `sources`.
-
-    Raises `IllegalMove` where `model.MOVES` has no such move.
-    """
-    for source in sources:
-        check_move(source, state)
-    # Not IN: executemany knows none.
-    where = sa.or_(*(delivery.c.state == source for source in sources))
-    return delivery.update().where(where).values(state=state)
-
-
-def _messages_of(number: int) -> Any:
-    return sa.select(message.c.id).where(message.c.batch == number).scalar_subquery()
 
 
 def _messages(

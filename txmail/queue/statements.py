@@ -1,0 +1,134 @@
+"""The statements of the store, each made once: making one takes longer than running it.
+
+Their parameters are named as what they replace; those that go into a column begin with ``new_``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from .model import BatchState, State, batch_before, check_move
+from .schema import batch, delivery, idempotency, message
+
+_number: Any = sa.bindparam("number")
+_new_changed: Any = sa.bindparam("new_changed")
+
+#: The messages of batch ``number``.
+MESSAGES = sa.select(message.c.id).where(message.c.batch == _number).scalar_subquery()
+
+OPEN_BATCH = batch.insert()
+NOTE = (
+    batch.update()
+    .where(batch.c.id == _number)
+    .values(witnesses=sa.bindparam("new_witnesses"), changed=_new_changed)
+)
+BEAT = sa.text(
+    "INSERT INTO txmail_process"
+    " (id, kind, host, boot, pid_namespace, pid, started, heartbeat)"
+    " VALUES (:id, :kind, :host, :boot, :pid_namespace, :pid, :started, :heartbeat)"
+    " ON CONFLICT (id) DO UPDATE SET heartbeat = excluded.heartbeat"
+)
+CLAIM_KEY = sa.text(
+    "INSERT INTO txmail_idempotency (key, message, created) VALUES (:key, :message, :created)"
+    " ON CONFLICT (key) DO NOTHING"
+)
+
+
+def move(state: State, *sources: State) -> sa.Update:
+    """The statement that brings deliveries into `state`, if they are in one of `sources`.
+
+    Raises `IllegalMove` where `model.MOVES` has no such move.
+    """
+    for source in sources:
+        check_move(source, state)
+    # Not IN: executemany knows none.
+    where = sa.or_(*(delivery.c.state == source for source in sources))
+    return delivery.update().where(where).values(state=state, changed=_new_changed)
+
+
+@cache
+def change_batch(state: BatchState) -> sa.Update:
+    """Bring batch ``number`` into `state`, if it may come there from where it is."""
+    return (
+        batch.update()
+        .where(batch.c.id == _number, batch.c.state.in_(batch_before(state)))
+        .values(state=state, changed=_new_changed, reason=sa.bindparam("new_reason"))
+    )
+
+
+@cache
+def settle(state: State) -> sa.Update:
+    """Bring the delivery ``number`` into `state`, with what was said about it."""
+    # A process that was taken for dead knows better what has become of what is in doubt.
+    sources = [State.STAGED] if state is State.IN_DOUBT else [State.STAGED, State.IN_DOUBT]
+    names = ("due", "attempts", "duplicate", "code", "reply")
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in names}
+    return move(state, *sources).where(delivery.c.id == _number).values(begun=0, **values)
+
+
+def _ready() -> sa.Update:
+    """Make at most ``limit`` staged deliveries of batch ``number`` ready."""
+    some = (
+        sa.select(delivery.c.id)
+        .join(message, message.c.id == delivery.c.message)
+        .where(message.c.batch == _number, delivery.c.state == State.STAGED)
+        .where(delivery.c.begun == 0)
+        .limit(sa.bindparam("limit"))
+    )
+    return move(State.READY, State.STAGED).where(delivery.c.id.in_(some.scalar_subquery()))
+
+
+READY = _ready()
+
+
+def _unclaimed() -> sa.Select[Any]:
+    """At most ``limit`` messages of batch ``number`` whose keys are still to be claimed."""
+    mine = (
+        sa.select(idempotency.c.key)
+        .where(idempotency.c.key == message.c.idempotency_key)
+        .where(idempotency.c.message == message.c.id)
+    )
+    staged = sa.select(delivery.c.id).where(
+        delivery.c.message == message.c.id, delivery.c.state == State.STAGED
+    )
+    return (
+        sa.select(message.c.id, message.c.idempotency_key)
+        .where(message.c.batch == _number, message.c.idempotency_key.is_not(None))
+        .where(~mine.exists(), staged.exists())
+        .order_by(message.c.idempotency_key, message.c.id)
+        .limit(sa.bindparam("limit"))
+    )
+
+
+UNCLAIMED = _unclaimed()
+WINNERS = sa.select(idempotency.c.key, idempotency.c.message).where(
+    idempotency.c.key.in_(sa.bindparam("keys", expanding=True))
+)
+CANCEL_DUPLICATE = (
+    move(State.CANCELLED, State.STAGED)
+    .where(delivery.c.message == _number)
+    .values(reply=sa.bindparam("new_reply"))
+)
+#: What was begun of batch ``number`` is in doubt.
+DOUBT = (
+    move(State.IN_DOUBT, State.STAGED)
+    .where(delivery.c.begun == 1, delivery.c.message.in_(MESSAGES))
+    .values(due=sa.bindparam("new_due"), duplicate=1, reply="the process that was sending it died")
+)
+#: What is staged of batch ``number`` is not sent any more.
+CANCEL_REST = (
+    move(State.CANCELLED, State.STAGED)
+    .where(delivery.c.message.in_(MESSAGES))
+    .values(reply=sa.bindparam("new_reply"))
+)
+#: Delete what batch ``number`` has in ``states``, and then all that it is.
+DISCARD = (
+    delivery.delete()
+    .where(delivery.c.message.in_(MESSAGES))
+    .where(delivery.c.state.in_(sa.bindparam("states", expanding=True)))
+)
+DISCARD_MESSAGES = message.delete().where(message.c.batch == _number)
+DISCARD_BATCH = batch.delete().where(batch.c.id == _number)
