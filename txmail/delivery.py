@@ -413,8 +413,22 @@ class QueuedRun:
 
     sends = False
 
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+        self._outcomes: list[Outcome] = []
+
     def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
-        """See `IDeliveryRun`: nothing forbids it."""
+        """See `IDeliveryRun`: nothing forbids it.
+
+        The outcomes are made now: later other databases would hold their locks meanwhile.
+        """
+        if self._items != items:
+            self._items = list(items)
+            self._outcomes = [
+                outcome
+                for position, item in enumerate(items)
+                for outcome in _waiting(item, position)
+            ]
         return []
 
     def rows(self, items: Sequence[Item]) -> list[Row]:
@@ -423,8 +437,7 @@ class QueuedRun:
 
     def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
         """See `IDeliveryRun`: it waits in the queue."""
-        for position, item in enumerate(items):
-            yield from _waiting(item, position)
+        yield from self._outcomes
 
     def unsettled(self) -> list[Outcome]:
         """See `IDeliveryRun`."""

@@ -105,13 +105,16 @@ def queue_error(
 
 def shared_out(items: Sequence[Item], outcomes: Iterable[Outcome]) -> Settled:
     """The outcomes of each item: the first that was said of a recipient; else it was not sent."""
-    said: dict[tuple[int, str], Outcome] = {}
+    said: list[dict[str, Outcome]] = [{} for _ in items]
     for outcome in outcomes:
-        said.setdefault((outcome.position, outcome.recipient), outcome)
-    return [
-        (item, [said.get((position, o.recipient), o) for o in unsent(item.envelope)])
-        for position, item in enumerate(items)
-    ]
+        said[outcome.position].setdefault(outcome.recipient, outcome)
+    return [(item, _of(item.envelope, found)) for item, found in zip(items, said, strict=True)]
+
+
+def _of(envelope: Envelope, said: dict[str, Outcome]) -> list[Outcome]:
+    if len(said) == len(envelope.recipients):
+        return [said[recipient] for recipient in envelope.recipients]
+    return [said.get(o.recipient, o) for o in unsent(envelope)]
 
 
 def unsent(envelope: Envelope) -> list[Outcome]:
