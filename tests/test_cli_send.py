@@ -278,6 +278,17 @@ def test_an_ini_file_has_the_settings(server, tmp_path, capsys):
     assert kept.startswith(b"Return-Path: <other@example.com>\r\n")
 
 
+def test_what_cannot_be_sent_goes_into_the_queue_of_the_settings(tmp_path, capsys):
+    queue = f"sqlite:///{tmp_path}/mail.db"
+    path = ini(
+        tmp_path, f"[app:main]\nmail.url = smtp://127.0.0.1:1\nmail.queue_url = {queue}\n"
+    )
+    assert main(["send", "-c", path, *MADE]) == 0
+    assert "in the queue" in capsys.readouterr().err
+    assert main(["db", "status", "-c", path]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == ["ready", "1"]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -381,8 +392,8 @@ def test_the_help_has_the_exit_codes_and_examples(capsys):
 # -- the table
 
 
-def outcome(status, scope=Scope.MESSAGE, action=Action.DEFER):
-    return Outcome("a@example.com", status, scope, action=action)
+def outcome(status, scope=Scope.MESSAGE, action=Action.DEFER, queued=False):
+    return Outcome("a@example.com", status, scope, action=action, queued=queued)
 
 
 @pytest.mark.parametrize(
@@ -396,6 +407,10 @@ def outcome(status, scope=Scope.MESSAGE, action=Action.DEFER):
         ([outcome(Status.IN_DOUBT), outcome(Status.FAILED)], SysExit.IOERR),
         ([outcome(Status.DEFERRED)], SysExit.TEMPFAIL),
         ([outcome(Status.UNSENT, Scope.ROUTE, Action.STOP_ROUTE)], SysExit.UNAVAILABLE),
+        ([outcome(Status.ACCEPTED), outcome(Status.UNSENT, queued=True)], SysExit.OK),
+        ([outcome(Status.DEFERRED, queued=True)], SysExit.OK),
+        ([outcome(Status.ACCEPTED), outcome(Status.FAILED, queued=True)], SysExit.UNAVAILABLE),
+        ([outcome(Status.IN_DOUBT, queued=True)], SysExit.IOERR),
     ],
 )
 def test_try_again_is_said_only_if_nothing_can_arrive_twice(outcomes, code):

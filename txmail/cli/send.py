@@ -40,7 +40,8 @@ A password does not belong on a command line, where every user of the machine
 can read it: put the URL into TXMAIL_URL or a file.
 
 exit codes, as in sysexits.h:
-  0   every recipient was accepted by the next hop
+  0   every recipient was accepted by the next hop, or the queue of the settings
+      has what is left
   64  wrong arguments
   65  the message, or an address, cannot be sent as it is
   66  a file cannot be read

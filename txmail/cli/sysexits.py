@@ -35,11 +35,11 @@ class SysExit(IntEnum):
 def code_of(outcomes: Iterable[Outcome]) -> SysExit:
     """The exit code for `outcomes`: of those that fit, the one that forbids most.
 
-    Whoever reads 75 sends everything again: it is said only if nothing was accepted or is in
-    doubt.
+    Whoever reads 75 sends everything again: it is said only if nothing was accepted, is in doubt
+    or is in the queue.
     """
     outcomes = list(outcomes)
-    bad = [o for o in outcomes if o.status is not Status.ACCEPTED]
+    bad = [o for o in outcomes if not _is_taken_care_of(o)]
     if not bad:
         return SysExit.OK
     if any(o.status is Status.IN_DOUBT for o in bad):
@@ -51,3 +51,10 @@ def code_of(outcomes: Iterable[Outcome]) -> SysExit:
     if len(bad) < len(outcomes) or any(o.action is Action.STOP_ROUTE for o in bad):
         return SysExit.UNAVAILABLE
     return SysExit.TEMPFAIL
+
+
+def _is_taken_care_of(outcome: Outcome) -> bool:
+    """True if it was accepted, or if the queue goes on with it."""
+    return outcome.status is Status.ACCEPTED or (
+        outcome.queued and outcome.status in (Status.UNSENT, Status.DEFERRED)
+    )
