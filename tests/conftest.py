@@ -19,6 +19,7 @@ from databases import (
     postgresql_server,
 )
 from many import TIERS
+from queues import queue_factory
 
 from txmail import mailer_from_settings
 from txmail.testing import ScriptedServer
@@ -118,6 +119,13 @@ def database(request, make_database):
 def sql(request, make_database):
     """An SQL database of each kind in turn."""
     return make_database(request.param)
+
+
+@pytest.fixture
+def make_queue(request, tmp_path, tm):
+    """Make applications with a queue, by its kind: see `queues`."""
+    with queue_factory(request, tmp_path, tm) as make:
+        yield make
 
 
 @pytest.fixture(params=TIERS.values(), ids=TIERS)

@@ -152,7 +152,8 @@ class Change:
         )
 
 
-def _out(outcomes: list[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+def sent(outcomes: list[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+    """Those of `outcomes` that nobody can take back: what is out, or may be."""
     return [(i, o) for i, o in outcomes if o.status in (Status.ACCEPTED, Status.IN_DOUBT)]
 
 
@@ -198,11 +199,15 @@ class OwnBatch(Batch):
         self._others |= others
         self._queue.opened(self.number)
         again, self._unsure = self._unsure, True
-        with self._store.database.write(timeout=timeout) as connection:
-            if again:
-                self._store.discard(connection, self.number)
-                change = Change.between({}, wanted)
-            self._write(connection, change, first=again or not self._stored)
+        try:
+            with self._store.database.write(timeout=timeout) as connection:
+                if again:
+                    self._store.discard(connection, self.number)
+                    change = Change.between({}, wanted)
+                self._write(connection, change, first=again or not self._stored)
+        except BaseException:
+            self._queue.unbeaten()
+            raise
         self._unsure, self._stored = False, True
         self._rows = wanted
 
@@ -259,15 +264,18 @@ class OwnBatch(Batch):
         """See `IBatch`."""
         if self._decided and not self._ended:
             self._ended = True
-            out = _out(self._outcomes(settled))
+            out = sent(self._outcomes(settled))
             self._soon(lambda seconds: self._forget(out, seconds), timeout)
 
     def finish(self, settled: Settled) -> None:
         """See `IBatch`."""
         if self._ended:
             return
+        if not self._rows:
+            self.abort(settled)
+            return
         self._ended = True
-        if self._published or not self._rows:
+        if self._published:
             self._close()
             return
         outcomes = self._outcomes(settled)
@@ -296,10 +304,10 @@ class OwnBatch(Batch):
 
     def abort(self, settled: Settled) -> None:
         """See `IBatch`."""
-        if self._ended or not (self._rows or self._unsure):
+        if self._ended or not (self._stored or self._unsure):
             return
         self._ended = True
-        out = _out(self._outcomes(settled))
+        out = sent(self._outcomes(settled))
         self._queue.upkeep.do(lambda: self._forget(out, BACKGROUND_TIMEOUT))
 
     def _forget(self, out: list[tuple[int, Outcome]], timeout: float) -> None:
@@ -313,10 +321,13 @@ class OwnBatch(Batch):
 
     def leave(self, settled: Settled) -> None:
         """See `IBatch`."""
-        if self._ended or not self._rows:
+        if self._ended:
+            return
+        if not self._rows:
+            self.abort(settled)
             return
         self._ended = True
-        out = _out(self._outcomes(settled))
+        out = sent(self._outcomes(settled))
         self._queue.upkeep.do(lambda: self._queue.abandon(self.number, out))
 
     def _close(self) -> None:

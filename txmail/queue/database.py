@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TxmailError
@@ -26,9 +26,10 @@ except ModuleNotFoundError:
 
 from sqlalchemy import exc
 
-from . import postgresql, sqlite
+from . import postgresql, sqlite, version
 from .backend import Backend
-from .schema import VERSION, metadata
+from .forks import forks
+from .schema import metadata
 
 #: Seconds that a transaction may wait for others, and for the server.
 PATIENCE = 30.0
@@ -264,22 +265,23 @@ class Database:
 
     @contextmanager
     def _connected(self, process: _Process, seconds: float) -> Iterator[sa.Connection]:
-        with postgresql.patience(seconds):
-            connection = process.engine.connect()
-        try:
-            with self._backend.watched(connection, seconds):
-                try:
-                    yield connection
-                except Exception as error:
-                    self._undo(process, connection, error)
-                    raise
-                except BaseException:
-                    connection.invalidate()
-                    raise
-        finally:
-            if process.closed:
-                connection.invalidate()  # its pool has gone
-            connection.close()
+        with forks.held() if self._backend.one_writer else nullcontext():
+            with postgresql.patience(seconds):
+                connection = process.engine.connect()
+            try:
+                with self._backend.watched(connection, seconds):
+                    try:
+                        yield connection
+                    except Exception as error:
+                        self._undo(process, connection, error)
+                        raise
+                    except BaseException:
+                        connection.invalidate()
+                        raise
+            finally:
+                if process.closed:
+                    connection.invalidate()  # its pool has gone
+                connection.close()
 
     def _undo(self, process: _Process, connection: sa.Connection, error: Exception) -> None:
         if isinstance(error, self._foreign):
@@ -364,24 +366,7 @@ class Database:
 
     def check(self, found: str | None) -> None:
         """Raise `SchemaError`, which says what to do, if `found` is not the version we need."""
-        if found == VERSION:
-            return
-        if found is None:
-            raise SchemaError(f"{self.name}: there are no tables of a queue: run txmail db init")
-        if not found:
-            raise SchemaError(
-                f"{self.name}: the table txmail_version has to have one row, with the version of "
-                f"the other tables: {VERSION} if they are those of this txmail"
-            )
-        if is_older(found):
-            raise SchemaError(
-                f"{self.name}: its tables have version {found} and this txmail needs {VERSION}: "
-                "run txmail db upgrade"
-            )
-        raise SchemaError(
-            f"{self.name}: its tables have version {found}, and this txmail knows none after "
-            f"{VERSION}: update it on this machine"
-        )
+        version.check(self.name, found)
 
     # -- what differs
 
@@ -430,11 +415,6 @@ def _cause(error: BaseException) -> BaseException:
     if isinstance(error, exc.StatementError) and error.orig is not None:
         return error.orig
     return error
-
-
-def is_older(found: str) -> bool:
-    """Whether tables of version `found` can be brought up to ours."""
-    return found.isdigit() and int(found) < int(VERSION)
 
 
 def _backend(given: Unshown) -> Backend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import time
@@ -19,7 +20,6 @@ from ..interfaces import IBatch, IQueue, IWitness
 from ..secret import Secret
 from .batch import OwnBatch
 from .database import Database
-from .owner import process_id
 from .recovery import Decision, Resolver
 from .schema import batch
 from .store import CHUNK, Store
@@ -33,6 +33,16 @@ CHANNEL = "txmail"
 NUMBER_BITS = 63
 #: Seconds between two chunks of a large batch, so that others get to write.
 _BREATH = 0.005
+
+
+class _Process:
+    """What one process has of a queue."""
+
+    def __init__(self) -> None:
+        #: its batches that are open
+        self.open: set[int] = set()
+        #: when it has said that it lives, by `time.monotonic`
+        self.beat: float | None = None
 
 
 @implementer(IQueue)
@@ -91,12 +101,11 @@ class Queue:
         self.limit = limit
         #: who waits for mail in this process
         self.woken = threading.Event()
-        #: batches of this process that are open
-        self._open: set[int] = set()
-        self._last_beat = 0.0
+        # By pid: a forked child decides about none of its parent's batches.
+        self._processes: dict[int, _Process] = {}
         mine = weakref.ref(self)
         self.upkeep = Upkeep(
-            database.name, lambda: _round(mine), lambda: bool((q := mine()) and q._open)
+            database.name, lambda: _round(mine), lambda: bool((q := mine()) and q._mine.open)
         )
 
     @property
@@ -125,24 +134,43 @@ class Queue:
 
     def opened(self, number: int) -> None:
         """This process decides about batch `number` from now on."""
-        first = not self._open
-        self._open.add(number)
+        first = not self._mine.open
+        self._mine.open.add(number)
         if first:
             self.upkeep.start()
 
     def closed(self, number: int) -> None:
         """It has decided."""
-        self._open.discard(number)
+        self._mine.open.discard(number)
+
+    @property
+    def _mine(self) -> _Process:
+        return self._processes.setdefault(os.getpid(), _Process())
 
     def beat(self, connection: sa.Connection, now: int) -> None:
         """Say that this process lives, unless it has said so a moment ago."""
-        key = process_id()
-        moment = time.monotonic()
-        if self._beaten != key or moment - self._last_beat > ROUND / 2:
+        mine, moment = self._mine, time.monotonic()
+        if mine.beat is None or moment - mine.beat > ROUND / 2:
             self.store.beat(connection, now)
-            self._beaten, self._last_beat = key, moment
+            mine.beat = moment
 
-    _beaten = ""
+    def unbeaten(self) -> None:
+        """What `beat` has written may have been rolled back."""
+        self._mine.beat = None
+
+    def beat_soon(self) -> None:
+        """Say it in the background, if it never has: for transactions that may take long.
+
+        Others that say the same would wait for them.
+        """
+        mine = self._mine
+        if mine.beat is None:
+            mine.beat = time.monotonic()
+            self.upkeep.do(self._beat)
+
+    def _beat(self) -> None:
+        with self.database.write(durable=False) as connection:
+            self.store.beat(connection, self.database.now(connection))
 
     def check_room(self, connection: sa.Connection, more: int) -> None:
         """Raise `QueueFull` if there is no room for `more` deliveries."""
@@ -189,8 +217,11 @@ class Queue:
         `outcomes` are of what it had sent before.
         """
         with self.database.write() as connection:
-            self.store.settle(connection, outcomes, self.database.now(connection))
-            connection.execute(batch.update().where(batch.c.id == number).values(process=None))
+            changed = connection.execute(
+                batch.update().where(batch.c.id == number).values(process=None)
+            )
+            if changed.rowcount:
+                self.store.settle(connection, outcomes, self.database.now(connection))
         self.closed(number)
 
     # -- recovery
@@ -213,9 +244,8 @@ class Queue:
         resolver.decide(number, committed=committed, actor=actor)
 
     def _round(self) -> None:
-        if self._open:
-            with self.database.write(durable=False) as connection:
-                self.store.beat(connection, self.database.now(connection))
+        if self._mine.open:
+            self._beat()
         self.resolve()
         self.database.checkpoint()
 

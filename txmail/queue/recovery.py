@@ -30,13 +30,12 @@ from ..verdict import Answer, Verdict
 from .model import BatchState
 from .owner import Identity, alive
 from .retry import DOUBT_DELAY
-from .schema import audit, batch, process
+from .schema import IS_OPEN, audit, batch, process
 from .store import Store
 
 log = logging.getLogger("txmail.queue")
 
 _UNDECIDED = (BatchState.STAGED, BatchState.UNKNOWN)
-_OPEN = (*_UNDECIDED, BatchState.SENDING, BatchState.PUBLISHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Resolver:
             found = connection.execute(
                 sa.select(batch.c.id, batch.c.state, batch.c.witnesses, batch.c.reason, process)
                 .join_from(batch, process, process.c.id == batch.c.process, isouter=True)
-                .where(batch.c.state.in_(_OPEN))
+                .where(IS_OPEN)
                 .order_by(batch.c.created)
             ).all()
         made: list[Decision] = []

@@ -19,11 +19,11 @@ from ..envelope import Outcome
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch
 from ..item import Row
-from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, Settled
+from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, OwnBatch, Settled, sent
 from .database import Database
 from .model import BatchState, State
 from .queue import NUMBER_BITS, Queue
-from .schema import delivery
+from .schema import batch, delivery
 
 #: a session, or what returns the one of the current transaction
 Sessions = Session | scoped_session[Session] | Callable[[], Session]
@@ -79,9 +79,12 @@ class SessionQueue(Queue):
             return super().begin(transaction, transaction_manager)
         session = _current(self._session)
         self.database.adopt(_engine_of(session))
-        # Now: once the commit has begun nobody can join, and there may be mail that late.
-        self.join(session, transaction_manager)
         return SessionBatch(self, secrets.randbits(NUMBER_BITS), session, transaction_manager)
+
+    def begin_apart(self, transaction_manager: Any) -> IBatch:
+        """The same for mail that comes too late for the session to take part."""
+        number = secrets.randbits(NUMBER_BITS)
+        return OwnBatch(self, number, (), transaction_manager.get(), transaction_manager)
 
     def join(self, session: Session, transaction_manager: Any) -> None:
         """Have `session` take part in the transaction, with changes."""
@@ -119,6 +122,8 @@ class SessionBatch(Batch):
         self._transaction_manager = transaction_manager
         #: True if there are rows that only count after the commit: sent directly, or with keys
         self._later = False
+        #: for mail that comes when the commit has begun, and the session has no part in it
+        self._apart: IBatch | None = None
 
     def stage(
         self, rows: Sequence[Row], resources: Sequence[Any], timeout: float, late: bool = False
@@ -131,11 +136,13 @@ class SessionBatch(Batch):
             return
         session = self._session
         assert session is not None  # it is dropped at the end only
+        if late and not session.in_transaction():
+            self._apart = self._apart or self._queue.begin_apart(self._transaction_manager)
+            self._apart.stage(rows, resources, timeout)
+            return
         database = self._store.database
         with database.errors():
-            if not late:
-                # It may have been closed meanwhile, by a savepoint that was rolled back.
-                self._queue.join(session, self._transaction_manager)
+            self._queue.join(session, self._transaction_manager)
             connection = session.connection(bind_arguments={"clause": delivery})
             database.prepare(connection)
             if self._rows:
@@ -167,17 +174,22 @@ class SessionBatch(Batch):
 
     def decide(self, last: bool, timeout: float) -> None:
         """See `IBatch`: the session decides."""
+        if self._apart is not None:
+            self._apart.decide(last, timeout)
 
     def revoke(self, settled: Settled, timeout: float) -> None:
         """See `IBatch`."""
+        if self._apart is not None:
+            self._apart.revoke(settled, timeout)
 
     def finish(self, settled: Settled) -> None:
         """See `IBatch`."""
         if self._ended:
             return
-        self._ended = True
-        self._session = self._transaction_manager = None
-        if self._later:
+        self._end()
+        if self._apart is not None:
+            self._apart.finish(settled)
+        elif self._later:
             outcomes = self._outcomes(settled)
             self._soon(lambda seconds: self._finish(outcomes, seconds), FINISH_TIMEOUT)
         elif self._rows and self._wakes():
@@ -198,20 +210,31 @@ class SessionBatch(Batch):
         """See `IBatch`: the rows are gone with the session's, unless that had committed before."""
         if self._ended:
             return
-        self._ended = True
-        self._session = self._transaction_manager = None
-        if self._rows and self._begun():
-            outcomes = self._outcomes(settled)
-            self._queue.upkeep.do(lambda: self._forget(outcomes))
+        self._end()
+        if self._apart is not None:
+            self._apart.abort(settled)
+        elif self._begun():
+            out = sent(self._outcomes(settled))
+            self._queue.upkeep.do(lambda: self._forget(out))
 
     def _forget(self, outcomes: list[tuple[int, Outcome]]) -> None:
+        there = sa.select(batch.c.id).where(batch.c.id == self.number)
         with self._store.database.write(timeout=BACKGROUND_TIMEOUT) as connection:
-            self._settle_aborted(connection, outcomes)
+            if connection.scalar(there) is not None:
+                self._settle_aborted(connection, outcomes)
         self._queue.closed(self.number)
 
     def leave(self, settled: Settled) -> None:
         """See `IBatch`: if the rows are there, they have committed."""
-        if not self._ended and self._later:
-            self._ended = True
+        if self._ended:
+            return
+        self._end()
+        if self._apart is not None:
+            self._apart.leave(settled)
+        elif self._later:
             outcomes = self._outcomes(settled)
             self._queue.upkeep.do(lambda: self._queue.abandon(self.number, outcomes))
+
+    def _end(self) -> None:
+        self._ended = True
+        self._session = self._transaction_manager = None

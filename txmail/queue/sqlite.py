@@ -24,6 +24,7 @@ import sqlalchemy as sa
 
 from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable, SchemaError, TxmailError
 from .file import guard
+from .forks import forks
 
 DRIVERS = ("sqlite", "sqlite+pysqlite")
 
@@ -182,7 +183,7 @@ class Sqlite:
     def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
         if self._path is None:
             return False
-        with engine.connect() as holder, engine.connect() as mover:
+        with forks.held(), engine.connect() as holder, engine.connect() as mover:
             holding: Any = holder.connection.dbapi_connection
             moving: Any = mover.connection.dbapi_connection
             holding.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")

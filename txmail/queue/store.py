@@ -21,7 +21,7 @@ from .database import Database
 from .model import BatchState, State
 from .owner import Identity, process_id
 from .retry import said, settlement
-from .schema import attempt, batch, delivery, message
+from .schema import IS_LATER, IS_LEASED, IS_READY, attempt, batch, delivery, message
 
 #: How many deliveries are moved, or keys claimed, in one transaction.
 CHUNK = 1000
@@ -281,13 +281,7 @@ class Store:
         """Raise `QueueFull` if `more` deliveries would bring those that wait above `limit`."""
         waiting = 0
         # Each of these is read from an index that has nothing else in it.
-        for condition in (
-            delivery.c.state == State.READY,
-            sa.and_(
-                delivery.c.state.in_([State.DEFERRED, State.IN_DOUBT]), delivery.c.due.is_not(None)
-            ),
-            delivery.c.state == State.SENDING,
-        ):
+        for condition in (IS_READY, IS_LATER, IS_LEASED):
             some = sa.select(delivery.c.id).where(condition).limit(limit + 1).subquery()
             waiting += connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
         if waiting + more > limit:

@@ -12,7 +12,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from ..exceptions import ConfigurationError, SchemaError
-from .database import Database, is_older
+from .database import Database
+from .version import is_older
 
 try:
     from alembic import command

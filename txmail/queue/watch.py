@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 #: Seconds of the thread's idleness, after which it ends.
 _IDLE = 10.0
@@ -37,8 +36,8 @@ class Watch:
         with self._changed:
             self._watched[key] = deadline, descriptor
             if self._next is None:
-                self._next = deadline
                 threading.Thread(target=self._run, name="txmail-watch", daemon=True).start()
+                self._next = deadline
             elif deadline < self._next:
                 self._changed.notify()
         try:
@@ -55,7 +54,7 @@ class Watch:
                     if deadline <= now:
                         del self._watched[key]
                         _shut(descriptor)
-                moments: list[Any] = [deadline for deadline, _ in self._watched.values()]
+                moments = [deadline for deadline, _ in self._watched.values()]
                 self._next = min(moments, default=now + _IDLE)
                 woken = self._changed.wait(max(self._next - now, 0.0))
                 if not woken and not self._watched and not moments:
