@@ -385,6 +385,7 @@ class ISession(Interface):
         timeout: float | None = None,
         window: int | None = None,
         leave: bool = False,
+        guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """Send `envelopes`; an iterator of one `Outcome` per recipient, as they are known.
 
@@ -398,6 +399,9 @@ class ISession(Interface):
         `window` is how many messages may be on their way without an answer, on one connection, and
         so how many can be in doubt if it breaks. By default 1 with `strict` and 16 without; a
         transport that was set up with a window uses that.
+
+        `guard` is called immediately before anything leaves, and so before each final dot; what it
+        raises ends sending at once.
 
         With `leave`, envelopes that were not taken from the iterator when sending ended stay
         there, without an outcome; otherwise all are taken, and reported as unsent.

@@ -152,6 +152,11 @@ class Mailer:
         return self._direct.events
 
     @property
+    def transport(self) -> ITransport:
+        """What carries its mail out."""
+        return self._direct.transport
+
+    @property
     def queue(self) -> Any:
         """See `IMailer`."""
         return None if self._queued is None else self._queued.queue

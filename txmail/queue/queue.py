@@ -99,8 +99,8 @@ class Queue:
         self.witnesses: list[IWitness] = list(witnesses)
         self.on_doubt = on_doubt
         self.limit = limit
-        #: who waits for mail in this process
-        self.woken = threading.Event()
+        #: called when there is mail, by whatever thread has published it: must not block
+        self.listeners: list[Callable[[], object]] = []
         # By pid: a forked child decides about none of its parent's batches.
         self._processes: dict[int, _Process] = {}
         mine = weakref.ref(self)
@@ -183,7 +183,8 @@ class Queue:
 
     def wake(self) -> None:
         """Tell the workers of this process that there is mail."""
-        self.woken.set()
+        for listener in list(self.listeners):
+            listener()
 
     def announce_later(self) -> None:
         """Tell all workers, without making anybody wait for it."""

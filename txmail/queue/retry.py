@@ -1,10 +1,15 @@
-"""What the queue makes of an outcome: the state, and when it is tried again."""
+"""What the queue makes of an outcome: the state, and when it is tried again.
+
+`RetryPolicy` can be replaced: anything with its `settle` will do.
+"""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..envelope import Outcome, Scope, Status
+from ..envelope import Action, Outcome, Scope, Status
 from .model import State
 
 #: Milliseconds until the next try: of a recipient or message that was asked to wait (greylisting
@@ -12,6 +17,9 @@ from .model import State
 DEFERRED_DELAY = 300_000
 ROUTE_DELAY = 60_000
 DOUBT_DELAY = 300_000
+#: The longest time between two tries, and how long a message is tried that says nothing else.
+MAX_DELAY = 4 * 3_600_000
+LIFETIME = 5 * 24 * 3_600_000
 
 #: Characters of a reply that are kept.
 MAX_REPLY = 500
@@ -40,21 +48,75 @@ class Settlement:
     reply: str | None
 
 
+class RetryPolicy:
+    """When a delivery is tried again: after five minutes, and twice as long each time.
+
+    Failures of the route cost a message nothing. What is asked to wait is tried until it expires.
+    """
+
+    def __init__(
+        self,
+        *,
+        first: int = DEFERRED_DELAY,
+        longest: int = MAX_DELAY,
+        lifetime: int = LIFETIME,
+        hold_doubt: bool = False,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """All times are in milliseconds; `lifetime` is for messages without an end of their own.
+
+        With `hold_doubt`, what is in doubt waits for a person. `jitter` returns 0 to 1.
+        """
+        self.first = first
+        self.longest = longest
+        self.lifetime = lifetime
+        self.hold_doubt = hold_doubt
+        self._jitter = jitter
+
+    def settle(
+        self,
+        outcome: Outcome,
+        now: int,
+        *,
+        attempts: int = 0,
+        created: int | None = None,
+        expires: int | None = None,
+    ) -> Settlement:
+        """What `outcome` comes to, of a delivery that was tried `attempts` times before.
+
+        `now`, `created` and `expires` are milliseconds since 1970.
+        """
+        state = _STATES[outcome.status]
+        route = outcome.scope is Scope.ROUTE
+        tried = outcome.status is not Status.UNSENT and not route
+        code, reply = said(outcome)
+        due: int | None = now
+        if state is State.DEFERRED and route:
+            state, due = State.READY, now + ROUTE_DELAY
+        elif state is State.DEFERRED and outcome.action is Action.SPLIT:
+            state, tried = State.READY, False
+        elif state is State.DEFERRED:
+            due = now + self.delay(attempts)
+        elif state is State.IN_DOUBT:
+            due = None if self.hold_doubt else now + DOUBT_DELAY
+        end = expires if expires is not None else (created or now) + self.lifetime
+        if state is State.DEFERRED and due is not None and due >= end:
+            state, due = State.EXPIRED, None
+        return Settlement(state, due, int(tried), state is State.IN_DOUBT, code, reply)
+
+    def delay(self, attempts: int) -> int:
+        """Milliseconds until the next try, after `attempts` before this one."""
+        delay = min(self.longest, self.first * 2 ** min(attempts, 20))
+        return int(delay * (1 + self._jitter() / 4))
+
+
 def settlement(outcome: Outcome, now: int, *, hold_doubt: bool = False) -> Settlement:
     """What `outcome`, of a first try at `now`, comes to.
 
     With `hold_doubt`, what is in doubt waits for a person. A failure of the route is no try.
     """
-    state = _STATES[outcome.status]
-    route = outcome.scope is Scope.ROUTE
-    tried = outcome.status is not Status.UNSENT and not route
-    due: int | None = now
-    if state is State.DEFERRED:
-        due = now + (ROUTE_DELAY if route else DEFERRED_DELAY)
-    elif state is State.IN_DOUBT:
-        due = None if hold_doubt else now + DOUBT_DELAY
-    code, reply = said(outcome)
-    return Settlement(state, due, int(tried), state is State.IN_DOUBT, code, reply)
+    made = RetryPolicy(hold_doubt=hold_doubt, jitter=float).settle(outcome, now)
+    return made
 
 
 def said(outcome: Outcome) -> tuple[int | None, str | None]:

@@ -40,15 +40,22 @@ class Driver:
         #: by the clock: the end of all patience, and that with the next reply
         self._deadline: float | None = None
         self._patience = 0.0
+        self._guard: Callable[[], object] | None = None
 
     @contextlib.contextmanager
-    def bounded(self, timeout: float | None) -> Iterator[None]:
-        """Within it, everything together takes `timeout` seconds at most."""
+    def bounded(
+        self, timeout: float | None, guard: Callable[[], object] | None = None
+    ) -> Iterator[None]:
+        """Within it, everything together takes `timeout` seconds at most.
+
+        `guard` is called before each write; what it raises ends everything.
+        """
         self._deadline = None if timeout is None else self._clock() + timeout
+        self._guard = guard
         try:
             yield
         finally:
-            self._deadline = None
+            self._deadline = self._guard = None
 
     def run(self, conversation: Conversation) -> None:
         """Drive `conversation` to its end. Raises `TransportError`."""
@@ -128,8 +135,11 @@ class Driver:
         now = self._clock()
         if self._deadline is not None and now >= self._deadline:
             return
+        outgoing = protocol.outgoing()
+        if self._guard is not None:
+            self._guard()
         try:
-            taken = self.stream.send(protocol.outgoing())
+            taken = self.stream.send(outgoing)
         except OSError:
             # Replies to what arrived before may still be there: they are read until EOF.
             self._write_failed = True

@@ -269,20 +269,25 @@ class SessionGroup:
         timeout: float | None = None,
         window: int | None = None,
         leave: bool = False,
+        guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`."""
         self._alone, self._leave = strict, leave
         self._lanes, self._known = [], deque()
         if strict:
             return self._first.send(
-                envelopes, strict=True, timeout=timeout, window=window, leave=leave
+                envelopes, strict=True, timeout=timeout, window=window, leave=leave, guard=guard
             )
         count = len(envelopes) if isinstance(envelopes, Sized) else None
         self._source = _Shared(envelopes)
-        return self._sent(count, window, timeout)
+        return self._sent(count, window, timeout, guard)
 
     def _sent(
-        self, count: int | None, window: int | None, timeout: float | None
+        self,
+        count: int | None,
+        window: int | None,
+        timeout: float | None,
+        guard: Callable[[], object] | None,
     ) -> Iterator[Outcome]:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
@@ -294,7 +299,7 @@ class SessionGroup:
             with ExitStack() as stack:
                 left = None if deadline is None else deadline - time.monotonic()
                 for session in self._sessions:
-                    stack.enter_context(session.bounded(left))
+                    stack.enter_context(session.bounded(left, guard))
                 yield from self._work(window)
             for _ in self._settle_rest():
                 yield from self._handed_out()

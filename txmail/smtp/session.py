@@ -223,10 +223,11 @@ class Session:
         timeout: float | None = None,
         window: int | None = None,
         leave: bool = False,
+        guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`."""
         sending = self.begin(envelopes, strict=strict, window=window, leave=leave)
-        return self._outcomes(sending, timeout)
+        return self._outcomes(sending, timeout, guard)
 
     def begin(
         self,
@@ -264,9 +265,11 @@ class Session:
     def _has_passed(self, envelope: Envelope) -> bool:
         return self._preflighted.get(id(envelope), (envelope, False))[1]
 
-    def _outcomes(self, sending: Sending, timeout: float | None) -> Iterator[Outcome]:
+    def _outcomes(
+        self, sending: Sending, timeout: float | None, guard: Callable[[], object] | None
+    ) -> Iterator[Outcome]:
         conversation, ready, driver = sending.conversation(), sending.ready, self.driver
-        with self.bounded(timeout):
+        with self.bounded(timeout, guard):
             try:
                 try:
                     self.check()
@@ -399,8 +402,10 @@ class Session:
         self._stream.close()
 
     @contextlib.contextmanager
-    def bounded(self, timeout: float | None) -> Iterator[None]:
-        """Within it, everything together takes `timeout` seconds at most."""
+    def bounded(
+        self, timeout: float | None, guard: Callable[[], object] | None = None
+    ) -> Iterator[None]:
+        """See `Driver.bounded`."""
         self._dialogue.refresh()
-        with self.driver.bounded(timeout):
+        with self.driver.bounded(timeout, guard):
             yield

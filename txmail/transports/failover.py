@@ -207,10 +207,16 @@ class FailoverSession:
         timeout: float | None = None,
         window: int | None = None,
         leave: bool = False,
+        guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`. Never moves to another route."""
         sending = self._session.send(
-            envelopes, strict=strict, timeout=timeout, window=window, leave=leave
+            envelopes,
+            strict=strict,
+            timeout=timeout,
+            window=window,
+            leave=leave,
+            guard=guard,
         )
         return self._noticing(sending)
 

@@ -114,6 +114,7 @@ class LocalSession:
         timeout: float | None = None,
         window: int | None = None,
         leave: bool = False,
+        guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`.
 
@@ -128,6 +129,7 @@ class LocalSession:
         ]
         self._handed_out = 0
         self._under_way = None
+        self._guard = guard
         deadline = None if timeout is None else self._clock() + timeout
         return self._sent(envelopes, strict, deadline)
 
@@ -185,6 +187,8 @@ class LocalSession:
             recipients = tuple(envelope.recipients[index] for index in indexes)
             part = Envelope(envelope.sender, recipients, envelope.content)
         self.result = _NOTHING
+        if self._guard is not None:
+            self._guard()
         self._under_way = envelope, indexes, start
         if seconds is not None and seconds <= 0:
             self.result = unsent("the time for it was up")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from zope.interface import implementer
 
@@ -100,11 +100,14 @@ class MemorySession:
         timeout: float | None = None,
         window: int | None = None,
         leave: bool = False,
+        guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`."""
         self._rest = []
         stopped = False
         for position, envelope in enumerate(envelopes):
+            if guard is not None:
+                guard()
             found = self._transport.outcomes(envelope, position)
             refused = any(o.status is not Status.ACCEPTED for o in found)
             if stopped or (strict and refused):

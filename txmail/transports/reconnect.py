@@ -27,6 +27,7 @@ def send_all(
     *,
     window: int | None = None,
     timeout: float | None = None,
+    guard: Callable[[], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Outcome]:
     """Send `envelopes` over as many connections of `transport` as it takes, one after another.
@@ -36,13 +37,13 @@ def send_all(
     as often as each has settled at least one message, and once when one has settled none. What was
     in flight is ``in_doubt``, and never sent again here.
 
-    `window` is as for `ISession.send`. `timeout` is in seconds, for all of it. Network failures end
+    `window` and `guard` are as for `ISession.send`. `timeout` is in seconds, for all of it. Network failures end
     in outcomes, not in errors: what could not be sent at last is ``unsent``. If the iteration of
     `envelopes` raises an error, what had come until then is sent, and then the error is raised;
     a TypeError for what is no `Envelope`. Closing the iterator ends sending at once: what has no
     outcome then may have been sent, or not.
     """
-    return _Course(transport, envelopes, window, timeout, clock).outcomes()
+    return _Course(transport, envelopes, window, timeout, guard, clock).outcomes()
 
 
 class _Course:
@@ -54,9 +55,11 @@ class _Course:
         envelopes: Iterable[Envelope],
         window: int | None,
         timeout: float | None,
+        guard: Callable[[], object] | None,
         clock: Callable[[], float],
     ) -> None:
         self._transport = transport
+        self._guard = guard
         self._envelopes = enumerate(envelopes)
         self._window = window
         self._clock = clock
@@ -136,7 +139,13 @@ class _Course:
         self._open.clear()
         self._fruitful = self._told = False
         unsent: list[tuple[int, Envelope]] = []
-        sending = session.send(self._taken(), window=self._window, leave=True, timeout=self._left())
+        sending = session.send(
+            self._taken(),
+            window=self._window,
+            leave=True,
+            timeout=self._left(),
+            guard=self._guard,
+        )
         try:
             for outcome in sending:
                 position, envelope, said = self._open[outcome.position]

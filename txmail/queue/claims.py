@@ -1,0 +1,331 @@
+"""What workers do to deliveries: claim them, begin, settle, give back; and what a lease is worth.
+
+A claim gives a worker the right to send deliveries until its lease ends, and a token by which that
+right is told. Whatever is written later tests the token, not the time: once somebody else has the
+delivery, nothing of the former owner's is written. ``begun`` is committed before a final dot may
+leave: a lease that ends without it makes the delivery ready again, with it the delivery is in doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..envelope import Envelope
+from ..exceptions import FieldError
+from ..item import Priority
+from .model import State
+from .owner import process_id
+from .retry import DOUBT_DELAY, Settlement
+from .schema import attempt, delivery, message
+from .statements import move
+
+#: Recipients of one message that travel in one SMTP transaction.
+MAX_RECIPIENTS = 100
+#: Of the deliveries in one claim, how many are left to each class if it has as many that are due:
+#: nothing starves, and what is urgent goes first.
+SHARES = {Priority.HIGH: 40, Priority.NORMAL: 16, Priority.BULK: 8}
+#: How many deliveries are looked at in one step of what is done for all of them.
+CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """One message for those of its recipients that are due."""
+
+    #: the deliveries, in the order of the envelope's recipients
+    ids: tuple[int, ...]
+    #: tries before this one
+    attempts: tuple[int, ...]
+    envelope: Envelope
+    priority: int
+    #: milliseconds since 1970: when it was enqueued, and when nobody wants it any more
+    created: int
+    expires: int | None
+    token: int
+
+
+def _due(priority: Priority) -> sa.Select[Any]:
+    return (
+        sa.select(delivery.c.id)
+        .where(delivery.c.state == State.READY, delivery.c.priority == int(priority))
+        .where(delivery.c.due <= sa.bindparam("now"))
+        .order_by(delivery.c.due, delivery.c.id)
+        .limit(sa.bindparam("limit"))
+    )
+
+
+@cache
+def _claim(priority: Priority, skip_locked: bool) -> sa.sql.dml.ReturningUpdate[Any]:
+    due = _due(priority)
+    if skip_locked:
+        due = due.with_for_update(skip_locked=True)
+    return (
+        move(State.SENDING, State.READY)
+        .where(delivery.c.id.in_(due.scalar_subquery()))
+        .values(
+            process=sa.bindparam("new_process"),
+            token=sa.bindparam("new_token"),
+            lease=sa.bindparam("new_lease"),
+            begun=0,
+        )
+        .returning(
+            delivery.c.id,
+            delivery.c.message,
+            delivery.c.recipient,
+            delivery.c.priority,
+            delivery.c.attempts,
+            delivery.c.expires,
+        )
+    )
+
+
+_MESSAGES = sa.select(message.c.id, message.c.sender, message.c.created, message.c.content).where(
+    message.c.id.in_(sa.bindparam("ids", expanding=True))
+)
+_MINE = (
+    delivery.update()
+    .where(delivery.c.id == sa.bindparam("number"))
+    .where(delivery.c.token == sa.bindparam("held"), delivery.c.state == State.SENDING)
+)
+_BEGIN = _MINE.values(begun=1)
+
+
+@cache
+def _settle(state: State) -> sa.Update:
+    names = ("due", "code", "reply")
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in names}
+    return (
+        move(state, State.SENDING)
+        .where(delivery.c.id == sa.bindparam("number"), delivery.c.token == sa.bindparam("held"))
+        .values(
+            attempts=delivery.c.attempts + sa.bindparam("more"),
+            duplicate=sa.case((sa.bindparam("doubt") == 1, 1), else_=delivery.c.duplicate),
+            begun=0,
+            token=None,
+            lease=None,
+            process=None,
+            **values,
+        )
+    )
+
+
+_RENEW = (
+    delivery.update()
+    .where(delivery.c.token.in_(sa.bindparam("tokens", expanding=True)))
+    .where(delivery.c.state == State.SENDING)
+    .values(lease=sa.bindparam("new_lease"))
+)
+_ENDED = (
+    sa.select(delivery.c.id, delivery.c.token, delivery.c.begun)
+    .where(delivery.c.state == State.SENDING, delivery.c.lease < sa.bindparam("now"))
+    .limit(sa.bindparam("limit"))
+)
+
+
+def _wake() -> sa.Update:
+    some = (
+        sa.select(delivery.c.id)
+        .where(delivery.c.state.in_([State.DEFERRED, State.IN_DOUBT]))
+        .where(delivery.c.due.is_not(None), delivery.c.due <= sa.bindparam("now"))
+        .order_by(delivery.c.due)
+        .limit(sa.bindparam("limit"))
+    )
+    return move(State.READY, State.DEFERRED, State.IN_DOUBT).where(
+        delivery.c.id.in_(some.scalar_subquery())
+    )
+
+
+_WAKE = _wake()
+_NEXT_READY = sa.select(sa.func.min(delivery.c.due)).where(
+    delivery.c.state == State.READY, delivery.c.priority == sa.bindparam("priority")
+)
+_NEXT_LATER = sa.select(sa.func.min(delivery.c.due)).where(
+    delivery.c.state.in_([State.DEFERRED, State.IN_DOUBT]), delivery.c.due.is_not(None)
+)
+
+
+def claim(
+    connection: sa.Connection,
+    *,
+    token: int,
+    now: int,
+    lease: int,
+    limit: int,
+    skip_locked: bool,
+    priorities: Sequence[Priority] = tuple(Priority),
+) -> list[Work]:
+    """Claim at most `limit` due deliveries, for this process and until `lease`.
+
+    What cannot be read is failed, and nothing else suffers from it.
+    """
+    found: list[Any] = []
+    for number, priority in enumerate(priorities):
+        kept = sum(SHARES[other] for other in priorities[number + 1 :])
+        found += _claimed(
+            connection, priority, token, now, lease, limit - len(found) - kept, skip_locked
+        )
+    if len(found) < limit:  # the shares of those that had nothing
+        for priority in priorities:
+            found += _claimed(
+                connection, priority, token, now, lease, limit - len(found), skip_locked
+            )
+    return _works(connection, found, token, now)
+
+
+def _claimed(
+    connection: sa.Connection,
+    priority: Priority,
+    token: int,
+    now: int,
+    lease: int,
+    limit: int,
+    skip_locked: bool,
+) -> Sequence[Any]:
+    if limit <= 0:
+        return ()
+    values = {
+        "now": now,
+        "limit": limit,
+        "new_changed": now,
+        "new_process": process_id(),
+        "new_token": token,
+        "new_lease": lease,
+    }
+    return connection.execute(_claim(priority, skip_locked), values).all()
+
+
+def _works(connection: sa.Connection, found: Sequence[Any], token: int, now: int) -> list[Work]:
+    """The messages of claimed deliveries, most urgent first, in the order of their ids."""
+    if not found:
+        return []
+    together: dict[tuple[int, int, int | None], list[Any]] = {}
+    for row in sorted(found, key=lambda row: (row.priority, row.id)):
+        together.setdefault((row.priority, row.message, row.expires), []).append(row)
+    ids = list({row.message for row in found})
+    contents = {row.id: row for row in connection.execute(_MESSAGES, {"ids": ids})}
+    works: list[Work] = []
+    for (priority, number, expires), rows in together.items():
+        for start in range(0, len(rows), MAX_RECIPIENTS):
+            some = rows[start : start + MAX_RECIPIENTS]
+            content = contents.get(number)
+            try:
+                if content is None:
+                    raise FieldError("its message is missing")
+                recipients = tuple(row.recipient for row in some)
+                envelope = Envelope(content.sender, recipients, bytes(content.content))
+                if len(envelope.recipients) != len(some):
+                    raise FieldError("a recipient is there twice")
+            except (FieldError, TypeError, ValueError) as error:
+                _park(connection, some, token, now, f"it cannot be read: {error}")
+                continue
+            works.append(
+                Work(
+                    tuple(row.id for row in some),
+                    tuple(row.attempts for row in some),
+                    envelope,
+                    priority,
+                    content.created,
+                    expires,
+                    token,
+                )
+            )
+    return works
+
+
+def _park(connection: sa.Connection, rows: Sequence[Any], token: int, now: int, why: str) -> None:
+    made = Settlement(State.FAILED, None, 0, False, None, why[:500])
+    settle(connection, [(row.id, token, made) for row in rows], now)
+
+
+def begin(connection: sa.Connection, works: Iterable[Work]) -> None:
+    """From now on their final dots may leave."""
+    rows = [{"number": id_, "held": work.token} for work in works for id_ in work.ids]
+    if rows:
+        connection.execute(_BEGIN, rows)
+
+
+def settle(
+    connection: sa.Connection,
+    results: Iterable[tuple[int, int, Settlement]],
+    now: int,
+    route: str | None = None,
+) -> int:
+    """Write what became of deliveries: id, token, and what it comes to; how many were written.
+
+    One whose token is another's by now is left alone.
+    """
+    changes: dict[State, list[dict[str, Any]]] = {}
+    history: list[dict[str, Any]] = []
+    for id_, token, made in results:
+        changes.setdefault(made.state, []).append(
+            {
+                "number": id_,
+                "held": token,
+                "new_changed": now,
+                "new_due": made.due,
+                "more": made.attempts,
+                "doubt": int(made.doubt),
+                "new_code": made.code,
+                "new_reply": made.reply,
+            }
+        )
+        if made.attempts and made.state is not State.SENT:
+            history.append(
+                {
+                    "delivery": id_,
+                    "at": now,
+                    "state": made.state,
+                    "code": made.code,
+                    "reply": made.reply,
+                    "route": route,
+                    "process": process_id(),
+                }
+            )
+    written = 0
+    for state, some in changes.items():
+        written += connection.execute(_settle(state), some).rowcount
+    if history:
+        connection.execute(attempt.insert(), history)
+    return written
+
+
+def renew(connection: sa.Connection, tokens: Sequence[int], lease: int) -> None:
+    """Have the leases of `tokens` end at `lease`."""
+    if tokens:
+        connection.execute(_RENEW, {"tokens": list(tokens), "new_lease": lease})
+
+
+def end_leases(connection: sa.Connection, now: int, *, hold_doubt: bool = False) -> int:
+    """Take back what workers had that are gone; how many deliveries that were."""
+    rows = connection.execute(_ENDED, {"now": now, "limit": CHUNK}).all()
+    due = None if hold_doubt else now + DOUBT_DELAY
+    why = "the worker that was sending it is gone"
+    results = [
+        (
+            row.id,
+            row.token,
+            Settlement(State.IN_DOUBT, due, 1, True, None, why)
+            if row.begun
+            else Settlement(State.READY, now, 0, False, None, None),
+        )
+        for row in rows
+    ]
+    return settle(connection, results, now)
+
+
+def wake(connection: sa.Connection, now: int) -> int:
+    """Make deferred and doubtful deliveries ready whose time has come; how many they are."""
+    values = {"now": now, "limit": CHUNK, "new_changed": now}
+    return connection.execute(_WAKE, values).rowcount
+
+
+def next_due(connection: sa.Connection) -> int | None:
+    """When the next delivery is due, in milliseconds since 1970; None if none is."""
+    times = [connection.scalar(_NEXT_READY, {"priority": int(p)}) for p in Priority]
+    times.append(connection.scalar(_NEXT_LATER))
+    return min((t for t in times if t is not None), default=None)

@@ -1,0 +1,408 @@
+"""What a worker has of its queue: claimed work on one side, results on the other.
+
+One thread, the keeper's, does all writing. Each of its transactions does all there is to do: it
+settles results, commits ``begun`` for what is to be sent next, gives back and claims. The lanes take
+work and record outcomes; while they send, the next work is claimed.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..envelope import Outcome, Scope, Status
+from ..exceptions import TxmailError
+from ..item import Priority
+from ..queue import claims
+from ..queue.claims import Work
+from ..queue.model import State
+from ..queue.queue import Queue
+from ..queue.retry import RetryPolicy, Settlement
+from .routing import Circuit, Route, route_of
+
+log = logging.getLogger("txmail.worker")
+
+#: Deliveries in one claim.
+BATCH = 64
+#: Seconds of a lease, and how long before its end nothing is sent any more.
+LEASE, MARGIN = 300.0, 10.0
+#: Seconds between two looks for mail that nobody has told about.
+POLL = 1.0
+#: Seconds that results wait for others, so that they are written together.
+GATHER = 0.05
+#: Seconds between two rounds of what has to be done for all.
+ROUND = 5.0
+#: At least as long as a transaction took, and as many seconds, others get to write after it.
+BREATH = 0.002
+#: Seconds after which what a busy route could not take is offered again.
+AGAIN = 5.0
+
+_TOKEN_BITS = 63
+
+
+class LeaseLost(TxmailError):
+    """The lease has ended before the queue could be told that it is still needed."""
+
+
+@dataclass(eq=False)
+class Lane:
+    """One connection's worth of work on a route; `high` is kept free for what is urgent."""
+
+    route: Route
+    circuit: Circuit
+    high: bool = False
+    #: claimed, and begun
+    pending: deque[Work] = field(default_factory=deque)
+    ready: deque[Work] = field(default_factory=deque)
+    busy: bool = False
+
+    @property
+    def waiting(self) -> int:
+        """How many messages it has that are not on their way."""
+        return len(self.pending) + len(self.ready)
+
+
+class Ledger:
+    """See the module. Its methods may be called by any thread, `cycle` by the keeper only."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        lanes: Sequence[Lane],
+        policy: RetryPolicy,
+        *,
+        clock: Callable[[], float],
+        batch: int = BATCH,
+        lease: float = LEASE,
+        limit: int | None = None,
+    ) -> None:
+        self._queue = queue
+        self._lanes = lanes
+        self._routes = list(dict.fromkeys(lane.route for lane in lanes))
+        self._policy = policy
+        self._clock = clock
+        self._batch = batch
+        self._lease = lease
+        #: how many messages may still be claimed, None for any number
+        self._left = limit
+        self.changed = threading.Condition()
+        self._results: list[tuple[Work, int, Outcome]] = []
+        self._first_result = 0.0
+        #: what goes back, and in how many seconds it is due
+        self._back: list[tuple[Work, float, str]] = []
+        #: by token, how many deliveries are still to be settled
+        self._held: Counter[int] = Counter()
+        #: by the clock: no lease of ours ends before
+        self.deadline = clock() + lease - MARGIN
+        self._renewed = clock()
+        self._next_round = 0.0
+        self._next_look = 0.0
+        self._stopping = False
+        self._woken = False
+        #: True if the last look has found less than there was room for
+        self.drained = False
+        self.settled = 0
+
+    # -- for the lanes
+
+    def take(self, lane: Lane, timeout: float | None = 0.0) -> Work | None:
+        """The next work of `lane`; None if there is none within `timeout`, or none any more."""
+        with self.changed:
+            if not lane.ready:
+                lane.busy = timeout is not None
+                self.changed.notify_all()
+                self.changed.wait_for(lambda: lane.ready or self._stopping, timeout)
+            if not lane.ready:
+                return None
+            lane.busy = True
+            work = lane.ready.popleft()
+            if len(lane.ready) <= self._batch // 2:
+                self.changed.notify_all()
+            return work
+
+    def idle(self, lane: Lane) -> None:
+        """`lane` has nothing on its way."""
+        with self.changed:
+            lane.busy = False
+            self.changed.notify_all()
+
+    def record(self, work: Work, outcome: Outcome) -> None:
+        """What became of one recipient of `work`."""
+        recipients = work.envelope.recipients
+        place = 0 if len(recipients) == 1 else recipients.index(outcome.recipient)
+        with self.changed:
+            if not self._results:
+                self._first_result = time.monotonic()
+            self._results.append((work, place, outcome))
+            if len(self._results) >= self._batch:
+                self.changed.notify_all()
+
+    def guard(self) -> None:
+        """Raise `LeaseLost` if nothing may be sent any more. Called before each write."""
+        if self._clock() >= self.deadline:
+            raise LeaseLost("the lease has ended")
+
+    def route_failed(self, route: Route) -> None:
+        """Give back what waits for `route`: its circuit is open."""
+        with self.changed:
+            for lane in self._lanes:
+                if lane.route is route:
+                    left = max(lane.circuit.left, 1.0)
+                    for work in (*lane.ready, *lane.pending):
+                        self._back.append((work, left, lane.circuit.reason))
+                    lane.ready.clear()
+                    lane.pending.clear()
+            self.changed.notify_all()
+
+    def wake(self) -> None:
+        """There is mail: look for it now."""
+        with self.changed:
+            self._woken = True
+            self.changed.notify_all()
+
+    # -- for the keeper
+
+    def stop(self) -> None:
+        """Claim nothing any more, and give back what is not on its way."""
+        with self.changed:
+            self._stopping = True
+            for lane in self._lanes:
+                for work in (*lane.ready, *lane.pending):
+                    self._back.append((work, 0.0, ""))
+                lane.ready.clear()
+                lane.pending.clear()
+            self.changed.notify_all()
+
+    @property
+    def finished(self) -> bool:
+        """True if nothing is on its way and everything is written."""
+        with self.changed:
+            return not (
+                self._results
+                or self._back
+                or any(lane.busy or lane.waiting for lane in self._lanes)
+            )
+
+    def wait(self, end: float | None = None) -> None:
+        """Until there is something to do, or it is time to look; not beyond `end`."""
+        with self.changed:
+            if not self._is_urgent():
+                end = min(self._next_look, self._next_round, *([] if end is None else [end]))
+                if self._results:
+                    end = min(end, self._first_result + GATHER)
+                self.changed.wait_for(self._is_urgent, max(0.0, end - time.monotonic()))
+
+    def _is_urgent(self) -> bool:
+        if self._stopping and (self._results or self._back):
+            return True
+        if len(self._results) >= self._batch or self._back or self._woken:
+            return True
+        return any(self._is_low(lane) for lane in self._lanes)
+
+    def _is_low(self, lane: Lane) -> bool:
+        """True if `lane` will soon have nothing to send, and there may be more."""
+        if len(lane.ready) > self._batch // 2:
+            return False
+        return bool(lane.pending) or (not self.drained and not self._stopping and not lane.high)
+
+    def cycle(self) -> None:
+        """Write what there is to write, and claim. Raises `QueueUnavailable`."""
+        moment = time.monotonic()
+        with self.changed:
+            results, self._results = self._results, []
+            back, self._back = self._back, []
+            begun = [work for lane in self._lanes for work in self._next(lane)]
+            room = self._room()
+            looks = not self._stopping and (
+                not self.drained or self._woken or moment >= self._next_look
+            )
+            self._woken = False
+        rounds = moment >= self._next_round
+        if not (results or back or begun or rounds or looks):
+            return
+        started = self._clock()
+        try:
+            claimed = self._write(results, back, begun, room if looks else -1, rounds)
+        except BaseException:
+            with self.changed:
+                self._results[:0] = results
+                self._back[:0] = back
+            raise
+        self._committed(results, back, begun, claimed, started, moment)
+        if rounds:
+            self._next_round = moment + ROUND
+        if looks:
+            self._next_look = time.monotonic() + POLL
+
+    def _next(self, lane: Lane) -> list[Work]:
+        """What of `lane` is to be begun now. It stays pending until that is committed."""
+        count = self._batch - len(lane.ready)
+        return list(lane.pending)[:count] if len(lane.ready) <= self._batch // 2 else []
+
+    def _room(self) -> int:
+        """How many more deliveries may be claimed."""
+        waiting = sum(lane.waiting for lane in self._lanes if not lane.high)
+        room = max(0, self._batch * 2 - waiting)
+        room = min(room, self._batch)
+        return room if self._left is None else min(room, self._left)
+
+    def _write(
+        self,
+        results: list[tuple[Work, int, Outcome]],
+        back: list[tuple[Work, float, str]],
+        begun: list[Work],
+        room: int,
+        rounds: bool,
+    ) -> list[Work]:
+        database = self._queue.database
+        token = secrets.randbits(_TOKEN_BITS)
+        claimed: list[Work] = []
+        with database.write(durable=True) as connection:
+            now = database.now(connection)
+            made = [self._made(result, now) for result in results]
+            written = claims.settle(connection, made, now)
+            if written < len(made):
+                log.warning(
+                    "%d of %d results came after the lease had gone to others",
+                    len(made) - written,
+                    len(made),
+                )
+            returned = [
+                (id_, work.token, Settlement(State.READY, now + int(s * 1000), 0, False, None, why))
+                for work, s, why in back
+                for id_ in work.ids
+            ]
+            claims.settle(connection, returned, now)
+            claims.begin(connection, begun)
+            if rounds:
+                self._round(connection, now)
+            lease = now + int(self._lease * 1000)
+            if room > 0:
+                claimed = self._claim(connection, token, now, lease, room)
+            elif room == 0:
+                high = (Priority.HIGH,)
+                claimed = self._claim(connection, token, now, lease, self._batch, high)
+        return claimed
+
+    def _claim(
+        self,
+        connection: Any,
+        token: int,
+        now: int,
+        lease: int,
+        limit: int,
+        priorities: Sequence[Priority] = tuple(Priority),
+    ) -> list[Work]:
+        found = claims.claim(
+            connection,
+            token=token,
+            now=now,
+            lease=lease,
+            limit=limit,
+            skip_locked=not self._queue.database.is_sqlite,
+            priorities=priorities,
+        )
+        self.drained = sum(len(work.ids) for work in found) < limit
+        expired = [w for w in found if w.expires is not None and w.expires <= now]
+        if expired:
+            gone = Settlement(State.EXPIRED, None, 0, False, None, "its time was over")
+            claims.settle(connection, [(i, w.token, gone) for w in expired for i in w.ids], now)
+        works = [w for w in found if w not in expired]
+        # A lane that has nothing to do need not wait for another transaction.
+        claims.begin(connection, self._at_once(works))
+        return works
+
+    def _at_once(self, works: list[Work]) -> list[Work]:
+        chosen: list[Work] = []
+        for work in works:
+            lane = self._lane_of(work)
+            if lane is not None and not lane.waiting and not lane.circuit.open:
+                chosen.append(work)
+        return chosen
+
+    def _made(self, result: tuple[Work, int, Outcome], now: int) -> tuple[int, int, Settlement]:
+        work, place, outcome = result
+        made = self._policy.settle(
+            outcome,
+            now,
+            attempts=work.attempts[place],
+            created=work.created,
+            expires=work.expires,
+        )
+        if outcome.scope is Scope.ROUTE and outcome.status is Status.UNSENT:
+            lane = self._lane_of(work)
+            left = lane.circuit.left if lane is not None else 0.0
+            made = Settlement(State.READY, now + int(left * 1000), 0, False, made.code, made.reply)
+        return work.ids[place], work.token, made
+
+    def _round(self, connection: Any, now: int) -> None:
+        """What has to be done for all, by whoever is there."""
+        claims.wake(connection, now)
+        claims.end_leases(connection, now, hold_doubt=self._policy.hold_doubt)
+        self._queue.store.beat(connection, now, "worker")
+        claims.renew(connection, list(self._held), now + int(self._lease * 1000))
+
+    def _committed(
+        self,
+        results: list[tuple[Work, int, Outcome]],
+        back: list[tuple[Work, float, str]],
+        begun: list[Work],
+        claimed: list[Work],
+        started: float,
+        moment: float,
+    ) -> None:
+        begun_now = set(self._at_once(claimed))
+        with self.changed:
+            for work, _, _ in results:
+                self._release(work.token, 1)
+            for work, _, _ in back:
+                self._release(work.token, len(work.ids))
+            done = set(begun)
+            for lane in self._lanes:
+                for work in [w for w in lane.pending if w in done]:
+                    lane.pending.remove(work)
+                    lane.ready.append(work)
+            for work in claimed:
+                self._held[work.token] += len(work.ids)
+            if moment >= self._next_round:
+                self.deadline = started + self._lease - MARGIN
+            for work in claimed:
+                self._hand_out(work, work in begun_now)
+            if self._left is not None:
+                self._left -= sum(len(work.ids) for work in claimed)
+                self.drained = self.drained or self._left <= 0
+            self.settled += len(results)
+            self.changed.notify_all()
+
+    def _release(self, token: int, count: int) -> None:
+        self._held[token] -= count
+        if self._held[token] <= 0:
+            del self._held[token]
+
+    def _hand_out(self, work: Work, begun: bool) -> None:
+        lane = self._lane_of(work)
+        if self._stopping:
+            self._back.append((work, 0.0, ""))
+        elif lane is None:
+            self._back.append((work, AGAIN * 60, "no route takes it"))
+        elif lane.circuit.open:
+            self._back.append((work, max(lane.circuit.left, 1.0), lane.circuit.reason))
+        elif lane.waiting >= self._batch * 2:
+            self._back.append((work, AGAIN, "its route is busy"))
+        else:
+            (lane.ready if begun else lane.pending).append(work)
+
+    def _lane_of(self, work: Work) -> Lane | None:
+        route = route_of(self._routes, work.envelope, work.priority)
+        if route is None:
+            return None
+        lanes = [lane for lane in self._lanes if lane.route is route]
+        if work.priority == Priority.HIGH:
+            return max(lanes, key=lambda lane: lane.high)
+        return min(lanes, key=lambda lane: lane.high)

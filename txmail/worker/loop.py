@@ -1,0 +1,260 @@
+"""`Worker`: claims what is due, sends it, writes down what became of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ..envelope import Action, Envelope, Outcome, Scope, Status
+from ..exceptions import TxmailError
+from ..interfaces import ITransport
+from ..queue.claims import Work
+from ..queue.queue import Queue
+from ..queue.retry import RetryPolicy
+from ..transports.reconnect import send_all
+from .clock import boottime
+from .ledger import BATCH, BREATH, LEASE, Lane, LeaseLost, Ledger
+from .routing import Circuit, Route
+
+log = logging.getLogger("txmail.worker")
+
+#: Messages in one call of `send_all`: of a server, and of a program or a folder, which take a whole
+#: list at once.
+STREAM, LIST = 10_000, BATCH
+#: Seconds between two tries of a queue that cannot be reached, at first and at most.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+#: Seconds that a worker that was told to stop waits for what is on the wire.
+GRACE = 30.0
+#: Seconds that a lane waits for work before it gives its connection back.
+LINGER = 0.02
+
+
+class Worker:
+    """Sends what is in `queue`, by one or several routes, until it is told to stop.
+
+    One thread writes to the queue; each route has two that send, one of them for mail of high
+    priority only. Each has at most one connection, or as many as its transport was told to use.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        transport: ITransport | Sequence[Route],
+        *,
+        policy: RetryPolicy | None = None,
+        limit: int | None = None,
+        reserve: bool = True,
+        lease: float = LEASE,
+        batch: int = BATCH,
+        clock: Callable[[], float] = boottime,
+    ) -> None:
+        """`transport` carries everything, or is a list of `Route` s, of which the first that fits
+        is taken. `limit` is how many deliveries are tried, None for any number; `lease` is in
+        seconds. Without `reserve`, no connection is kept free for high priority.
+        """
+        routes = (
+            [Route.to("default", transport)]
+            if ITransport.providedBy(transport)
+            else list(transport)
+        )
+        lanes: list[Lane] = []
+        for route in routes:
+            circuit = Circuit(clock)
+            lanes.append(Lane(route, circuit))
+            if reserve:
+                lanes.append(Lane(route, circuit, high=True))
+        self._queue = queue
+        self._lanes = lanes
+        self._ledger = Ledger(
+            queue,
+            lanes,
+            policy if policy is not None else RetryPolicy(hold_doubt=queue.on_doubt == "hold"),
+            clock=clock,
+            batch=batch,
+            lease=lease,
+            limit=limit,
+        )
+        self._stopped = threading.Event()
+
+    @property
+    def settled(self) -> int:
+        """How many deliveries have been tried and written."""
+        return self._ledger.settled
+
+    def stop(self) -> None:
+        """Finish what is on the wire and give back the rest. Safe in a signal handler's thread."""
+        self._stopped.set()
+        self._ledger.stop()
+
+    def run(self) -> int:
+        """Work until `stop` is called; how many deliveries have been tried."""
+        return self._run(until_drained=False, seconds=None)
+
+    def run_once(self, seconds: float | None = None) -> int:
+        """Work until nothing is due any more, or `seconds` are over; how many were tried."""
+        return self._run(until_drained=True, seconds=seconds)
+
+    def _run(self, *, until_drained: bool, seconds: float | None) -> int:
+        end = None if seconds is None else time.monotonic() + seconds
+        threads = [
+            threading.Thread(
+                target=self._send_for, args=(lane,), name=f"txmail {lane.route.name}", daemon=True
+            )
+            for lane in self._lanes
+        ]
+        for thread in threads:
+            thread.start()
+        self._queue.listeners.append(self._ledger.wake)
+        try:
+            self._keep(until_drained, end)
+        finally:
+            self._queue.listeners.remove(self._ledger.wake)
+            self.stop()
+            self._finish(threads)
+        return self.settled
+
+    def _keep(self, until_drained: bool, end: float | None) -> None:
+        """Be the keeper."""
+        pause = FIRST_PAUSE
+        while not self._stopped.is_set():
+            started = time.monotonic()
+            if end is not None and started >= end:
+                return
+            try:
+                self._ledger.cycle()
+                pause = FIRST_PAUSE
+            except TxmailError as error:
+                log.warning("%s: %s; trying again in %g s", self._queue.name, error, pause)
+                self._stopped.wait(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
+            if until_drained and self._ledger.drained and self._ledger.finished:
+                return
+            # Transactions back to back would leave nobody else a moment to write.
+            self._stopped.wait(max(BREATH, time.monotonic() - started))
+            self._ledger.wait(end)
+
+    def _finish(self, threads: list[threading.Thread]) -> None:
+        end = time.monotonic() + GRACE
+        while time.monotonic() < end:
+            try:
+                self._ledger.cycle()
+            except TxmailError as error:
+                log.warning("%s: %s", self._queue.name, error)
+                time.sleep(FIRST_PAUSE)
+                continue
+            if self._ledger.finished:
+                break
+            self._ledger.wait(end)
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    # -- the lanes
+
+    def _send_for(self, lane: Lane) -> None:
+        while True:
+            work = self._ledger.take(lane, None)
+            if work is None:
+                return
+            try:
+                self._send(lane, work)
+            except LeaseLost as error:
+                log.error("%s: %s; what was on its way is in doubt", lane.route.name, error)
+            except Exception:
+                log.exception("%s failed", lane.route.name)
+                lane.circuit.failed("it failed unexpectedly")
+                self._ledger.route_failed(lane.route)
+            finally:
+                self._ledger.idle(lane)
+
+    def _send(self, lane: Lane, first: Work) -> None:
+        sent: list[Work] = []
+        failure: Outcome | None = None
+        for outcome in send_all(
+            lane.route.transport,
+            self._feed(lane, first, sent),
+            window=lane.route.window,
+            guard=self._ledger.guard,
+        ):
+            if outcome.scope is Scope.ROUTE and outcome.status is Status.UNSENT:
+                if failure is None:
+                    failure = outcome
+                    self._open(lane, outcome)
+            elif outcome.status is not Status.UNSENT:
+                lane.circuit.succeeded()
+            self._ledger.record(sent[outcome.position], outcome)
+        if failure is not None:
+            self._ledger.route_failed(lane.route)
+
+    def _feed(self, lane: Lane, first: Work, sent: list[Work]) -> Iterator[Envelope]:
+        most = STREAM if getattr(lane.route.transport, "asks_server", False) else LIST
+        work: Work | None = first
+        while work is not None:
+            sent.append(work)
+            yield work.envelope
+            if len(sent) >= most or lane.circuit.open:
+                return
+            work = self._ledger.take(lane, LINGER)
+
+    def _open(self, lane: Lane, outcome: Outcome) -> None:
+        stop = outcome.action is Action.STOP_ROUTE
+        lane.circuit.failed(str(outcome.reply or outcome.reason), stop=stop)
+        level = logging.ERROR if stop else logging.WARNING
+        log.log(
+            level,
+            "route %s %s, next try in %.0f s: %s",
+            lane.route.name,
+            "needs a person" if stop else "failed",
+            lane.circuit.left,
+            lane.circuit.reason,
+        )
+
+
+def run_once(
+    queue: Queue,
+    transport: ITransport | Sequence[Route],
+    *,
+    limit: int | None = None,
+    seconds: float | None = None,
+    **options: Any,
+) -> int:
+    """Send what is due and return: for cron, systemd or a task system. Runs may overlap.
+
+    At most `limit` deliveries, or for `seconds`. Returns how many were tried; `options` are those
+    of `Worker`.
+    """
+    return Worker(queue, transport, limit=limit, **options).run_once(seconds)
+
+
+class RunningWorker:
+    """A worker in a thread of this process; made by `start_worker`."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._thread = threading.Thread(target=worker.run, name="txmail worker", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float | None = GRACE) -> None:
+        """Finish what is on the wire, give back the rest; wait at most `timeout` seconds."""
+        self.worker.stop()
+        self._thread.join(timeout)
+
+    @property
+    def running(self) -> bool:
+        """True while it works."""
+        return self._thread.is_alive()
+
+
+def start_worker(mailer: Any, **options: Any) -> RunningWorker:
+    """A worker in a thread of this process, for the queue and the transport of `mailer`.
+
+    `options` are those of `Worker`. Raises `ConfigurationError` if the mailer has no queue.
+    """
+    from ..exceptions import ConfigurationError
+
+    if mailer.queue is None:
+        raise ConfigurationError("there is no queue: queue_url is needed", field="queue")
+    return RunningWorker(Worker(mailer.queue, mailer.transport, **options))
