@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -52,6 +52,9 @@ class Backend(Protocol):
 
     def failed(self, engine: sa.Engine, error: BaseException) -> None:
         """A transaction has ended with `error`, and its connection is closed. Never raises."""
+
+    def listen(self, connection: sa.Connection, channel: str, pause: float) -> Iterator[bool]:
+        """True when others have written, False when `pause` seconds have brought nothing."""
 
     def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
         """See `Database.checkpoint`."""

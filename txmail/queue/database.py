@@ -393,6 +393,28 @@ class Database:
         """Wake who listens to `channel`, when the transaction commits. Nothing with SQLite."""
         self._backend.notify(connection, channel)
 
+    def listen(
+        self,
+        channel: str,
+        heard: Callable[[], object],
+        stopped: Callable[[], bool],
+        pause: float,
+    ) -> None:
+        """Call `heard` when others have written, until `stopped`; on a connection of its own.
+
+        `pause` is how many seconds it takes at most until either is noticed. Raises what `read`
+        raises.
+        """
+        with self.errors(), self._process().engine.connect() as connection:
+            try:
+                for news in self._backend.listen(connection, channel, pause):
+                    if stopped():
+                        return
+                    if news:
+                        heard()
+            finally:
+                connection.invalidate()  # whoever had it next would hear it all, too
+
     def checkpoint(self, timeout: float = 0.1) -> bool:
         """SQLite: move the log into the database file. Whether all of it could be moved.
 

@@ -186,6 +186,13 @@ class Postgresql:
     def notify(self, connection: sa.Connection, channel: str) -> None:
         connection.execute(sa.text("SELECT pg_notify(:channel, '')"), {"channel": channel})
 
+    def listen(self, connection: sa.Connection, channel: str, pause: float) -> Iterator[bool]:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute(f"LISTEN {channel}")
+        while True:
+            yield bool(list(driver.notifies(timeout=pause, stop_after=1)))
+
     def translated(self, error: BaseException) -> TxmailError:
         state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         kind = type(error).__name__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ from ..interfaces import IBatch, IQueue, IWitness
 from ..secret import Secret
 from .batch import OwnBatch
 from .database import Database
+from .listening import Listening
 from .recovery import Decision, Resolver
 from .schema import batch
 from .store import CHUNK, Store
@@ -101,6 +101,7 @@ class Queue:
         self.limit = limit
         #: called when there is mail, by whatever thread has published it: must not block
         self.listeners: list[Callable[[], object]] = []
+        self._listening = Listening(database, CHANNEL, self.wake)
         # By pid: a forked child decides about none of its parent's batches.
         self._processes: dict[int, _Process] = {}
         mine = weakref.ref(self)
@@ -185,6 +186,22 @@ class Queue:
         """Tell the workers of this process that there is mail."""
         for listener in list(self.listeners):
             listener()
+
+    def attend(self, listener: Callable[[], object]) -> None:
+        """Call `listener` when there is mail, and look after the queue meanwhile: a worker's part.
+
+        It may be called by any thread, and must not block.
+        """
+        self.listeners.append(listener)
+        self.opened(id(listener))
+        self._listening.start()
+
+    def neglect(self, listener: Callable[[], object]) -> None:
+        """The end of `attend`."""
+        self.listeners.remove(listener)
+        self.closed(id(listener))
+        if not self.listeners:
+            self._listening.stop()
 
     def announce_later(self) -> None:
         """Tell all workers, without making anybody wait for it."""

@@ -224,6 +224,10 @@ class Ledger:
             )
             self._woken = False
         rounds = moment >= self._next_round
+        if looks and not (results or back or begun or rounds or self._is_due()):
+            looks = False
+            self.drained = True
+            self._next_look = time.monotonic() + POLL
         if not (results or back or begun or rounds or looks):
             return
         started = self._clock()
@@ -239,6 +243,13 @@ class Ledger:
             self._next_round = moment + ROUND
         if looks:
             self._next_look = time.monotonic() + POLL
+
+    def _is_due(self) -> bool:
+        """True if there is something to claim: reading holds nobody up."""
+        database = self._queue.database
+        with database.read() as connection:
+            due = claims.next_due(connection)
+            return due is not None and due <= database.now(connection)
 
     def _next(self, lane: Lane) -> list[Work]:
         """What of `lane` is to be begun now. It stays pending until that is committed."""

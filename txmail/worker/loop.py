@@ -107,11 +107,11 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
-        self._queue.listeners.append(self._ledger.wake)
+        self._queue.attend(self._ledger.wake)
         try:
             self._keep(until_drained, end)
         finally:
-            self._queue.listeners.remove(self._ledger.wake)
+            self._queue.neglect(self._ledger.wake)
             self.stop()
             self._finish(threads)
         return self.settled
