@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .envelope import Outcome
+from .reply import printable
 
 log = logging.getLogger("txmail")
 
@@ -80,12 +81,82 @@ class VotesAfterUs(Event):
     sort_key: str
 
 
+@dataclass(frozen=True, slots=True)
+class DeliverySettled(Event):
+    """A worker has tried to send to one recipient, and the queue has what became of it."""
+
+    #: printable name of the queue, and name of the route
+    queue: str
+    route: str
+    outcome: Outcome
+    #: of the delivery from now on, such as ``sent``
+    state: str
+    #: how many tries it has cost so far
+    attempts: int
+    #: seconds since it was enqueued
+    age: float
+    #: seconds until it is tried again; None if it is not, or not before a person says so
+    again: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsRefused(Event):
+    """A worker came with results after its lease had gone to others: so many were not written.
+
+    A `DeliverySettled` that comes with it may be about one of them.
+    """
+
+    queue: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFailed(Event):
+    """A worker leaves a route alone for a while. Its mail waits, and is none the worse for it."""
+
+    route: str
+    reason: str
+    #: seconds until it is tried again
+    pause: float
+
+
+@dataclass(frozen=True, slots=True)
+class RouteStopped(RouteFailed):
+    """The same, and it will not work before a person does something."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRecovered(Event):
+    """A route works again."""
+
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted(Event):
+    """A worker begins with a queue."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStopped(Event):
+    """It has ended, and has tried so many deliveries."""
+
+    queue: str
+    settled: int
+    #: False if something was still on the wire when its time was over: that is in doubt
+    finished: bool
+
+
 Subscriber = Callable[[Event], object]
 
 
 def log_event(event: Event) -> None:
     """The default subscriber: one line a message, never a body or an error of ours."""
     match event:
+        case DeliverySettled():
+            _log_delivery(event)
         case MessageSettled(message_id, route, outcomes) if event.accepted:
             if not log.isEnabledFor(logging.INFO):
                 return
@@ -113,6 +184,47 @@ def log_event(event: Event) -> None:
                 "if it votes no, the mail is out for rolled-back work",
                 sort_key,
             )
+        case _:
+            _log_worker(event)
+
+
+def _log_delivery(event: DeliverySettled) -> None:
+    sent = event.state == "sent"
+    level = logging.INFO if sent else logging.WARNING
+    if not log.isEnabledFor(level):
+        return
+    outcome = event.outcome
+    why = printable(str(outcome.reply) if outcome.reply is not None else outcome.reason)
+    again = "" if event.again is None else f", again in {event.again:.0f} s"
+    log.log(
+        level,
+        "%s %s via %s to %s: %s (try %d%s)",
+        event.state,
+        printable(outcome.message_id),
+        event.route,
+        outcome.recipient,
+        why,
+        event.attempts,
+        again,
+    )
+
+
+def _log_worker(event: Event) -> None:
+    match event:
+        case ResultsRefused(queue, count):
+            log.error("%s: %d result(s) came after the lease had gone to others", queue, count)
+        case RouteStopped(route, reason, pause):
+            log.error("route %s needs a person, next try in %.0f s: %s", route, pause, reason)
+        case RouteFailed(route, reason, pause):
+            log.warning("route %s failed, next try in %.0f s: %s", route, pause, reason)
+        case RouteRecovered(route):
+            log.info("route %s works again", route)
+        case WorkerStarted(queue):
+            log.info("a worker has begun with %s", queue)
+        case WorkerStopped(queue, settled, finished):
+            log.info("a worker has ended with %s after %d deliveries", queue, settled)
+            if not finished:
+                log.error("%s: what was still on the wire is in doubt", queue)
 
 
 class Events:

@@ -3,7 +3,7 @@
 A claim gives a worker the right to send deliveries until its lease ends, and a token by which that
 right is told. Whatever is written later tests the token, not the time: once somebody else has the
 delivery, nothing of the former owner's is written. ``begun`` is committed before a final dot may
-leave: a lease that ends without it makes the delivery ready again, with it the delivery is in doubt.
+leave: a lease that ends without it leaves the delivery ready again, with it in doubt.
 """
 
 from __future__ import annotations

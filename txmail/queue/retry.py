@@ -115,8 +115,7 @@ def settlement(outcome: Outcome, now: int, *, hold_doubt: bool = False) -> Settl
 
     With `hold_doubt`, what is in doubt waits for a person. A failure of the route is no try.
     """
-    made = RetryPolicy(hold_doubt=hold_doubt, jitter=float).settle(outcome, now)
-    return made
+    return RetryPolicy(hold_doubt=hold_doubt, jitter=float).settle(outcome, now)
 
 
 def said(outcome: Outcome) -> tuple[int | None, str | None]:

@@ -185,6 +185,9 @@ route = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("changed", sa.BigInteger, nullable=False),
+    #: of a limited rate: how many messages it might carry when it was last counted, and when
+    sa.Column("allowance", sa.Float),
+    sa.Column("refilled", sa.BigInteger),
 )
 
 #: what a person has paused, such as the queue, a job or a domain

@@ -37,11 +37,11 @@ def send_all(
     as often as each has settled at least one message, and once when one has settled none. What was
     in flight is ``in_doubt``, and never sent again here.
 
-    `window` and `guard` are as for `ISession.send`. `timeout` is in seconds, for all of it. Network failures end
-    in outcomes, not in errors: what could not be sent at last is ``unsent``. If the iteration of
-    `envelopes` raises an error, what had come until then is sent, and then the error is raised;
-    a TypeError for what is no `Envelope`. Closing the iterator ends sending at once: what has no
-    outcome then may have been sent, or not.
+    `window` and `guard` are as for `ISession.send`. `timeout` is in seconds, for all of it. Network
+    failures end in outcomes, not in errors: what could not be sent at last is ``unsent``. If the
+    iteration of `envelopes` raises an error, what had come until then is sent, and then the error
+    is raised; a TypeError for what is no `Envelope`. Closing the iterator ends sending at once:
+    what has no outcome then may have been sent, or not.
     """
     return _Course(transport, envelopes, window, timeout, guard, clock).outcomes()
 

@@ -1,8 +1,8 @@
 """What a worker has of its queue: claimed work on one side, results on the other.
 
 One thread, the keeper's, does all writing. Each of its transactions does all there is to do: it
-settles results, commits ``begun`` for what is to be sent next, gives back and claims. The lanes take
-work and record outcomes; while they send, the next work is claimed.
+settles results, commits ``begun`` for what is to be sent next, gives back and claims. The lanes
+take work and record outcomes; while they send, the next work is claimed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 from ..envelope import Outcome, Scope, Status
+from ..events import DeliverySettled, Event, Events, ResultsRefused
 from ..exceptions import TxmailError
 from ..item import Priority
-from ..queue import claims
+from ..queue import claims, routes
 from ..queue.claims import Work
 from ..queue.model import State
 from ..queue.queue import Queue
@@ -57,6 +59,8 @@ class Lane:
     route: Route
     circuit: Circuit
     high: bool = False
+    #: by the monotonic clock: before it, the route's rate allows nothing
+    allowed: float = 0.0
     #: claimed, and begun
     pending: deque[Work] = field(default_factory=deque)
     ready: deque[Work] = field(default_factory=deque)
@@ -81,8 +85,12 @@ class Ledger:
         batch: int = BATCH,
         lease: float = LEASE,
         limit: int | None = None,
+        events: Events | None = None,
     ) -> None:
         self._queue = queue
+        self._events = events if events is not None else Events()
+        #: what is to be told once it is committed
+        self._news: list[Event] = []
         self._lanes = lanes
         self._routes = list(dict.fromkeys(lane.route for lane in lanes))
         self._policy = policy
@@ -194,6 +202,7 @@ class Ledger:
         with self.changed:
             if not self._is_urgent():
                 end = min(self._next_look, self._next_round, *([] if end is None else [end]))
+                end = min([end, *(lane.allowed for lane in self._lanes if lane.pending)])
                 if self._results:
                     end = min(end, self._first_result + GATHER)
                 self.changed.wait_for(self._is_urgent, max(0.0, end - time.monotonic()))
@@ -207,6 +216,8 @@ class Ledger:
 
     def _is_low(self, lane: Lane) -> bool:
         """True if `lane` will soon have nothing to send, and there may be more."""
+        if lane.pending and time.monotonic() < lane.allowed:
+            return False
         if len(lane.ready) > self._batch // 2:
             return False
         return bool(lane.pending) or (not self.drained and not self._stopping and not lane.high)
@@ -232,13 +243,15 @@ class Ledger:
             return
         started = self._clock()
         try:
-            claimed = self._write(results, back, begun, room if looks else -1, rounds)
+            claimed, begun = self._write(results, back, begun, room if looks else -1, rounds)
         except BaseException:
             with self.changed:
                 self._results[:0] = results
                 self._back[:0] = back
             raise
         self._committed(results, back, begun, claimed, started, moment)
+        for event in self._news:
+            self._events.emit(event)
         if rounds:
             self._next_round = moment + ROUND
         if looks:
@@ -253,6 +266,8 @@ class Ledger:
 
     def _next(self, lane: Lane) -> list[Work]:
         """What of `lane` is to be begun now. It stays pending until that is committed."""
+        if time.monotonic() < lane.allowed:
+            return []
         count = self._batch - len(lane.ready)
         return list(lane.pending)[:count] if len(lane.ready) <= self._batch // 2 else []
 
@@ -270,7 +285,7 @@ class Ledger:
         begun: list[Work],
         room: int,
         rounds: bool,
-    ) -> list[Work]:
+    ) -> tuple[list[Work], list[Work]]:
         database = self._queue.database
         token = secrets.randbits(_TOKEN_BITS)
         claimed: list[Work] = []
@@ -278,18 +293,16 @@ class Ledger:
             now = database.now(connection)
             made = [self._made(result, now) for result in results]
             written = claims.settle(connection, made, now)
+            self._news = list(map(self._told, results, made, repeat(now)))
             if written < len(made):
-                log.warning(
-                    "%d of %d results came after the lease had gone to others",
-                    len(made) - written,
-                    len(made),
-                )
+                self._news.append(ResultsRefused(self._queue.name, len(made) - written))
             returned = [
                 (id_, work.token, Settlement(State.READY, now + int(s * 1000), 0, False, None, why))
                 for work, s, why in back
                 for id_ in work.ids
             ]
             claims.settle(connection, returned, now)
+            begun = self._allowed(connection, begun, now)
             claims.begin(connection, begun)
             if rounds:
                 self._round(connection, now)
@@ -299,7 +312,30 @@ class Ledger:
             elif room == 0:
                 high = (Priority.HIGH,)
                 claimed = self._claim(connection, token, now, lease, self._batch, high)
-        return claimed
+        return claimed, begun
+
+    def _allowed(self, connection: Any, works: list[Work], now: int) -> list[Work]:
+        """Those of `works` that the rates of their routes allow now."""
+        granted: dict[Route, int] = {}
+        chosen: list[Work] = []
+        for work in works:
+            lane = self._lane_of(work)
+            assert lane is not None  # it is waiting there
+            route = lane.route
+            if route.rate is not None:
+                if route not in granted:
+                    wanted = sum(1 for w in works if self._is_on(w, route))
+                    granted[route] = routes.grant(connection, route.name, now, route.rate, wanted)
+                granted[route] -= 1
+                if granted[route] < 0:
+                    lane.allowed = time.monotonic() + min(1.0, 1 / route.rate)
+                    continue
+            chosen.append(work)
+        return chosen
+
+    def _is_on(self, work: Work, route: Route) -> bool:
+        lane = self._lane_of(work)
+        return lane is not None and lane.route is route
 
     def _claim(
         self,
@@ -333,7 +369,12 @@ class Ledger:
         chosen: list[Work] = []
         for work in works:
             lane = self._lane_of(work)
-            if lane is not None and not lane.waiting and not lane.circuit.open:
+            if (
+                lane is not None
+                and not lane.waiting
+                and not lane.circuit.open
+                and lane.route.rate is None
+            ):
                 chosen.append(work)
         return chosen
 
@@ -352,12 +393,51 @@ class Ledger:
             made = Settlement(State.READY, now + int(left * 1000), 0, False, made.code, made.reply)
         return work.ids[place], work.token, made
 
+    def _told(
+        self, result: tuple[Work, int, Outcome], made: tuple[int, int, Settlement], now: int
+    ) -> Event:
+        work, place, outcome = result
+        settled = made[2]
+        lane = self._lane_of(work)
+        return DeliverySettled(
+            self._queue.name,
+            "" if lane is None else lane.route.name,
+            outcome,
+            settled.state.value,
+            work.attempts[place] + settled.attempts,
+            max(0.0, (now - work.created) / 1000),
+            None if settled.due is None or settled.state is State.SENT
+            else max(0.0, (settled.due - now) / 1000),
+        )
+
     def _round(self, connection: Any, now: int) -> None:
         """What has to be done for all, by whoever is there."""
         claims.wake(connection, now)
         claims.end_leases(connection, now, hold_doubt=self._policy.hold_doubt)
         self._queue.store.beat(connection, now, "worker")
         claims.renew(connection, list(self._held), now + int(self._lease * 1000))
+        self._share(connection, now)
+
+    def _share(self, connection: Any, now: int) -> None:
+        """Tell others which routes fail, and hear it from them."""
+        known = routes.read(connection)
+        for lane in self._lanes:
+            circuit, row = lane.circuit, known.get(lane.route.name)
+            if circuit.news:
+                circuit.news = False
+                state = routes.STOPPED if circuit.stopped else routes.OPEN
+                routes.write(
+                    connection,
+                    lane.route.name,
+                    now,
+                    state=state if circuit.open else routes.CLOSED,
+                    until=now + int(circuit.left * 1000) if circuit.open else None,
+                    failures=circuit.failures,
+                    reason=circuit.reason,
+                )
+            elif row is not None and row.state != routes.CLOSED:
+                if (row.until or 0) > now and not circuit.open:
+                    circuit.adopt((row.until - now) / 1000, row.failures, row.reason or "")
 
     def _committed(
         self,

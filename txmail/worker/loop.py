@@ -9,6 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..envelope import Action, Envelope, Outcome, Scope, Status
+from ..events import (
+    Events,
+    RouteFailed,
+    RouteRecovered,
+    RouteStopped,
+    WorkerStarted,
+    WorkerStopped,
+)
 from ..exceptions import TxmailError
 from ..interfaces import ITransport
 from ..queue.claims import Work
@@ -50,10 +58,12 @@ class Worker:
         lease: float = LEASE,
         batch: int = BATCH,
         clock: Callable[[], float] = boottime,
+        events: Events | None = None,
     ) -> None:
         """`transport` carries everything, or is a list of `Route` s, of which the first that fits
         is taken. `limit` is how many deliveries are tried, None for any number; `lease` is in
-        seconds. Without `reserve`, no connection is kept free for high priority.
+        seconds. Without `reserve`, no connection is kept free for high priority. `events` is told
+        what happens; without it, there is but the log.
         """
         routes = (
             [Route.to("default", transport)]
@@ -67,6 +77,7 @@ class Worker:
             if reserve:
                 lanes.append(Lane(route, circuit, high=True))
         self._queue = queue
+        self._events = events if events is not None else Events()
         self._lanes = lanes
         self._ledger = Ledger(
             queue,
@@ -76,6 +87,7 @@ class Worker:
             batch=batch,
             lease=lease,
             limit=limit,
+            events=self._events,
         )
         self._stopped = threading.Event()
 
@@ -107,6 +119,7 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
+        self._events.emit(WorkerStarted(self._queue.name))
         self._queue.attend(self._ledger.wake)
         try:
             self._keep(until_drained, end)
@@ -114,6 +127,9 @@ class Worker:
             self._queue.neglect(self._ledger.wake)
             self.stop()
             self._finish(threads)
+            self._events.emit(
+                WorkerStopped(self._queue.name, self.settled, self._ledger.finished)
+            )
         return self.settled
 
     def _keep(self, until_drained: bool, end: float | None) -> None:

@@ -30,6 +30,8 @@ class Route:
     priorities: frozenset[int] = frozenset()
     #: messages that may be on their way at once, None for the transport's own
     window: int | None = None
+    #: messages a second, of all workers on all hosts together; None for no limit
+    rate: float | None = None
 
     @classmethod
     def to(
@@ -41,8 +43,11 @@ class Route:
         domains: Iterable[str] = (),
         priorities: Iterable[str] = (),
         window: int | None = None,
+        rate: float | None = None,
     ) -> Route:
         """A route by its rules. Raises `ConfigurationError`."""
+        if rate is not None and not rate > 0:
+            raise ConfigurationError("messages a second, above 0, are needed", field="rate")
         if not ITransport.providedBy(transport):
             raise ConfigurationError("an ITransport is needed", field=f"route {name}")
         numbers = set()
@@ -59,6 +64,7 @@ class Route:
             frozenset(d.lower() for d in domains),
             frozenset(numbers),
             window,
+            rate,
         )
 
     def takes(self, envelope: Envelope, priority: int) -> bool:
@@ -88,6 +94,10 @@ class Circuit:
     #: by `clock`; before it the route is left alone
     until: float = 0.0
     reason: str = ""
+    #: True if a person has to do something
+    stopped: bool = False
+    #: True if others have still to be told
+    news: bool = False
     _jitter: Callable[[], float] = field(default=random.random, repr=False)
 
     @property
@@ -107,8 +117,14 @@ class Circuit:
         if stop:
             pause = LONGEST_PAUSE
         self.until = self.clock() + pause * (1 + self._jitter() / 4)
-        self.reason = reason
+        self.reason, self.stopped, self.news = reason, stop, True
 
     def succeeded(self) -> None:
         """It works."""
-        self.failures, self.until, self.reason = 0, 0.0, ""
+        self.news = self.news or self.failures > 0
+        self.failures, self.until, self.reason, self.stopped = 0, 0.0, "", False
+
+    def adopt(self, left: float, failures: int, reason: str) -> None:
+        """Another worker has found that it fails, and leaves it alone for `left` seconds."""
+        self.until = max(self.until, self.clock() + left)
+        self.failures, self.reason = max(self.failures, failures), reason
