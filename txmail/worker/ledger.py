@@ -435,9 +435,8 @@ class Ledger:
                     failures=circuit.failures,
                     reason=circuit.reason,
                 )
-            elif row is not None and row.state != routes.CLOSED:
-                if (row.until or 0) > now and not circuit.open:
-                    circuit.adopt((row.until - now) / 1000, row.failures, row.reason or "")
+            elif row is not None and _is_news(row, now) and not circuit.open:
+                circuit.adopt((row.until - now) / 1000, row.failures, row.reason or "")
 
     def _committed(
         self,
@@ -497,3 +496,8 @@ class Ledger:
         if work.priority == Priority.HIGH:
             return max(lanes, key=lambda lane: lane.high)
         return min(lanes, key=lambda lane: lane.high)
+
+
+def _is_news(row: Any, now: int) -> bool:
+    """True if a route is left alone by those who wrote `row`."""
+    return row.state != routes.CLOSED and (row.until or 0) > now

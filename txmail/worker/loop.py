@@ -22,6 +22,7 @@ from ..interfaces import ITransport
 from ..queue.claims import Work
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy
+from ..reply import printable
 from ..transports.reconnect import send_all
 from .clock import boottime
 from .ledger import BATCH, BREATH, LEASE, Lane, LeaseLost, Ledger
@@ -182,6 +183,7 @@ class Worker:
             except Exception:
                 log.exception("%s failed", lane.route.name)
                 lane.circuit.failed("it failed unexpectedly")
+                self._tell_failure(lane)
                 self._ledger.route_failed(lane.route)
             finally:
                 self._ledger.idle(lane)
@@ -200,7 +202,10 @@ class Worker:
                     failure = outcome
                     self._open(lane, outcome)
             elif outcome.status is not Status.UNSENT:
+                failed_before = lane.circuit.failures > 0
                 lane.circuit.succeeded()
+                if failed_before:
+                    self._events.emit(RouteRecovered(lane.route.name))
             self._ledger.record(sent[outcome.position], outcome)
         if failure is not None:
             self._ledger.route_failed(lane.route)
@@ -218,15 +223,12 @@ class Worker:
     def _open(self, lane: Lane, outcome: Outcome) -> None:
         stop = outcome.action is Action.STOP_ROUTE
         lane.circuit.failed(str(outcome.reply or outcome.reason), stop=stop)
-        level = logging.ERROR if stop else logging.WARNING
-        log.log(
-            level,
-            "route %s %s, next try in %.0f s: %s",
-            lane.route.name,
-            "needs a person" if stop else "failed",
-            lane.circuit.left,
-            lane.circuit.reason,
-        )
+        self._tell_failure(lane)
+
+    def _tell_failure(self, lane: Lane) -> None:
+        circuit = lane.circuit
+        kind = RouteStopped if circuit.stopped else RouteFailed
+        self._events.emit(kind(lane.route.name, printable(circuit.reason), circuit.left))
 
 
 def run_once(
@@ -273,4 +275,5 @@ def start_worker(mailer: Any, **options: Any) -> RunningWorker:
 
     if mailer.queue is None:
         raise ConfigurationError("there is no queue: queue_url is needed", field="queue")
+    options.setdefault("events", mailer.events)
     return RunningWorker(Worker(mailer.queue, mailer.transport, **options))
