@@ -406,7 +406,8 @@ class Ledger:
             settled.state.value,
             work.attempts[place] + settled.attempts,
             max(0.0, (now - work.created) / 1000),
-            None if settled.due is None or settled.state is State.SENT
+            None
+            if settled.due is None or settled.state is State.SENT
             else max(0.0, (settled.due - now) / 1000),
         )
 

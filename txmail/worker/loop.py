@@ -128,9 +128,7 @@ class Worker:
             self._queue.neglect(self._ledger.wake)
             self.stop()
             self._finish(threads)
-            self._events.emit(
-                WorkerStopped(self._queue.name, self.settled, self._ledger.finished)
-            )
+            self._events.emit(WorkerStopped(self._queue.name, self.settled, self._ledger.finished))
         return self.settled
 
     def _keep(self, until_drained: bool, end: float | None) -> None:

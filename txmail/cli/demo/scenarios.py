@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...exceptions import DeliveryError
+from ...queue.queue import Queue
 from ...testing import Callback
+from ...worker import run_once
 from .dialogue import moment_of
 from .scenario import Scenario, Values
 from .stage import CONNECTIONS, CUSTOMERS, DATAS, EHLOS, MAILS, OBJECTS, ROWS, Stage, address
@@ -25,6 +27,9 @@ _NO_ROW = "numbers not in SQLite"
 _NO_OBJECT = "numbers not in the ZODB"
 _ROWS_DOWN = "in SQLite, server down"
 _OBJECTS_DOWN = "in the ZODB, server down"
+_WAITING = "in the queue, server down"
+_DRAINED = "sent by a worker later"
+_STATES = "in the queue at last"
 _MAY_BE_COMMITTED = "the error warns of SQLite"
 
 #: The invoice whose customer the server refuses.
@@ -163,6 +168,25 @@ def _server_dies(stage: Stage) -> Values:
     return {_RAISED: caught.name, **named, _MAY_BE_COMMITTED: _yes_no(committed)}
 
 
+def _queue_behind(stage: Stage) -> Values:
+    queue = stage.open_queue()
+    stage.catcher.stop()
+    with _Caught() as caught, stage.transaction() as shop:
+        for number in range(1, 4):
+            shop.bill(number)
+    with _Caught(), stage.transaction() as shop:
+        shop.bill(4)
+        raise ArithmeticError
+    waiting = sum(queue.counts().values())
+    stage.catcher.restart()
+    sent = run_once(queue, stage.mailer.transport)
+    return {_RAISED: caught.name, _WAITING: waiting, _DRAINED: sent, _STATES: _counted(queue)}
+
+
+def _counted(queue: Queue) -> str:
+    return ", ".join(f"{count} {state}" for state, count in queue.counts().items())
+
+
 def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(numbers))) or "none"
 
@@ -262,6 +286,23 @@ SCENARIOS = (
             EHLOS: 1,
         },
         _fifty_invoices,
+    ),
+    Scenario(
+        "A server that is down, and a queue",
+        "With a queue the same commit succeeds: its mail is in the queue, exactly as its invoices "
+        "are in the databases. A fourth invoice is rolled back, and so is its mail. When the "
+        "server is back, a worker sends what there is.",
+        {
+            _RAISED: "nothing",
+            _WAITING: 3,
+            _DRAINED: 3,
+            _STATES: "3 sent",
+            MAILS: 3,
+            CONNECTIONS: 1,
+            ROWS: 3,
+            OBJECTS: 3,
+        },
+        _queue_behind,
     ),
     Scenario(
         "A server that dies in mid-session",
