@@ -44,7 +44,7 @@ def test_the_help_names_the_commands_there_are():
     assert done.stdout.startswith("usage: txmail [-h]")
     _, _, commands = done.stdout.partition("commands:\n")
     named = [line.split()[0] for line in commands.partition("\n\n")[0].splitlines()]
-    assert named == ["COMMAND", "demo", "send", "catch", "db"]
+    assert named == ["COMMAND", "demo", "send", "catch", "worker", "db", "doctor"]
 
 
 def test_the_help_of_demo_names_its_option():

@@ -51,8 +51,6 @@ def test_modules_have_the_paths_of_pyramid_mailer(module):
 
 def test_only_what_is_built_is_exported():
     assert {name for name in txmail.__all__ if not hasattr(txmail, name)} == set()
-    for absent in ("start_worker",):
-        assert not hasattr(txmail, absent)
     for absent in ("submit_job",):
         assert not hasattr(txmail.Mailer, absent)
 

@@ -28,6 +28,7 @@ __all__ = [
     "get_mailer",
     "includeme",
     "mailer_from_settings",
+    "start_worker",
     "transport_from_url",
 ]
 
@@ -44,3 +45,13 @@ def get_mailer(request: Any) -> Any:
     from .integrations import pyramid
 
     return pyramid.get_mailer(request)
+
+
+def start_worker(mailer: Any, **options: Any) -> Any:
+    """Send what is in the queue of `mailer` from a thread of this process.
+
+    See `txmail.worker.start_worker`. Its `stop()` ends it.
+    """
+    from .worker import start_worker
+
+    return start_worker(mailer, **options)

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from . import catch, db, demo, send
+from . import catch, db, demo, doctor, send, worker
 from .exits import CannotRun, Exit
 
 #: In the order in which the help has them.
-_COMMANDS = (demo, send, catch, db)
+_COMMANDS = (demo, send, catch, worker, db, doctor)
 
 _EXITS = """\
 exit codes:

@@ -46,6 +46,29 @@ def _is_looked_at(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb" and find_spec("rich") is not None
 
 
+class _Formatter(logging.Formatter):
+    """A line a message, with nothing in it that could steer a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
+@contextmanager
+def logging_to_stderr(*, quiet: bool = False) -> Iterator[None]:
+    """Write what ``txmail`` logs to standard error; with `quiet`, only from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("txmail")
+    before = logger.level
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
 @contextmanager
 def quiet_logging() -> Iterator[None]:
     """Keep Python from printing log lines about what is said in other words."""

@@ -10,7 +10,7 @@ import configparser
 import os
 from typing import Any
 
-from ..config import PREFIX
+from ..config import IN_SESSION, PREFIX
 from ..exceptions import ConfigurationError
 
 #: The environment variable that names the mail server.
@@ -19,6 +19,8 @@ URL_VARIABLE = "TXMAIL_URL"
 QUEUE_VARIABLE = "TXMAIL_QUEUE_URL"
 #: The settings that name a queue.
 QUEUE_SETTINGS = ("queue_url", "queue_path")
+#: What else there is to be said of one.
+_QUEUE_OPTIONS = ("on_doubt", "queue_limit")
 #: Where a Pyramid ini has the settings of the application.
 SECTION = "app:main"
 
@@ -86,6 +88,42 @@ def read_queue(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     raise ConfigurationError(
         f"there is no queue: use --queue-url, -c app.ini or the variable {QUEUE_VARIABLE}"
     )
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `read_worker` reads."""
+    group = parser.add_argument_group("where the mail is, and where it goes")
+    group.add_argument("--queue-url", metavar="URL", help="such as sqlite:////var/lib/app/mail.db")
+    group.add_argument("--url", metavar="URL", help="such as smtp://mx.example.com:25")
+    _add_file(group, "mail.queue_url, mail.url")
+
+
+def read_worker(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The settings of a queue and of a mail server, and their prefix.
+
+    What the command line names comes before what is in the file, and without a file the variables
+    count. Raises `ConfigurationError`.
+    """
+    if arguments.config is None:
+        queue, prefix = read_queue(arguments)
+        return {**queue, **read(arguments)[0]}, prefix
+    found, prefix = _from_ini(arguments.config, arguments.section)
+    if arguments.url is not None:
+        kept = [prefix + name for name in (*QUEUE_SETTINGS, *_QUEUE_OPTIONS)]
+        found = {name: value for name, value in found.items() if name in kept}
+        found[f"{prefix}url"] = arguments.url
+    if arguments.queue_url is not None:
+        for name in QUEUE_SETTINGS:
+            found.pop(prefix + name, None)
+        found[f"{prefix}queue_url"] = arguments.queue_url
+    if not any(found.get(prefix + name) for name in QUEUE_SETTINGS):
+        raise ConfigurationError(f"{arguments.config}: there is no {prefix}queue_url")
+    if found.get(f"{prefix}queue_url") == IN_SESSION:
+        raise ConfigurationError(
+            f"{prefix}queue_url: the queue is in the application's database, which is not named "
+            "here: add --queue-url"
+        )
+    return found, prefix
 
 
 def _from_ini(path: str, section: str) -> tuple[dict[str, Any], str]:
