@@ -36,7 +36,8 @@ def in_a_fresh_process(code):
 
 def test_importing_txmail_loads_no_optional_library():
     optional = (
-        "sqlalchemy jinja2 pyramid ZODB rich aiosmtpd zope.sqlalchemy alembic inscriptis lxml"
+        "sqlalchemy jinja2 pyramid ZODB rich aiosmtpd zope.sqlalchemy alembic inscriptis lxml "
+        "prometheus_client"
     )
     code = f"import sys, txmail; print([n for n in {optional.split()!r} if n in sys.modules])"
     assert in_a_fresh_process(code) == "[]"
@@ -53,6 +54,13 @@ def test_only_what_is_built_is_exported():
     assert {name for name in txmail.__all__ if not hasattr(txmail, name)} == set()
     for absent in ("submit_job",):
         assert not hasattr(txmail.Mailer, absent)
+
+
+def test_a_worker_without_a_queue_is_refused():
+    pytest.importorskip("sqlalchemy")
+    mailer = txmail.mailer_from_settings({"mail.url": "memory:"})
+    with pytest.raises(ConfigurationError, match="queue_url is needed"):
+        txmail.start_worker(mailer)
 
 
 def test_every_error_is_a_txmail_error_and_bad_input_is_a_value_error():

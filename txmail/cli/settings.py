@@ -109,9 +109,7 @@ def read_worker(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         return {**queue, **read(arguments)[0]}, prefix
     found, prefix = _from_ini(arguments.config, arguments.section)
     if arguments.url is not None:
-        kept = [prefix + name for name in (*QUEUE_SETTINGS, *_QUEUE_OPTIONS)]
-        found = {name: value for name, value in found.items() if name in kept}
-        found[f"{prefix}url"] = arguments.url
+        found = {**_of_queue(found, prefix), f"{prefix}url": arguments.url}
     if arguments.queue_url is not None:
         for name in QUEUE_SETTINGS:
             found.pop(prefix + name, None)
@@ -124,6 +122,25 @@ def read_worker(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             "here: add --queue-url"
         )
     return found, prefix
+
+
+def read_any(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """What `read_worker` reads, where a queue may be missing. Raises `ConfigurationError`."""
+    if arguments.queue_url is not None or (
+        arguments.config is None and os.environ.get(QUEUE_VARIABLE)
+    ):
+        return read_worker(arguments)
+    if arguments.config is None:
+        return read(arguments)
+    found, prefix = _from_ini(arguments.config, arguments.section)
+    if arguments.url is None:
+        return found, prefix
+    return {**_of_queue(found, prefix), f"{prefix}url": arguments.url}, prefix
+
+
+def _of_queue(found: dict[str, Any], prefix: str) -> dict[str, Any]:
+    kept = [prefix + name for name in (*QUEUE_SETTINGS, *_QUEUE_OPTIONS)]
+    return {name: value for name, value in found.items() if name in kept}
 
 
 def _from_ini(path: str, section: str) -> tuple[dict[str, Any], str]:

@@ -20,7 +20,7 @@ from ..exceptions import FieldError
 from ..item import Priority
 from .model import State
 from .owner import process_id
-from .retry import DOUBT_DELAY, Settlement
+from .retry import DOUBT_DELAY, MAX_REPLY, Settlement
 from .schema import attempt, delivery, message
 from .statements import move
 
@@ -59,14 +59,21 @@ def _due(priority: Priority) -> sa.Select[Any]:
     )
 
 
+def _is_among(some: sa.Select[Any], skip_locked: bool) -> sa.ColumnElement[bool]:
+    """True of the deliveries whose ids `some` finds, but for those that others have locked."""
+    if not skip_locked:
+        return delivery.c.id.in_(some.scalar_subquery())
+    # PostgreSQL may run what stands behind IN once for each row, and each time it skips what it
+    # has just locked: more than the limit. An array is made once.
+    some = some.with_for_update(skip_locked=True)
+    return delivery.c.id == sa.any_(sa.func.array(some.scalar_subquery()))
+
+
 @cache
 def _claim(priority: Priority, skip_locked: bool) -> sa.sql.dml.ReturningUpdate[Any]:
-    due = _due(priority)
-    if skip_locked:
-        due = due.with_for_update(skip_locked=True)
     return (
         move(State.SENDING, State.READY)
-        .where(delivery.c.id.in_(due.scalar_subquery()))
+        .where(_is_among(_due(priority), skip_locked))
         .values(
             process=sa.bindparam("new_process"),
             token=sa.bindparam("new_token"),
@@ -84,9 +91,13 @@ def _claim(priority: Priority, skip_locked: bool) -> sa.sql.dml.ReturningUpdate[
     )
 
 
-_MESSAGES = sa.select(message.c.id, message.c.sender, message.c.created, message.c.content).where(
-    message.c.id.in_(sa.bindparam("ids", expanding=True))
-)
+# The content as it comes: what is none must not keep others from being read.
+_MESSAGES = sa.select(
+    message.c.id,
+    message.c.sender,
+    message.c.created,
+    sa.type_coerce(message.c.content, sa.types.NullType()).label("content"),
+).where(message.c.id.in_(sa.bindparam("ids", expanding=True)))
 _MINE = (
     delivery.update()
     .where(delivery.c.id == sa.bindparam("number"))
@@ -114,6 +125,20 @@ def _settle(state: State) -> sa.Update:
     )
 
 
+def _history() -> sa.Insert:
+    """A try of the delivery ``number``, if it is held by the right of ``held``."""
+    names = ("at", "state", "code", "reply", "route", "process")
+    values = [sa.bindparam(f"new_{name}", type_=attempt.c[name].type) for name in names]
+    return attempt.insert().from_select(
+        ("delivery", *names),
+        sa.select(delivery.c.id, *values)
+        .where(delivery.c.id == sa.bindparam("number"), delivery.c.state == State.SENDING)
+        .where(delivery.c.token == sa.bindparam("held"))
+        .with_for_update(),
+    )
+
+
+_HISTORY = _history()
 _RENEW = (
     delivery.update()
     .where(delivery.c.token.in_(sa.bindparam("tokens", expanding=True)))
@@ -123,11 +148,15 @@ _RENEW = (
 _ENDED = (
     sa.select(delivery.c.id, delivery.c.token, delivery.c.begun)
     .where(delivery.c.state == State.SENDING, delivery.c.lease < sa.bindparam("now"))
+    .order_by(delivery.c.lease)
     .limit(sa.bindparam("limit"))
+    # Whoever is writing to one has it, and may wait for another that we would have.
+    .with_for_update(skip_locked=True)
 )
 
 
-def _wake() -> sa.Update:
+@cache
+def _wake(skip_locked: bool) -> sa.Update:
     some = (
         sa.select(delivery.c.id)
         .where(delivery.c.state.in_([State.DEFERRED, State.IN_DOUBT]))
@@ -135,12 +164,9 @@ def _wake() -> sa.Update:
         .order_by(delivery.c.due)
         .limit(sa.bindparam("limit"))
     )
-    return move(State.READY, State.DEFERRED, State.IN_DOUBT).where(
-        delivery.c.id.in_(some.scalar_subquery())
-    )
+    return move(State.READY, State.DEFERRED, State.IN_DOUBT).where(_is_among(some, skip_locked))
 
 
-_WAKE = _wake()
 _NEXT_READY = sa.select(sa.func.min(delivery.c.due)).where(
     delivery.c.state == State.READY, delivery.c.priority == sa.bindparam("priority")
 )
@@ -158,23 +184,53 @@ def claim(
     limit: int,
     skip_locked: bool,
     priorities: Sequence[Priority] = tuple(Priority),
-) -> list[Work]:
+) -> tuple[list[Work], int]:
     """Claim at most `limit` due deliveries, for this process and until `lease`.
 
-    What cannot be read is failed, and nothing else suffers from it.
+    The work, and how many deliveries there were: what cannot be read is failed, and nothing else
+    suffers from it.
     """
+    found = take(
+        connection,
+        token=token,
+        now=now,
+        lease=lease,
+        limit=limit,
+        skip_locked=skip_locked,
+        priorities=priorities,
+    )
+    works, unreadable = read(connection, found, token)
+    settle(connection, unreadable, now)
+    return works, len(found)
+
+
+def take(
+    connection: sa.Connection,
+    *,
+    token: int,
+    now: int,
+    lease: int,
+    limit: int,
+    skip_locked: bool,
+    priorities: Sequence[Priority] = tuple(Priority),
+) -> list[Any]:
+    """The first half of `claim`: rows, whose messages `read` reads. There others may write."""
     found: list[Any] = []
+    whole = sum(SHARES.values())
+    more: list[Priority] = []
     for number, priority in enumerate(priorities):
-        kept = sum(SHARES[other] for other in priorities[number + 1 :])
-        found += _claimed(
-            connection, priority, token, now, lease, limit - len(found) - kept, skip_locked
-        )
+        kept = sum(SHARES[other] for other in priorities[number + 1 :]) * limit // whole
+        wanted = limit - len(found) - kept
+        some = _claimed(connection, priority, token, now, lease, wanted, skip_locked)
+        found += some
+        if len(some) >= wanted:
+            more.append(priority)
     if len(found) < limit:  # the shares of those that had nothing
-        for priority in priorities:
+        for priority in more:
             found += _claimed(
                 connection, priority, token, now, lease, limit - len(found), skip_locked
             )
-    return _works(connection, found, token, now)
+    return found
 
 
 def _claimed(
@@ -199,54 +255,76 @@ def _claimed(
     return connection.execute(_claim(priority, skip_locked), values).all()
 
 
-def _works(connection: sa.Connection, found: Sequence[Any], token: int, now: int) -> list[Work]:
-    """The messages of claimed deliveries, most urgent first, in the order of their ids."""
+def read(
+    connection: sa.Connection, found: Sequence[Any], token: int
+) -> tuple[list[Work], list[tuple[int, int, Settlement]]]:
+    """The messages of claimed deliveries, most urgent first, in the order of their ids.
+
+    And what is to be settled of those that cannot be read.
+    """
+    unreadable: list[tuple[int, int, Settlement]] = []
     if not found:
-        return []
+        return [], unreadable
     together: dict[tuple[int, int, int | None], list[Any]] = {}
     for row in sorted(found, key=lambda row: (row.priority, row.id)):
         together.setdefault((row.priority, row.message, row.expires), []).append(row)
     ids = list({row.message for row in found})
     contents = {row.id: row for row in connection.execute(_MESSAGES, {"ids": ids})}
     works: list[Work] = []
-    for (priority, number, expires), rows in together.items():
+    for rows in together.values():
         for start in range(0, len(rows), MAX_RECIPIENTS):
             some = rows[start : start + MAX_RECIPIENTS]
-            content = contents.get(number)
             try:
-                if content is None:
-                    raise FieldError("its message is missing")
-                recipients = tuple(row.recipient for row in some)
-                envelope = Envelope(content.sender, recipients, bytes(content.content))
-                if len(envelope.recipients) != len(some):
-                    raise FieldError("a recipient is there twice")
-            except (FieldError, TypeError, ValueError) as error:
-                _park(connection, some, token, now, f"it cannot be read: {error}")
-                continue
-            works.append(
-                Work(
-                    tuple(row.id for row in some),
-                    tuple(row.attempts for row in some),
-                    envelope,
-                    priority,
-                    content.created,
-                    expires,
-                    token,
-                )
-            )
+                works.append(_work(some, contents.get(some[0].message), token))
+            except (FieldError, TypeError, ValueError):
+                works += _readable(some, contents, token, unreadable)
+    return works, unreadable
+
+
+def _work(rows: Sequence[Any], content: Any, token: int) -> Work:
+    """Raises `FieldError`, TypeError or ValueError for what cannot be read."""
+    if content is None:
+        raise FieldError("its message is missing")
+    if not isinstance(content.content, bytes):
+        raise FieldError("its content is not octets")
+    for row in rows:
+        if not isinstance(row.attempts, int) or not isinstance(row.expires, int | None):
+            raise FieldError("a number is none")
+    envelope = Envelope(content.sender, tuple(row.recipient for row in rows), content.content)
+    if len(envelope.recipients) != len(rows):
+        raise FieldError("a recipient is there twice")
+    return Work(
+        tuple(row.id for row in rows),
+        tuple(row.attempts for row in rows),
+        envelope,
+        rows[0].priority,
+        content.created,
+        rows[0].expires,
+        token,
+    )
+
+
+def _readable(
+    rows: Sequence[Any],
+    contents: Any,
+    token: int,
+    unreadable: list[tuple[int, int, Settlement]],
+) -> list[Work]:
+    """Those of `rows` that can be read, each for itself; the others are to fail."""
+    works: list[Work] = []
+    for row in rows:
+        try:
+            works.append(_work([row], contents.get(row.message), token))
+        except (FieldError, TypeError, ValueError) as error:
+            why = f"it cannot be read: {error}"[:MAX_REPLY]
+            unreadable.append((row.id, token, Settlement(State.FAILED, None, 0, False, None, why)))
     return works
 
 
-def _park(connection: sa.Connection, rows: Sequence[Any], token: int, now: int, why: str) -> None:
-    made = Settlement(State.FAILED, None, 0, False, None, why[:500])
-    settle(connection, [(row.id, token, made) for row in rows], now)
-
-
-def begin(connection: sa.Connection, works: Iterable[Work]) -> None:
-    """From now on their final dots may leave."""
+def begin(connection: sa.Connection, works: Iterable[Work]) -> bool:
+    """From now on their final dots may leave. False if some are another's by now."""
     rows = [{"number": id_, "held": work.token} for work in works for id_ in work.ids]
-    if rows:
-        connection.execute(_BEGIN, rows)
+    return not rows or connection.execute(_BEGIN, rows).rowcount == len(rows)
 
 
 def settle(
@@ -277,27 +355,29 @@ def settle(
         if made.attempts and made.state is not State.SENT:
             history.append(
                 {
-                    "delivery": id_,
-                    "at": now,
-                    "state": made.state,
-                    "code": made.code,
-                    "reply": made.reply,
-                    "route": route,
-                    "process": process_id(),
+                    "number": id_,
+                    "held": token,
+                    "new_at": now,
+                    "new_state": made.state,
+                    "new_code": made.code,
+                    "new_reply": made.reply,
+                    "new_route": route,
+                    "new_process": process_id(),
                 }
             )
+    if history:
+        connection.execute(_HISTORY, history)  # as long as it can be seen whose they are
     written = 0
     for state, some in changes.items():
         written += connection.execute(_settle(state), some).rowcount
-    if history:
-        connection.execute(attempt.insert(), history)
     return written
 
 
-def renew(connection: sa.Connection, tokens: Sequence[int], lease: int) -> None:
-    """Have the leases of `tokens` end at `lease`."""
-    if tokens:
-        connection.execute(_RENEW, {"tokens": list(tokens), "new_lease": lease})
+def renew(connection: sa.Connection, tokens: Sequence[int], lease: int) -> int:
+    """Have the leases of `tokens` end at `lease`; how many deliveries are still held by them."""
+    if not tokens:
+        return 0
+    return connection.execute(_RENEW, {"tokens": list(tokens), "new_lease": lease}).rowcount
 
 
 def end_leases(connection: sa.Connection, now: int, *, hold_doubt: bool = False) -> int:
@@ -321,7 +401,8 @@ def end_leases(connection: sa.Connection, now: int, *, hold_doubt: bool = False)
 def wake(connection: sa.Connection, now: int) -> int:
     """Make deferred and doubtful deliveries ready whose time has come; how many they are."""
     values = {"now": now, "limit": CHUNK, "new_changed": now}
-    return connection.execute(_WAKE, values).rowcount
+    skip_locked = connection.dialect.name == "postgresql"
+    return connection.execute(_wake(skip_locked), values).rowcount
 
 
 def next_due(connection: sa.Connection) -> int | None:

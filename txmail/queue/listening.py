@@ -32,7 +32,8 @@ class Listening:
 
     def start(self) -> None:
         """Listen, unless that is being done."""
-        if self._thread is not None and self._thread.is_alive():
+        alive = self._thread is not None and self._thread.is_alive()
+        if alive and not self._stopped.is_set():
             return
         self._stopped = threading.Event()
         self._thread = threading.Thread(

@@ -98,10 +98,13 @@ class RetryPolicy:
         elif state is State.DEFERRED:
             due = now + self.delay(attempts)
         elif state is State.IN_DOUBT:
-            due = None if self.hold_doubt else now + DOUBT_DELAY
-        end = expires if expires is not None else (created or now) + self.lifetime
+            due = None if self.hold_doubt else now + max(DOUBT_DELAY, self.delay(attempts))
+        born = now if created is None else created
+        end = expires if expires is not None else born + self.lifetime
         if state is State.DEFERRED and due is not None and due >= end:
             state, due = State.EXPIRED, None
+        elif state is State.IN_DOUBT and due is not None and due >= end:
+            due = None  # it may have arrived each time: enough of that
         return Settlement(state, due, int(tried), state is State.IN_DOUBT, code, reply)
 
     def delay(self, attempts: int) -> int:

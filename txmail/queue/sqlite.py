@@ -118,6 +118,8 @@ class Sqlite:
         return connection
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
+        # Octets that are no text spoil the row they are in, and not every query that finds it.
+        connection.text_factory = _text
         _switch_to_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -312,6 +314,10 @@ def chunks(rows: Iterable[Sequence[Any]]) -> Iterable[list[Sequence[Any]]]:
 def parameters(rows: list[Sequence[Any]]) -> Any:
     """`rows` as SQLAlchemy takes them for a driver: one is no list."""
     return rows if len(rows) > 1 else tuple(rows[0])
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "surrogateescape")
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

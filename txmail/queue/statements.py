@@ -29,7 +29,9 @@ BEAT = sa.text(
     "INSERT INTO txmail_process"
     " (id, kind, host, boot, pid_namespace, pid, started, heartbeat)"
     " VALUES (:id, :kind, :host, :boot, :pid_namespace, :pid, :started, :heartbeat)"
-    " ON CONFLICT (id) DO UPDATE SET heartbeat = excluded.heartbeat"
+    " ON CONFLICT (id) DO UPDATE SET heartbeat = excluded.heartbeat,"
+    # An application that has a worker is one.
+    " kind = CASE excluded.kind WHEN 'worker' THEN 'worker' ELSE txmail_process.kind END"
 )
 CLAIM_KEY = sa.text(
     "INSERT INTO txmail_idempotency (key, message, created) VALUES (:key, :message, :created)"

@@ -21,7 +21,7 @@ from .database import Database
 from .model import BatchState, State
 from .owner import Identity, process_id
 from .retry import said, settlement
-from .schema import IS_LATER, IS_LEASED, IS_READY, attempt, batch, delivery, message
+from .schema import IS_LATER, IS_LEASED, IS_READY, attempt, batch, delivery, message, process
 
 #: How many deliveries are moved, or keys claimed, in one transaction.
 CHUNK = 1000
@@ -103,6 +103,12 @@ class Store:
                 "started": mine.started,
                 "heartbeat": now,
             },
+        )
+
+    def retire(self, connection: sa.Connection) -> None:
+        """This process has no worker any more."""
+        connection.execute(
+            process.update().where(process.c.id == process_id()).values(kind="application")
         )
 
     def insert(

@@ -21,6 +21,19 @@ from ..interfaces import ISession, ITransport
 FRUITLESS_LIMIT = 2
 
 
+#: of what was taken and not begun when an error came
+_NOT_BEGUN = Outcome(
+    "", Status.UNSENT, Scope.MESSAGE, action=Action.DEFER, reason="an error has ended sending"
+)
+_FORGOTTEN = Outcome(
+    "",
+    Status.IN_DOUBT,
+    Scope.MESSAGE,
+    action=Action.IN_DOUBT,
+    reason="an error has ended sending, and nobody knows what has left",
+)
+
+
 def send_all(
     transport: ITransport,
     envelopes: Iterable[Envelope],
@@ -40,8 +53,9 @@ def send_all(
     `window` and `guard` are as for `ISession.send`. `timeout` is in seconds, for all of it. Network
     failures end in outcomes, not in errors: what could not be sent at last is ``unsent``. If the
     iteration of `envelopes` raises an error, what had come until then is sent, and then the error
-    is raised; a TypeError for what is no `Envelope`. Closing the iterator ends sending at once:
-    what has no outcome then may have been sent, or not.
+    is raised; a TypeError for what is no `Envelope`. An error of the transport that is none of the
+    network, or of `guard`, ends sending at once, and is raised behind the outcomes of all that was
+    taken. Closing the iterator ends it, too: what has no outcome then may have been sent, or not.
     """
     return _Course(transport, envelopes, window, timeout, guard, clock).outcomes()
 
@@ -71,6 +85,8 @@ class _Course:
         #: True once there will be no more envelopes, and the error that was the reason, if any
         self._ended = False
         self._error: Exception | None = None
+        #: what nobody has expected, and has ended all of it
+        self._broken: Exception | None = None
         #: True if the present connection has settled something
         self._fruitful = False
         #: True if it was the route's fault that something was not accepted there
@@ -94,14 +110,22 @@ class _Course:
                 action = Action.DEFER_ROUTE if error.temporary else Action.STOP_ROUTE
                 self._why = replace(self._why, reply=error.reply, reason=str(error), action=action)
                 break
+            except Exception as error:
+                self._broken, self._ended = error, True
+                break
             try:
                 yield from self._sent(session)
             finally:
                 session.close(dirty=True)
+            if self._broken is not None:
+                break
             fruitless = 0 if self._fruitful else fruitless + 1
+        if self._broken is not None:
+            self._why = _NOT_BEGUN
         yield from self._unsent()
-        if self._error is not None:
-            raise self._error
+        problem = self._broken or self._error
+        if problem is not None:
+            raise problem
 
     def _is_done(self) -> bool:
         """True if there is nothing left to send."""
@@ -147,7 +171,7 @@ class _Course:
             guard=self._guard,
         )
         try:
-            for outcome in sending:
+            for outcome in self._heard(session, sending):
                 position, envelope, said = self._open[outcome.position]
                 said.append(replace(outcome, position=position))
                 if len(said) < len(envelope.recipients):
@@ -164,8 +188,36 @@ class _Course:
             close = getattr(sending, "close", None)
             if close is not None:
                 close()
+        yield from self._forgotten()
         unsent.sort(key=lambda pair: pair[0])
         self._again.extendleft(reversed(unsent))
+
+    def _heard(self, session: ISession, sending: Iterator[Outcome]) -> Iterator[Outcome]:
+        """The outcomes of `sending`, also those that an error has kept it from telling."""
+        try:
+            yield from sending
+            return
+        except Exception as error:
+            self._broken, self._ended = error, True
+        for outcome in session.unsettled():
+            found = self._open.get(outcome.position)
+            if found is not None and outcome.recipient not in {o.recipient for o in found[2]}:
+                yield outcome
+
+    def _forgotten(self) -> Iterator[Outcome]:
+        """What a transport has taken and said nothing about may have been sent."""
+        for position, envelope, said in self._open.values():
+            told = {outcome.recipient for outcome in said}
+            yield from said
+            for recipient in envelope.recipients:
+                if recipient not in told:
+                    yield replace(
+                        _FORGOTTEN,
+                        recipient=recipient,
+                        message_id=envelope.message_id,
+                        position=position,
+                    )
+        self._open.clear()
 
     def _note(self, outcome: Outcome) -> None:
         """Learn from `outcome` what to think of the route."""

@@ -8,11 +8,13 @@ take work and record outcomes; while they send, the next work is claimed.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -23,7 +25,7 @@ from ..exceptions import TxmailError
 from ..item import Priority
 from ..queue import claims, routes
 from ..queue.claims import Work
-from ..queue.model import State
+from ..queue.model import State, check_move
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
 from .routing import Circuit, Route, route_of
@@ -46,6 +48,9 @@ BREATH = 0.002
 AGAIN = 5.0
 
 _TOKEN_BITS = 63
+_BUSY = "its route is busy"
+#: States from which a delivery is tried again by itself.
+_GOES_ON = (State.READY, State.DEFERRED, State.IN_DOUBT)
 
 
 class LeaseLost(TxmailError):
@@ -65,11 +70,28 @@ class Lane:
     pending: deque[Work] = field(default_factory=deque)
     ready: deque[Work] = field(default_factory=deque)
     busy: bool = False
+    #: how often leases had been lost when what it is sending was taken
+    losses: int = 0
 
     @property
     def waiting(self) -> int:
         """How many messages it has that are not on their way."""
         return len(self.pending) + len(self.ready)
+
+
+@dataclass
+class _Written:
+    """What one transaction has come to."""
+
+    claimed: list[Work] = field(default_factory=list)
+    #: claimed, and not read yet
+    rows: list[Any] = field(default_factory=list)
+    token: int = 0
+    begun: set[Work] = field(default_factory=set)
+    #: True if there was less than there was room for, None if nobody looked
+    drained: bool | None = None
+    #: True if others have what was held here
+    lost: bool = False
 
 
 class Ledger:
@@ -97,6 +119,8 @@ class Ledger:
         self._clock = clock
         self._batch = batch
         self._lease = lease
+        self._margin = min(MARGIN, lease / 10)
+        self._pid = os.getpid()
         #: how many messages may still be claimed, None for any number
         self._left = limit
         self.changed = threading.Condition()
@@ -104,15 +128,24 @@ class Ledger:
         self._first_result = 0.0
         #: what goes back, and in how many seconds it is due
         self._back: list[tuple[Work, float, str]] = []
+        #: claimed rows that are not read yet, and their token
+        self._unread: tuple[list[Any], int] = [], 0
+        #: what is settled without a try
+        self._over: list[tuple[int, int, Settlement]] = []
+        #: by the monotonic clock: before it, others get to write
+        self.pause_until = 0.0
         #: by token, how many deliveries are still to be settled
         self._held: Counter[int] = Counter()
         #: by the clock: no lease of ours ends before
-        self.deadline = clock() + lease - MARGIN
-        self._renewed = clock()
+        self.deadline = clock() + lease - self._margin
+        #: how often leases were lost
+        self._losses = 0
         self._next_round = 0.0
         self._next_look = 0.0
         self._stopping = False
         self._woken = False
+        #: when what a busy route could not take is due again; 0 if there is nothing
+        self._again = 0.0
         #: True if the last look has found less than there was room for
         self.drained = False
         self.settled = 0
@@ -126,13 +159,19 @@ class Ledger:
                 lane.busy = timeout is not None
                 self.changed.notify_all()
                 self.changed.wait_for(lambda: lane.ready or self._stopping, timeout)
-            if not lane.ready:
+            if timeout is None:
+                lane.losses = self._losses
+            if not lane.ready or lane.losses != self._losses:
                 return None
             lane.busy = True
             work = lane.ready.popleft()
             if len(lane.ready) <= self._batch // 2:
                 self.changed.notify_all()
             return work
+
+    def expects(self, lane: Lane) -> bool:
+        """True if there is going to be more for `lane` in a moment."""
+        return bool(lane.pending) or bool(self._unread[0]) or not self.drained
 
     def idle(self, lane: Lane) -> None:
         """`lane` has nothing on its way."""
@@ -147,13 +186,14 @@ class Ledger:
         with self.changed:
             if not self._results:
                 self._first_result = time.monotonic()
+                self.changed.notify_all()  # the keeper may mean to wait for longer
             self._results.append((work, place, outcome))
             if len(self._results) >= self._batch:
                 self.changed.notify_all()
 
-    def guard(self) -> None:
-        """Raise `LeaseLost` if nothing may be sent any more. Called before each write."""
-        if self._clock() >= self.deadline:
+    def guard(self, lane: Lane) -> None:
+        """Raise `LeaseLost` if `lane` may send nothing any more. Called before each write."""
+        if self._clock() >= self.deadline or lane.losses != self._losses:
             raise LeaseLost("the lease has ended")
 
     def route_failed(self, route: Route) -> None:
@@ -170,6 +210,8 @@ class Ledger:
 
     def wake(self) -> None:
         """There is mail: look for it now."""
+        if os.getpid() != self._pid:
+            return  # a forked child has no worker, and the lock may have been held
         with self.changed:
             self._woken = True
             self.changed.notify_all()
@@ -178,14 +220,39 @@ class Ledger:
 
     def stop(self) -> None:
         """Claim nothing any more, and give back what is not on its way."""
+        if os.getpid() != self._pid:
+            return
         with self.changed:
             self._stopping = True
-            for lane in self._lanes:
-                for work in (*lane.ready, *lane.pending):
-                    self._back.append((work, 0.0, ""))
-                lane.ready.clear()
-                lane.pending.clear()
+            self._return_waiting()
             self.changed.notify_all()
+
+    def _return_waiting(self) -> None:
+        for lane in self._lanes:
+            for work in (*lane.ready, *lane.pending):
+                self._back.append((work, 0.0, ""))
+            lane.ready.clear()
+            lane.pending.clear()
+
+    def _lose(self) -> None:
+        """Others may have what was held here: nothing of it is sent any more.
+
+        What is still ours is given back; results are written if they still may be.
+        """
+        with self.changed:
+            if self._held:
+                log.error("%s: the lease has ended; others may have what is held", self._queue.name)
+                self._losses += 1
+            self._return_waiting()
+            self._unread = [], 0
+            self._over.clear()
+            self._held.clear()
+            self.changed.notify_all()
+
+    def retire(self) -> None:
+        """Say that this process has no worker any more, if it can be said."""
+        with suppress(TxmailError), self._queue.database.write(durable=False) as connection:
+            self._queue.store.retire(connection)
 
     @property
     def finished(self) -> bool:
@@ -194,21 +261,42 @@ class Ledger:
             return not (
                 self._results
                 or self._back
+                or self._over
+                or self._unread[0]
+                or (self._again and not self._stopping)
                 or any(lane.busy or lane.waiting for lane in self._lanes)
             )
 
-    def wait(self, end: float | None = None) -> None:
-        """Until there is something to do, or it is time to look; not beyond `end`."""
+    def wait(self, end: float | None = None, *, until_drained: bool = False) -> None:
+        """Until there is something to do, or it is time to look; not beyond `end`.
+
+        With `until_drained`, also until nothing is to be done any more.
+        """
+
+        def over() -> bool:
+            done = self._stopping or (until_drained and self.drained)
+            return self._is_urgent() or (done and self.finished)
+
         with self.changed:
-            if not self._is_urgent():
-                end = min(self._next_look, self._next_round, *([] if end is None else [end]))
-                end = min([end, *(lane.allowed for lane in self._lanes if lane.pending)])
-                if self._results:
-                    end = min(end, self._first_result + GATHER)
-                self.changed.wait_for(self._is_urgent, max(0.0, end - time.monotonic()))
+            while not over():
+                left = self._next_time(end) - time.monotonic()
+                if left <= 0:
+                    return
+                self.changed.wait(left)
+
+    def _next_time(self, end: float | None) -> float:
+        """By the monotonic clock: when there will be something to do."""
+        moments = [self._next_round, *(lane.allowed for lane in self._lanes if lane.pending)]
+        if not self._stopping:
+            moments.append(self._next_look)
+        if self._results:
+            moments.append(self._first_result + GATHER)
+        return min(moments if end is None else [*moments, end])
 
     def _is_urgent(self) -> bool:
         if self._stopping and (self._results or self._back):
+            return True
+        if self._over or self._unread[0]:
             return True
         if len(self._results) >= self._batch or self._back or self._woken:
             return True
@@ -225,37 +313,64 @@ class Ledger:
     def cycle(self) -> None:
         """Write what there is to write, and claim. Raises `QueueUnavailable`."""
         moment = time.monotonic()
+        if self._clock() >= self.deadline:
+            self._lose()
+        self._read()
         with self.changed:
             results, self._results = self._results, []
             back, self._back = self._back, []
             begun = [work for lane in self._lanes for work in self._next(lane)]
             room = self._room()
-            looks = not self._stopping and (
-                not self.drained or self._woken or moment >= self._next_look
+            again = 0.0 < self._again <= moment
+            looks = (
+                not self._stopping
+                and self._left != 0
+                and (not self.drained or self._woken or again or moment >= self._next_look)
             )
             self._woken = False
-        rounds = moment >= self._next_round
-        if looks and not (results or back or begun or rounds or self._is_due()):
+        rounds = moment >= self._next_round or any(lane.circuit.news for lane in self._lanes)
+        over = self._over
+        if looks and not (results or back or over or begun or rounds or self._is_due()):
             looks = False
             self.drained = True
+            self._again = 0.0 if again else self._again
             self._next_look = time.monotonic() + POLL
-        if not (results or back or begun or rounds or looks):
+        if not (results or back or over or begun or rounds or looks):
             return
         started = self._clock()
         try:
-            claimed, begun = self._write(results, back, begun, room if looks else -1, rounds)
+            written = self._write(results, back, begun, room if looks else -1, rounds)
         except BaseException:
             with self.changed:
                 self._results[:0] = results
                 self._back[:0] = back
+                for lane in self._lanes if rounds else ():
+                    lane.circuit.news = True  # whatever there was to tell, nobody has heard it
             raise
-        self._committed(results, back, begun, claimed, started, moment)
+        if looks and again:
+            self._again = 0.0
+        self._committed(results, back, written, started, rounds)
         for event in self._news:
             self._events.emit(event)
+        self._read()
         if rounds:
-            self._next_round = moment + ROUND
+            self._next_round = moment + min(ROUND, self._lease / 4)
         if looks:
             self._next_look = time.monotonic() + POLL
+
+    def _read(self) -> None:
+        """Read the messages of what was claimed while nobody is kept from writing."""
+        rows, token = self._unread
+        if not rows:
+            return
+        with self._queue.database.read() as connection:
+            works, unreadable = claims.read(connection, rows, token)
+        with self.changed:
+            self._unread = [], 0
+            self._over += unreadable
+            for work in works:
+                self._hand_out(work, False)
+            self.changed.notify_all()
 
     def _is_due(self) -> bool:
         """True if there is something to claim: reading holds nobody up."""
@@ -272,10 +387,9 @@ class Ledger:
         return list(lane.pending)[:count] if len(lane.ready) <= self._batch // 2 else []
 
     def _room(self) -> int:
-        """How many more deliveries may be claimed."""
-        waiting = sum(lane.waiting for lane in self._lanes if not lane.high)
-        room = max(0, self._batch * 2 - waiting)
-        room = min(room, self._batch)
+        """How many more deliveries may be claimed; a route that is busy keeps nobody waiting."""
+        waiting = min(lane.waiting for lane in self._lanes if not lane.high)
+        room = min(max(0, self._batch * 2 - waiting), self._batch)
         return room if self._left is None else min(room, self._left)
 
     def _write(
@@ -285,14 +399,17 @@ class Ledger:
         begun: list[Work],
         room: int,
         rounds: bool,
-    ) -> tuple[list[Work], list[Work]]:
+    ) -> _Written:
         database = self._queue.database
         token = secrets.randbits(_TOKEN_BITS)
-        claimed: list[Work] = []
+        done = _Written()
         with database.write(durable=True) as connection:
+            began = time.monotonic()
             now = database.now(connection)
             made = [self._made(result, now) for result in results]
-            written = claims.settle(connection, made, now)
+            written = 0
+            for route, some in self._by_route(results, made).items():
+                written += claims.settle(connection, some, now, route)
             self._news = list(map(self._told, results, made, repeat(now)))
             if written < len(made):
                 self._news.append(ResultsRefused(self._queue.name, len(made) - written))
@@ -301,18 +418,37 @@ class Ledger:
                 for work, s, why in back
                 for id_ in work.ids
             ]
-            claims.settle(connection, returned, now)
+            claims.settle(connection, returned + self._over, now)
             begun = self._allowed(connection, begun, now)
-            claims.begin(connection, begun)
+            done.begun.update(begun)
+            done.lost = not claims.begin(connection, begun)
             if rounds:
-                self._round(connection, now)
+                held = sum(self._held.values()) - len(made) - len(returned) - len(self._over)
+                done.lost = self._round(connection, now) < held or done.lost
             lease = now + int(self._lease * 1000)
             if room > 0:
-                claimed = self._claim(connection, token, now, lease, room)
-            elif room == 0:
-                high = (Priority.HIGH,)
-                claimed = self._claim(connection, token, now, lease, self._batch, high)
-        return claimed, begun
+                self._claim(connection, done, token, now, lease, room)
+            elif room == 0 and any(lane.high for lane in self._lanes):
+                most = self._batch if self._left is None else min(self._batch, self._left)
+                self._claim(connection, done, token, now, lease, most, (Priority.HIGH,))
+                done.drained = None
+        # Transactions back to back would leave nobody else a moment to write.
+        ended = time.monotonic()
+        self.pause_until = ended + (max(BREATH, ended - began) if database.is_sqlite else BREATH)
+        return done
+
+    def _by_route(
+        self,
+        results: list[tuple[Work, int, Outcome]],
+        made: list[tuple[int, int, Settlement]],
+    ) -> dict[str | None, list[tuple[int, int, Settlement]]]:
+        if len(self._routes) == 1:
+            return {self._routes[0].name: made} if made else {}
+        found: dict[str | None, list[tuple[int, int, Settlement]]] = {}
+        for (work, _, _), settled in zip(results, made, strict=True):
+            lane = self._lane_of(work)
+            found.setdefault(None if lane is None else lane.route.name, []).append(settled)
+        return found
 
     def _allowed(self, connection: Any, works: list[Work], now: int) -> list[Work]:
         """Those of `works` that the rates of their routes allow now."""
@@ -340,13 +476,14 @@ class Ledger:
     def _claim(
         self,
         connection: Any,
+        done: _Written,
         token: int,
         now: int,
         lease: int,
         limit: int,
         priorities: Sequence[Priority] = tuple(Priority),
-    ) -> list[Work]:
-        found = claims.claim(
+    ) -> None:
+        rows = claims.take(
             connection,
             token=token,
             now=now,
@@ -355,15 +492,24 @@ class Ledger:
             skip_locked=not self._queue.database.is_sqlite,
             priorities=priorities,
         )
-        self.drained = sum(len(work.ids) for work in found) < limit
-        expired = [w for w in found if w.expires is not None and w.expires <= now]
+        done.drained = len(rows) < limit
+        done.token = token
+        expired = [r.id for r in rows if isinstance(r.expires, int) and r.expires <= now]
         if expired:
             gone = Settlement(State.EXPIRED, None, 0, False, None, "its time was over")
-            claims.settle(connection, [(i, w.token, gone) for w in expired for i in w.ids], now)
-        works = [w for w in found if w not in expired]
+            claims.settle(connection, [(id_, token, gone) for id_ in expired], now)
+            rows = [r for r in rows if r.id not in expired]
+        urgent = any(r.priority == Priority.HIGH for r in rows)
+        busy = all(lane.waiting for lane in self._lanes if not lane.high)
+        if not urgent and (busy or len(rows) > self._batch // 2):
+            done.rows = rows  # there is much to do: nobody is to be kept from writing meanwhile
+            return
         # A lane that has nothing to do need not wait for another transaction.
-        claims.begin(connection, self._at_once(works))
-        return works
+        done.claimed, unreadable = claims.read(connection, rows, token)
+        claims.settle(connection, unreadable, now)
+        at_once = self._at_once(done.claimed)
+        claims.begin(connection, at_once)
+        done.begun.update(at_once)
 
     def _at_once(self, works: list[Work]) -> list[Work]:
         chosen: list[Work] = []
@@ -380,18 +526,31 @@ class Ledger:
 
     def _made(self, result: tuple[Work, int, Outcome], now: int) -> tuple[int, int, Settlement]:
         work, place, outcome = result
-        made = self._policy.settle(
-            outcome,
-            now,
-            attempts=work.attempts[place],
-            created=work.created,
-            expires=work.expires,
-        )
+        made = self._settlement(work, place, outcome, now)
         if outcome.scope is Scope.ROUTE and outcome.status is Status.UNSENT:
             lane = self._lane_of(work)
             left = lane.circuit.left if lane is not None else 0.0
             made = Settlement(State.READY, now + int(left * 1000), 0, False, made.code, made.reply)
         return work.ids[place], work.token, made
+
+    def _settlement(self, work: Work, place: int, outcome: Outcome, now: int) -> Settlement:
+        """What the policy says; what ours says if it fails, or asks for what cannot be."""
+        known: Any = {
+            "attempts": work.attempts[place],
+            "created": work.created,
+            "expires": work.expires,
+        }
+        try:
+            made = self._policy.settle(outcome, now, **known)
+            check_move(State.SENDING, made.state)
+        except Exception:
+            log.exception("the retry policy failed; the usual one is used")
+            return RetryPolicy(hold_doubt=self._holds_doubt).settle(outcome, now, **known)
+        return made
+
+    @property
+    def _holds_doubt(self) -> bool:
+        return bool(getattr(self._policy, "hold_doubt", self._queue.on_doubt == "hold"))
 
     def _told(
         self, result: tuple[Work, int, Outcome], made: tuple[int, int, Settlement], now: int
@@ -399,6 +558,7 @@ class Ledger:
         work, place, outcome = result
         settled = made[2]
         lane = self._lane_of(work)
+        again = settled.due if settled.state in _GOES_ON else None
         return DeliverySettled(
             self._queue.name,
             "" if lane is None else lane.route.name,
@@ -406,23 +566,25 @@ class Ledger:
             settled.state.value,
             work.attempts[place] + settled.attempts,
             max(0.0, (now - work.created) / 1000),
-            None
-            if settled.due is None or settled.state is State.SENT
-            else max(0.0, (settled.due - now) / 1000),
+            None if again is None else max(0.0, (again - now) / 1000),
         )
 
-    def _round(self, connection: Any, now: int) -> None:
-        """What has to be done for all, by whoever is there."""
+    def _round(self, connection: Any, now: int) -> int:
+        """What has to be done for all, by whoever is there. How many deliveries are held here."""
+        # Ours first: the database's clock may have jumped.
+        renewed = claims.renew(connection, list(self._held), now + int(self._lease * 1000))
         claims.wake(connection, now)
-        claims.end_leases(connection, now, hold_doubt=self._policy.hold_doubt)
+        claims.end_leases(connection, now, hold_doubt=self._holds_doubt)
         self._queue.store.beat(connection, now, "worker")
-        claims.renew(connection, list(self._held), now + int(self._lease * 1000))
         self._share(connection, now)
+        return renewed
 
     def _share(self, connection: Any, now: int) -> None:
         """Tell others which routes fail, and hear it from them."""
         known = routes.read(connection)
         for lane in self._lanes:
+            if lane.high:
+                continue  # the other of its route has the same circuit
             circuit, row = lane.circuit, known.get(lane.route.name)
             if circuit.news:
                 circuit.news = False
@@ -443,31 +605,40 @@ class Ledger:
         self,
         results: list[tuple[Work, int, Outcome]],
         back: list[tuple[Work, float, str]],
-        begun: list[Work],
-        claimed: list[Work],
+        written: _Written,
         started: float,
-        moment: float,
+        rounds: bool,
     ) -> None:
-        begun_now = set(self._at_once(claimed))
+        if written.lost:
+            self._lose()
         with self.changed:
             for work, _, _ in results:
                 self._release(work.token, 1)
-            for work, _, _ in back:
+            for work, _, why in back:
                 self._release(work.token, len(work.ids))
-            done = set(begun)
+                if why is _BUSY:
+                    self._again = time.monotonic() + AGAIN
             for lane in self._lanes:
-                for work in [w for w in lane.pending if w in done]:
+                for work in [w for w in lane.pending if w in written.begun]:
                     lane.pending.remove(work)
                     lane.ready.append(work)
-            for work in claimed:
+            if rounds:
+                self.deadline = started + self._lease - self._margin
+            for work in written.claimed:
                 self._held[work.token] += len(work.ids)
-            if moment >= self._next_round:
-                self.deadline = started + self._lease - MARGIN
-            for work in claimed:
-                self._hand_out(work, work in begun_now)
+                self._hand_out(work, work in written.begun)
+            for _, token, _ in self._over:
+                self._release(token, 1)
+            self._over.clear()
+            if written.rows:
+                self._unread = written.rows, written.token
+                self._held[written.token] += len(written.rows)
             if self._left is not None:
-                self._left -= sum(len(work.ids) for work in claimed)
-                self.drained = self.drained or self._left <= 0
+                count = sum(len(work.ids) for work in written.claimed) + len(written.rows)
+                self._left -= min(self._left, count)
+            if written.drained is not None:
+                self.drained = written.drained
+            self.drained = self.drained or self._left == 0
             self.settled += len(results)
             self.changed.notify_all()
 
@@ -485,7 +656,7 @@ class Ledger:
         elif lane.circuit.open:
             self._back.append((work, max(lane.circuit.left, 1.0), lane.circuit.reason))
         elif lane.waiting >= self._batch * 2:
-            self._back.append((work, AGAIN, "its route is busy"))
+            self._back.append((work, AGAIN, _BUSY))
         else:
             (lane.ready if begun else lane.pending).append(work)
 

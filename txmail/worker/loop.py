@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ..envelope import Action, Envelope, Outcome, Scope, Status
@@ -17,7 +19,7 @@ from ..events import (
     WorkerStarted,
     WorkerStopped,
 )
-from ..exceptions import TxmailError
+from ..exceptions import SchemaError, TxmailError
 from ..interfaces import ITransport
 from ..queue.claims import Work
 from ..queue.queue import Queue
@@ -25,7 +27,7 @@ from ..queue.retry import RetryPolicy
 from ..reply import printable
 from ..transports.reconnect import send_all
 from .clock import boottime
-from .ledger import BATCH, BREATH, LEASE, Lane, LeaseLost, Ledger
+from .ledger import BATCH, LEASE, Lane, LeaseLost, Ledger
 from .routing import Circuit, Route
 
 log = logging.getLogger("txmail.worker")
@@ -35,6 +37,8 @@ log = logging.getLogger("txmail.worker")
 STREAM, LIST = 10_000, BATCH
 #: Seconds between two tries of a queue that cannot be reached, at first and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+#: The pause after which `run_once` gives up, and leaves it to the next run.
+ONCE_PATIENCE = 4.0
 #: Seconds that a worker that was told to stop waits for what is on the wire.
 GRACE = 30.0
 #: Seconds that a lane waits for work before it gives its connection back.
@@ -91,6 +95,7 @@ class Worker:
             events=self._events,
         )
         self._stopped = threading.Event()
+        self._pid = os.getpid()
 
     @property
     def settled(self) -> int:
@@ -98,7 +103,12 @@ class Worker:
         return self._ledger.settled
 
     def stop(self) -> None:
-        """Finish what is on the wire and give back the rest. Safe in a signal handler's thread."""
+        """Finish what is on the wire and give back the rest. Safe in a signal handler's thread.
+
+        In a forked child, which has no worker, nothing happens.
+        """
+        if os.getpid() != self._pid:
+            return
         self._stopped.set()
         self._ledger.stop()
 
@@ -107,7 +117,10 @@ class Worker:
         return self._run(until_drained=False, seconds=None)
 
     def run_once(self, seconds: float | None = None) -> int:
-        """Work until nothing is due any more, or `seconds` are over; how many were tried."""
+        """Work until nothing is due any more, or `seconds` are over; how many were tried.
+
+        Raises `SchemaError`, and `QueueUnavailable` if the queue cannot be reached for some time.
+        """
         return self._run(until_drained=True, seconds=seconds)
 
     def _run(self, *, until_drained: bool, seconds: float | None) -> int:
@@ -121,13 +134,15 @@ class Worker:
         for thread in threads:
             thread.start()
         self._events.emit(WorkerStarted(self._queue.name))
-        self._queue.attend(self._ledger.wake)
+        wake = self._ledger.wake
+        self._queue.attend(wake)
         try:
             self._keep(until_drained, end)
         finally:
-            self._queue.neglect(self._ledger.wake)
+            self._queue.neglect(wake)
             self.stop()
             self._finish(threads)
+            self._ledger.retire()
             self._events.emit(WorkerStopped(self._queue.name, self.settled, self._ledger.finished))
         return self.settled
 
@@ -142,15 +157,16 @@ class Worker:
                 self._ledger.cycle()
                 pause = FIRST_PAUSE
             except TxmailError as error:
+                if until_drained and (isinstance(error, SchemaError) or pause > ONCE_PATIENCE):
+                    raise
                 log.warning("%s: %s; trying again in %g s", self._queue.name, error, pause)
                 self._stopped.wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             if until_drained and self._ledger.drained and self._ledger.finished:
                 return
-            # Transactions back to back would leave nobody else a moment to write.
-            self._stopped.wait(max(BREATH, time.monotonic() - started))
-            self._ledger.wait(end)
+            self._stopped.wait(max(0.0, self._ledger.pause_until - time.monotonic()))
+            self._ledger.wait(end, until_drained=until_drained)
 
     def _finish(self, threads: list[threading.Thread]) -> None:
         end = time.monotonic() + GRACE
@@ -158,6 +174,8 @@ class Worker:
             try:
                 self._ledger.cycle()
             except TxmailError as error:
+                if self._ledger.finished:
+                    break  # there is nothing that would have to be written
                 log.warning("%s: %s", self._queue.name, error)
                 time.sleep(FIRST_PAUSE)
                 continue
@@ -177,7 +195,7 @@ class Worker:
             try:
                 self._send(lane, work)
             except LeaseLost as error:
-                log.error("%s: %s; what was on its way is in doubt", lane.route.name, error)
+                log.error("%s: %s; what was on its way may be in doubt", lane.route.name, error)
             except Exception:
                 log.exception("%s failed", lane.route.name)
                 lane.circuit.failed("it failed unexpectedly")
@@ -187,36 +205,45 @@ class Worker:
                 self._ledger.idle(lane)
 
     def _send(self, lane: Lane, first: Work) -> None:
-        sent: list[Work] = []
-        failure: Outcome | None = None
+        sent: dict[int, tuple[Work, int]] = {}
         for outcome in send_all(
             lane.route.transport,
             self._feed(lane, first, sent),
             window=lane.route.window,
-            guard=self._ledger.guard,
+            guard=partial(self._ledger.guard, lane),
         ):
-            if outcome.scope is Scope.ROUTE and outcome.status is Status.UNSENT:
-                if failure is None:
-                    failure = outcome
+            if outcome.scope is Scope.ROUTE and outcome.status is not Status.ACCEPTED:
+                if not lane.circuit.open:
                     self._open(lane, outcome)
-            elif outcome.status is not Status.UNSENT:
+            elif outcome.status not in (Status.UNSENT, Status.IN_DOUBT):
                 failed_before = lane.circuit.failures > 0
                 lane.circuit.succeeded()
                 if failed_before:
                     self._events.emit(RouteRecovered(lane.route.name))
-            self._ledger.record(sent[outcome.position], outcome)
-        if failure is not None:
+            work, missing = sent[outcome.position]
+            self._ledger.record(work, outcome)
+            if missing > 1:
+                sent[outcome.position] = work, missing - 1
+            else:
+                del sent[outcome.position]  # and with it the content
+        if lane.circuit.open:
             self._ledger.route_failed(lane.route)
 
-    def _feed(self, lane: Lane, first: Work, sent: list[Work]) -> Iterator[Envelope]:
+    def _feed(
+        self, lane: Lane, first: Work, sent: dict[int, tuple[Work, int]]
+    ) -> Iterator[Envelope]:
+        """What `lane` has to send; each is put into `sent`, with the number of its recipients."""
         most = STREAM if getattr(lane.route.transport, "asks_server", False) else LIST
         work: Work | None = first
+        place = 0
         while work is not None:
-            sent.append(work)
+            sent[place] = work, len(work.ids)
             yield work.envelope
-            if len(sent) >= most or lane.circuit.open:
+            place += 1
+            if place >= most or lane.circuit.open:
                 return
-            work = self._ledger.take(lane, LINGER)
+            # The last message leaves when it is known to be the last.
+            work = self._ledger.take(lane, LINGER if self._ledger.expects(lane) else 0.0)
 
     def _open(self, lane: Lane, outcome: Outcome) -> None:
         stop = outcome.action is Action.STOP_ROUTE
@@ -240,7 +267,8 @@ def run_once(
     """Send what is due and return: for cron, systemd or a task system. Runs may overlap.
 
     At most `limit` deliveries, or for `seconds`. Returns how many were tried; `options` are those
-    of `Worker`.
+    of `Worker`. Raises `SchemaError`, and `QueueUnavailable` if the queue cannot be reached for
+    some time.
     """
     return Worker(queue, transport, limit=limit, **options).run_once(seconds)
 

@@ -126,5 +126,6 @@ class Circuit:
 
     def adopt(self, left: float, failures: int, reason: str) -> None:
         """Another worker has found that it fails, and leaves it alone for `left` seconds."""
-        self.until = max(self.until, self.clock() + left)
+        # A clock that has jumped must not keep it so for longer than anybody wanted.
+        self.until = max(self.until, self.clock() + min(left, LONGEST_PAUSE * 1.25))
         self.failures, self.reason = max(self.failures, failures), reason

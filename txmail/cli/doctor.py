@@ -1,0 +1,186 @@
+"""``txmail doctor``: what is wrong with a set-up, and whether its queue moves."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+from ..config import Settings, read_settings
+from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TransportError
+from ..reply import printable
+from . import settings
+from .exits import CannotRun, Exit, require
+
+_DESCRIPTION = """\
+Look at the settings, the queue and, with --connect, at the mail server, and say
+what is not as it should be. With --health only the queue is looked at, and the
+exit code says whether somebody has to be woken.
+"""
+
+_EPILOG = """\
+examples:
+  txmail doctor -c app.ini --connect
+  txmail doctor --health --max-age 600 --queue-url postgresql://app@db/mail
+  txmail doctor --health --workers 0 -c app.ini     # where cron runs --once
+
+--health fails if mail has been due for longer than --max-age, if fewer workers
+live than --workers, if a route needs a person or has failed for minutes, and
+if the queue cannot be reached.
+
+exit codes:
+  0  all is well; there may be advice
+  1  something is wrong, and the lines that begin with BAD say what
+  2  wrong arguments or settings, or something that it needs is not there
+"""
+
+
+class _Mark(StrEnum):
+    OK = "ok"
+    ADVICE = "note"
+    BAD = "BAD"
+
+
+#: What was found, and how bad it is.
+_Finding = tuple[_Mark, str]
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``doctor`` to the parser of ``txmail``."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="say what is wrong, or whether the queue is well",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--connect", action="store_true", help="connect to the mail server, too")
+    parser.add_argument(
+        "--health", action="store_true", help="only whether the queue moves, for monitoring"
+    )
+    parser.add_argument(
+        "--max-age",
+        type=_number,
+        default=300,
+        metavar="S",
+        help="seconds that mail may have been due (default: 300)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_number,
+        default=1,
+        metavar="N",
+        help="how many workers have to live (default: 1)",
+    )
+    settings.add_worker_arguments(parser)
+    parser.set_defaults(run=run, parser=parser)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError("a number is needed")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    """Look, and say. Raises `CannotRun`."""
+    worst = Exit.OK
+    for mark, text in _health(arguments) if arguments.health else _findings(arguments):
+        sys.stdout.write(f"{mark:<5}{printable(text)}\n")
+        if mark is _Mark.BAD:
+            worst = Exit.FAILED
+    return worst
+
+
+def _health(arguments: argparse.Namespace) -> Iterator[_Finding]:
+    require("queue", "sqlalchemy", "alembic")
+    try:
+        found = read_settings(*settings.read_queue(arguments))
+    except ConfigurationError as error:
+        raise CannotRun(printable(str(error))) from None
+    yield from _of_queue(found.queue, arguments.max_age, arguments.workers)
+
+
+def _findings(arguments: argparse.Namespace) -> Iterator[_Finding]:
+    try:
+        found = read_settings(*settings.read_any(arguments))
+    except ConfigurationError as error:
+        raise CannotRun(printable(str(error))) from None
+    yield _Mark.OK, "the settings can be read"
+    if found.default_sender is None:
+        yield _Mark.ADVICE, "default_sender is not set: each message has to name its sender"
+    yield from _of_transport(found, connect=arguments.connect)
+    if found.queue is None:
+        yield _Mark.ADVICE, "there is no queue: a mail server that is down aborts transactions"
+        return
+    if getattr(found.queue, "in_session", False):
+        yield _Mark.ADVICE, "the queue is in the application's database: name that by --queue-url"
+        return
+    require("queue", "sqlalchemy", "alembic")
+    yield from _of_database(found.queue)
+    yield from _of_queue(found.queue, arguments.max_age, arguments.workers)
+
+
+def _of_transport(found: Settings, *, connect: bool) -> Iterator[_Finding]:
+    transport = found.transport
+    name = getattr(transport, "name", type(transport).__name__)
+    if not connect:
+        yield _Mark.OK, f"mail goes to {name}; not connected (--connect)"
+        return
+    try:
+        session = transport.open()
+        session.close()
+        yield _Mark.OK, f"{name} answers"
+    except TransportError as error:
+        said = "" if error.reply is None else f" ({error.reply})"
+        yield _Mark.BAD, f"{name}: {error}{said}"
+    finally:
+        transport.close()
+
+
+def _of_database(queue: Any) -> Iterator[_Finding]:
+    if not queue.database.is_sqlite:
+        return
+    version = sqlite3.sqlite_version
+    if queue.database.unsafe_wal:
+        yield (
+            _Mark.ADVICE,
+            f"SQLite {version} can corrupt a file when its log is reset during a checkpoint; "
+            "txmail keeps that from happening in its own file, if no other program opens it. "
+            "3.44.6, 3.50.7 and 3.51.3 have the correction",
+        )
+    else:
+        yield _Mark.OK, f"SQLite {version} has the correction of the log's reset"
+
+
+def _of_queue(queue: Any, max_age: float, workers: int) -> Iterator[_Finding]:
+    from ..queue.health import read_health
+
+    database = queue.database
+    try:
+        # Whoever only looks makes no file and no tables.
+        found = database.version()
+        database.check(found)
+        health = read_health(database)
+    except (QueueUnavailable, SchemaError) as error:
+        yield _Mark.BAD, str(error)
+        return
+    finally:
+        queue.close()
+    waiting = ", ".join(
+        f"{number} {state}" for state, number in health.deliveries.items() if number
+    )
+    yield _Mark.OK, f"{health.queue}: version {found}; {waiting or 'nothing waits'}"
+    yield _Mark.OK, f"workers that live: {health.workers}"
+    for problem in health.problems(max_age, workers):
+        yield _Mark.BAD, problem
+    if health.deliveries["failed"] or health.deliveries["in_doubt"]:
+        yield _Mark.ADVICE, "what has failed or is in doubt waits for a person"
+    if health.undecided:
+        yield (
+            _Mark.BAD,
+            f"{health.undecided} transaction(s) of which nobody knows whether they committed",
+        )

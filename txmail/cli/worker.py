@@ -1,0 +1,202 @@
+"""``txmail worker``: sends what is in the queue, until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..config import Settings, read_settings
+from ..events import Events
+from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TxmailError
+from ..reply import printable
+from . import settings
+from .exits import CannotRun, Exit, require
+from .lines import complain, logging_to_stderr
+
+if TYPE_CHECKING:
+    from ..worker import Worker
+
+log = logging.getLogger("txmail.worker")
+
+_MOST_PORT = 65535
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_DESCRIPTION = """\
+Send what is in the queue, as long as it runs. Any number of them may work on one
+queue: on one host with SQLite, on many with PostgreSQL. Each line it writes to
+standard error is about one recipient, a route, or the queue.
+"""
+
+_EPILOG = """\
+examples:
+  txmail worker -c app.ini
+  txmail worker --queue-url sqlite:////var/lib/app/mail.db --url smtp://localhost
+  txmail worker -c app.ini --once --seconds 50      # once a minute, from cron
+
+SIGTERM and SIGINT let it finish what is on the wire, give back the rest and end
+with 0; the second one ends it at once, and what was on the wire is in doubt.
+
+A password does not belong on a command line, where every user of the machine
+can read it: put URLs into a file, or into TXMAIL_URL and TXMAIL_QUEUE_URL.
+
+exit codes:
+  0  it was told to stop; --once: nothing is due any more, or its limit or its
+     time is over. What could not be sent is in the queue, see txmail doctor
+  1  the tables are missing or of another version; --once: the queue cannot be
+     reached. Without --once it tries until it can
+  2  wrong arguments or settings, or something that it needs is not there
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``worker`` to the parser of ``txmail``."""
+    parser = subparsers.add_parser(
+        "worker",
+        help="send what is in the queue",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="end when nothing is due any more; runs may overlap"
+    )
+    parser.add_argument(
+        "--limit", type=_count, metavar="N", help="with --once: try at most N recipients"
+    )
+    parser.add_argument(
+        "--seconds", type=_count, metavar="S", help="with --once: begin nothing after S seconds"
+    )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="log only what is not as it should be"
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        help="serve /metrics and /health on this port of 127.0.0.1 (needs the extra metrics)",
+    )
+    settings.add_worker_arguments(parser)
+    parser.set_defaults(run=run, parser=parser)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise argparse.ArgumentTypeError("a number above 0 is needed")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_PORT):
+        raise argparse.ArgumentTypeError(f"a port is a number of 0 to {_MOST_PORT}")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    """Work. Raises `CannotRun`."""
+    for name in ("limit", "seconds"):
+        if getattr(arguments, name) is not None and not arguments.once:
+            arguments.parser.error(f"--{name} is for --once")
+    require("queue", "sqlalchemy", "alembic")
+    if arguments.metrics_port is not None:
+        require("metrics", "prometheus_client")
+    try:
+        found = read_settings(*settings.read_worker(arguments))
+    except ConfigurationError as error:
+        raise CannotRun(printable(str(error))) from None
+    with logging_to_stderr(quiet=arguments.quiet):
+        return _run(found, arguments)
+
+
+def _run(found: Settings, arguments: argparse.Namespace) -> Exit:
+    from ..worker import Worker
+
+    queue: Any = found.queue
+    events = Events()
+    try:
+        queue.database.prepare()
+    except QueueUnavailable as error:
+        if arguments.once:
+            complain("worker", error)
+            return Exit.FAILED
+    except SchemaError as error:
+        complain("worker", error)
+        return Exit.FAILED
+    worker = Worker(queue, found.transport, limit=arguments.limit, events=events)
+    try:
+        with _metrics(queue, events, arguments.metrics_port):
+            if arguments.once:
+                return _work(worker, lambda: worker.run_once(arguments.seconds))
+            return _work(worker, worker.run)
+    finally:
+        found.transport.close()
+        queue.close()
+
+
+@contextlib.contextmanager
+def _metrics(queue: Any, events: Events, port: int | None) -> Iterator[None]:
+    if port is None:
+        yield
+        return
+    from ..integrations.prometheus import Metrics, serve
+
+    metrics = Metrics(queue, events)
+    try:
+        server = serve(metrics, port)
+    except OSError as error:
+        raise CannotRun(f"port {port}: {error.strerror or error}") from error
+    log.info("metrics at http://127.0.0.1:%d/metrics", server.port)
+    try:
+        yield
+    finally:
+        server.stop()
+
+
+def _work(worker: Worker, work: Callable[[], object]) -> Exit:
+    """Do `work` in a thread of its own; this one waits for signals."""
+    problems: list[BaseException] = []
+    done = threading.Event()
+
+    def body() -> None:
+        try:
+            work()
+        except BaseException as error:
+            problems.append(error)
+        finally:
+            done.set()
+
+    with _stopping(worker.stop):
+        threading.Thread(target=body, name="txmail keeper", daemon=True).start()
+        done.wait()
+    for problem in problems:
+        if not isinstance(problem, TxmailError):
+            raise problem
+        complain("worker", problem)
+    return Exit.FAILED if problems else Exit.OK
+
+
+@contextlib.contextmanager
+def _stopping(stop: Callable[[], object]) -> Iterator[None]:
+    """Call `stop` at the first signal; at the second, end as if nobody had cared for it."""
+    before: dict[signal.Signals, Any] = {}
+
+    def told(number: int, frame: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        log.info("%s: finishing what is on the wire", signal.Signals(number).name)
+        stop()
+
+    if threading.current_thread() is threading.main_thread():
+        for each in _SIGNALS:
+            # Whoever started us in the background may have had us ignore the keyboard.
+            if signal.getsignal(each) is not signal.SIG_IGN:
+                before[each] = signal.signal(each, told)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

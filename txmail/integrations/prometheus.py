@@ -1,0 +1,240 @@
+"""Prometheus: what workers do, counted, and how the queue is, read when somebody asks.
+
+``txmail worker --metrics-port 9187`` serves both; an application that has a worker of its own does
+it with two lines::
+
+    metrics = Metrics(mailer.queue, mailer.events)
+    server = serve(metrics, 9187)
+
+=====================================  ============================================================
+``txmail_deliveries_total``            recipients that were tried, by route and the state they came
+                                       into: ``sent``, ``deferred``, ``failed``, ``in_doubt``,
+                                       ``ready`` (the route failed), ``expired``
+``txmail_delivery_seconds``            from ``enqueue`` to the server's reply, of what was sent
+``txmail_results_refused_total``       results that came after the lease had gone to others
+``txmail_route_failures_total``        how often a route was left alone, by route
+``txmail_queue_deliveries``            what is in the queue and not finished, by state
+``txmail_queue_undecided``             transactions of which nobody knows how they ended
+``txmail_queue_oldest_due_seconds``    for how long the oldest due delivery has been due
+``txmail_queue_workers``               processes with a worker that live
+``txmail_queue_up``                    0 if the queue cannot be read; then it has no other numbers
+``txmail_route_open``                  1 if a route is left alone at the moment, by route
+``txmail_route_stopped``               1 if it needs a person
+=====================================  ============================================================
+
+The first four count what this process did; the others are of the queue, whoever works on it. No
+label has an address, a subject or a text of a server in it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ..events import DeliverySettled, Event, Events, ResultsRefused, RouteFailed
+from ..exceptions import TxmailError
+from ..queue import routes
+from ..queue.health import MAX_AGE, Health, read_health
+from ..queue.queue import Queue
+
+#: Upper ends of the classes of `txmail_delivery_seconds`, in seconds: from at once to days.
+BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400, 432000)
+#: Seconds that a client of `serve` may take over its request.
+_PATIENCE = 10.0
+
+
+class Metrics:
+    """What is to be known about a queue and the workers of this process."""
+
+    def __init__(
+        self, queue: Queue, events: Events, registry: CollectorRegistry | None = None
+    ) -> None:
+        """`events` are those of the workers or of the mailer that they were started for.
+
+        `registry` is, by default, one of its own. A ValueError if it has these metrics already.
+        """
+        self.registry = CollectorRegistry() if registry is None else registry
+        self._queue = queue
+        # By state and route; finding a counter by its labels takes longer than counting.
+        self._known: dict[tuple[str, str], Any] = {}
+        self._deliveries = Counter(
+            "txmail_deliveries",
+            "Recipients that were tried",
+            ["route", "state"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "txmail_delivery_seconds",
+            "Seconds from enqueue to the server's reply",
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "txmail_results_refused",
+            "Results that came after the lease had gone to others",
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "txmail_route_failures",
+            "How often a route was left alone",
+            ["route"],
+            registry=self.registry,
+        )
+        self.registry.register(_QueueCollector(queue))
+        events.subscribe(self._heard)
+
+    def _heard(self, event: Event) -> None:
+        match event:
+            case DeliverySettled(_, route, _, state, _, age):
+                key = route, state
+                counter = self._known.get(key)
+                if counter is None:
+                    counter = self._known[key] = self._deliveries.labels(*key)
+                counter.inc()
+                if state == "sent":
+                    self._seconds.observe(age)
+            case ResultsRefused(_, count):
+                self._refused.inc(count)
+            case RouteFailed(route):
+                self._failures.labels(route).inc()
+
+    def text(self) -> bytes:
+        """All of them as Prometheus reads them."""
+        return generate_latest(self.registry)
+
+    def health(self) -> Health:
+        """How the queue is. Raises `QueueUnavailable`."""
+        return read_health(self._queue.database)
+
+
+class _QueueCollector(Collector):
+    """Reads the queue whenever the metrics are asked for."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: who registers it does not have to wait for a database."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily("txmail_queue_up", "1 if the queue can be read")
+        try:
+            health = read_health(self._queue.database)
+        except TxmailError:
+            up.add_metric([], 0)
+            return [up]
+        up.add_metric([], 1)
+        return [up, *_gauges(health)]
+
+
+def _gauges(health: Health) -> Iterable[Metric]:
+    deliveries = GaugeMetricFamily(
+        "txmail_queue_deliveries", "Deliveries that are not finished", labels=["state"]
+    )
+    for state, number in health.deliveries.items():
+        deliveries.add_metric([state], number)
+    yield deliveries
+    for name, what, value in (
+        ("undecided", "Transactions of which nobody knows how they ended", health.undecided),
+        ("oldest_due_seconds", "Seconds since the oldest due was due", health.oldest_due),
+        ("workers", "Processes with a worker that live", health.workers),
+    ):
+        yield GaugeMetricFamily(f"txmail_queue_{name}", what, value)
+    is_open = GaugeMetricFamily("txmail_route_open", "1 if it is left alone", labels=["route"])
+    stopped = GaugeMetricFamily("txmail_route_stopped", "1 if it needs a person", labels=["route"])
+    for route in health.routes:
+        is_open.add_metric([route.name], route.state != routes.CLOSED)
+        stopped.add_metric([route.name], route.state == routes.STOPPED)
+    yield is_open
+    yield stopped
+
+
+class Server:
+    """Serves ``/metrics`` and ``/health`` from a thread; made by `serve`."""
+
+    def __init__(self, metrics: Metrics, host: str, port: int, max_age: float) -> None:
+        class Handler(_Handler):
+            pass
+
+        Handler.metrics, Handler.max_age = metrics, max_age
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="txmail metrics", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self._server.server_address[1])
+
+    def stop(self) -> None:
+        """Answer nobody any more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def serve(
+    metrics: Metrics, port: int, host: str = "127.0.0.1", *, max_age: float = MAX_AGE
+) -> Server:
+    """Serve ``/metrics`` and ``/health`` at `host`; port 0 is any free one. Raises OSError.
+
+    ``/health`` is JSON: 200 if all is well and 503 if not, and its ``problems`` say what. `max_age`
+    is how many seconds mail may have been due.
+    """
+    return Server(metrics, host, port, max_age)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    metrics: Metrics
+    max_age: float
+    timeout = _PATIENCE
+    server_version, sys_version = "txmail", ""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._answer(200, CONTENT_TYPE_LATEST, self.metrics.text())
+        elif path == "/health":
+            self._health()
+        else:
+            self._answer(404, "text/plain; charset=utf-8", b"/metrics or /health\n")
+
+    def _health(self) -> None:
+        try:
+            health = self.metrics.health()
+        except TxmailError as error:
+            found: dict[str, Any] = {"problems": [str(error)]}
+        else:
+            found = {"problems": health.problems(self.max_age), **asdict(health)}
+        code = 503 if found["problems"] else 200
+        self._answer(code, "application/json", json.dumps(found).encode() + b"\n")
+
+    def _answer(self, code: int, kind: str, body: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a line for each scrape would hide the others."""

@@ -1,0 +1,147 @@
+"""How a queue is: what waits, for how long, who works on it, and which routes fail.
+
+Only indexes of what waits are read: a million finished deliveries take no longer than none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from . import claims, routes
+from .database import Database
+from .model import BatchState, State
+from .owner import Identity, alive
+from .schema import (
+    IS_LATER,
+    IS_LEASED,
+    IS_OPEN,
+    IS_READY,
+    NEEDS_ATTENTION,
+    batch,
+    delivery,
+    process,
+)
+
+#: Seconds since the last heartbeat after which a worker does not count; they have one every five.
+FRESH = 60
+#: Failures in a row after which a route is a matter for people: some three minutes.
+FAILING = 6
+#: Seconds that mail may have been due before a queue is called unhealthy.
+MAX_AGE = 300.0
+
+#: the states that are counted
+WAITING = (
+    State.READY,
+    State.SENDING,
+    State.DEFERRED,
+    State.IN_DOUBT,
+    State.FAILED,
+    State.HELD,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteHealth:
+    """What workers last said of a route."""
+
+    name: str
+    #: ``closed`` if it works, ``open`` if it is left alone, ``stopped`` if it needs a person
+    state: str
+    failures: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a queue was at one moment."""
+
+    queue: str
+    #: how many deliveries there are, by state; those that are finished are not counted
+    deliveries: dict[str, int]
+    #: transactions of which nobody knows whether they have committed
+    undecided: int
+    #: seconds for which the oldest due delivery has been due; 0.0 if none is
+    oldest_due: float
+    #: how many processes with a worker live
+    workers: int
+    routes: tuple[RouteHealth, ...]
+
+    def problems(self, max_age: float = MAX_AGE, workers: int = 1) -> list[str]:
+        """What somebody should be woken for, in words; nothing if all is well.
+
+        `max_age` is how many seconds mail may have been due, `workers` how many have to live.
+        """
+        found: list[str] = []
+        if self.oldest_due > max_age:
+            found.append(f"mail has been due for {self.oldest_due:.0f} seconds")
+        if self.workers < workers:
+            lives = f"{self.workers} live" if self.workers else "none lives"
+            found.append(f"of {workers} worker(s) {lives}")
+        for route in self.routes:
+            if route.state == routes.STOPPED:
+                found.append(f"route {route.name} needs a person: {route.reason}")
+            elif route.state == routes.OPEN and route.failures >= FAILING:
+                found.append(
+                    f"route {route.name} has failed {route.failures} times: {route.reason}"
+                )
+        return found
+
+
+def read_health(database: Database) -> Health:
+    """How the queue in `database` is now. Raises `QueueUnavailable`, `SchemaError`."""
+    with database.read() as connection:
+        now = database.now(connection)
+        due = claims.next_due(connection)
+        undecided = sa.select(sa.func.count()).where(IS_OPEN, batch.c.state == BatchState.UNKNOWN)
+        return Health(
+            database.name,
+            _counts(connection),
+            connection.scalar(undecided) or 0,
+            0.0 if due is None else max(0.0, (now - due) / 1000),
+            _workers(connection, now),
+            tuple(_routes(connection)),
+        )
+
+
+def _counts(connection: sa.Connection) -> dict[str, int]:
+    counts = dict.fromkeys((state.value for state in WAITING), 0)
+
+    def count(*conditions: Any) -> int:
+        return connection.scalar(sa.select(sa.func.count(delivery.c.id)).where(*conditions)) or 0
+
+    counts[State.READY] = count(IS_READY)
+    counts[State.SENDING] = count(IS_LEASED)
+    counts[State.DEFERRED] = count(IS_LATER, delivery.c.state == State.DEFERRED)
+    attention = (
+        sa.select(delivery.c.state, sa.func.count(delivery.c.id))
+        .where(NEEDS_ATTENTION)
+        .group_by(delivery.c.state)
+    )
+    for state, number in connection.execute(attention):
+        counts[state] = number
+    return counts
+
+
+def _workers(connection: sa.Connection, now: int) -> int:
+    fresh = sa.select(process).where(
+        process.c.kind == "worker", process.c.heartbeat > now - FRESH * 1000
+    )
+    return sum(
+        alive(
+            Identity(row.host, row.boot, row.pid_namespace, row.pid, row.started),
+            row.heartbeat,
+            now,
+            row.id,
+        )
+        for row in connection.execute(fresh)
+    )
+
+
+def _routes(connection: sa.Connection) -> list[RouteHealth]:
+    return [
+        RouteHealth(name, row.state, row.failures, row.reason or "")
+        for name, row in sorted(routes.read(connection).items())
+    ]
