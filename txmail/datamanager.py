@@ -39,10 +39,10 @@ from .account import (
 from .budget import Budget
 from .envelope import Outcome, Status
 from .events import Events, SentForNothing, VotesAfterUs
-from .exceptions import DeliveryError, QueueUnavailable, TransactionClosed
+from .exceptions import DeliveryError, QueueUnavailable, SchemaError, TransactionClosed
 from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
 from .item import Item, Row
-from .outcomes import Settled, delivery_error, in_order, queue_error, shared_out
+from .outcomes import Settled, delivery_error, in_order, is_left, queue_error, shared_out
 
 log = logging.getLogger("txmail")
 
@@ -220,13 +220,16 @@ class MailDataManager:
         if not self._batches:
             return
         others = self._others(transaction)
+        if len(self._batches) > 1:
+            # None of several queues can be told of the end for all: they are others to each other.
+            others.append(self)
         with self._budget:
             for queue, batch in self._batches.items():
                 try:
                     batch.stage(rows.get(queue, []), others, self._budget.remaining, late)
                 except BaseException as error:
                     self._release()
-                    if isinstance(error, QueueUnavailable):
+                    if isinstance(error, (QueueUnavailable, SchemaError)):
                         raise self._queue_failure(error) from error
                     raise
 
@@ -257,11 +260,14 @@ class MailDataManager:
     def tpc_vote(self, transaction: Any) -> None:
         """See `IDataManager`: send, over one connection for each delivery."""
         try:
-            self._decide(transaction)
+            last = not any(run.sends for run in self._runs.values())
+            self._decide(transaction, last)
             self._send_all()
+            if not last and is_left(o for _, found in self._settled for o in found):
+                self._decide(transaction, last=True)
             account = account_of(self._entries, self._settled)
             self._voted = all(o.settled for _, found in account for o in found)
-        except QueueUnavailable as error:
+        except (QueueUnavailable, SchemaError) as error:
             self._revoke()
             raise self._queue_failure(error) from error
         except BaseException as error:
@@ -273,11 +279,10 @@ class MailDataManager:
             raise self._failure(account, transaction)
         self._tell(account)
 
-    def _decide(self, transaction: Any) -> None:
+    def _decide(self, transaction: Any, last: bool) -> None:
         """Write down that this commits, where nobody else will know it."""
         if len(self._batches) != 1 or self._others(transaction):
             return
-        last = not any(run.sends for run in self._runs.values())
         with self._budget:
             for batch in self._batches.values():
                 batch.decide(last, self._budget.remaining)
@@ -321,7 +326,9 @@ class MailDataManager:
             databases_may_be_committed=transaction is not None and _committed_early(transaction),
         )
 
-    def _queue_failure(self, error: QueueUnavailable) -> DeliveryError:
+    def _queue_failure(
+        self, error: QueueUnavailable | SchemaError
+    ) -> QueueUnavailable | SchemaError:
         """The queue could not take the mail: nothing was sent, and everybody is told."""
         account = account_of(self._entries, [])
         self._tell(account)
