@@ -32,6 +32,14 @@ IN_TWO_PHASE = "the two-phase session"
 OWN_QUEUES = (OWN_SQLITE, OWN_POSTGRESQL)
 SESSION_QUEUES = (IN_SQLITE, IN_POSTGRESQL, IN_TWO_PHASE)
 QUEUES = (*OWN_QUEUES, *SESSION_QUEUES)
+#: data managers that sort before all databases, between the last of them and us, and after us
+FIRST, BETWEEN, LAST = "!", "~t", "~~~"
+#: which manager fails, and in which phase
+FAILURES = [
+    *[(BETWEEN, phase) for phase in ("begin", "commit")],
+    *[(key, phase) for phase in ("vote", "finish") for key in (FIRST, BETWEEN, LAST)],
+]
+
 #: the database of the application that is beside a queue, or around it
 _DATABASES = {
     OWN_SQLITE: SQLITE,
