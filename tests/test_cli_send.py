@@ -280,9 +280,7 @@ def test_an_ini_file_has_the_settings(server, tmp_path, capsys):
 
 def test_what_cannot_be_sent_goes_into_the_queue_of_the_settings(tmp_path, capsys):
     queue = f"sqlite:///{tmp_path}/mail.db"
-    path = ini(
-        tmp_path, f"[app:main]\nmail.url = smtp://127.0.0.1:1\nmail.queue_url = {queue}\n"
-    )
+    path = ini(tmp_path, f"[app:main]\nmail.url = smtp://127.0.0.1:1\nmail.queue_url = {queue}\n")
     assert main(["send", "-c", path, *MADE]) == 0
     assert "in the queue" in capsys.readouterr().err
     assert main(["db", "status", "-c", path]) == 0

@@ -20,20 +20,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from transaction._transaction import Status as TransactionStatus
 from transaction.interfaces import DoomedTransaction, IDataManagerSavepoint
 from zope.interface import implementer
 
+from .account import (
+    Account,
+    Entry,
+    Report,
+    account_of,
+    is_transient,
+    outcomes_of,
+    tell,
+    tell_queued,
+)
 from .budget import Budget
 from .envelope import Outcome, Status
-from .events import Events, MessageQueued, MessageSettled, SentForNothing, VotesAfterUs
-from .exceptions import DeliveryError, QueueUnavailable, TransactionClosed
+from .events import Events, SentForNothing, VotesAfterUs
+from .exceptions import DeliveryError, QueueUnavailable, SchemaError, TransactionClosed
 from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
 from .item import Item, Row
-from .outcomes import delivery_error, in_order, queue_error, shared_out, unsent
+from .outcomes import Settled, delivery_error, in_order, is_left, queue_error, shared_out
 
 log = logging.getLogger("txmail")
 
@@ -50,8 +59,6 @@ HOOK_TURNS = 10
 #: The key of our manager in the transaction's data, which is keyed by `id`: it has to live as long
 #: as the module.
 _KEY = object()
-
-Report = Callable[[tuple[Outcome, ...]], object]
 
 
 def join(transaction_manager: Any) -> MailDataManager:
@@ -70,24 +77,11 @@ def join(transaction_manager: Any) -> MailDataManager:
     return manager
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Entry:
-    """One buffered envelope, where it goes, and who wants to know what became of it."""
-
-    delivery: IDelivery
-    item: Item
-    report: Report
-
-
-#: entries with an outcome for each recipient
-_Account = list[tuple[_Entry, list[Outcome]]]
-
-
 @implementer(IDataManagerSavepoint)
 class MailSavepoint:
     """The length of the buffer; rolling back, once or again, truncates it."""
 
-    def __init__(self, entries: list[_Entry]) -> None:
+    def __init__(self, entries: list[Entry]) -> None:
         self._entries = entries
         self._length = len(entries)
 
@@ -102,11 +96,11 @@ class MailDataManager:
 
     def __init__(self, transaction_manager: Any) -> None:
         self.transaction_manager = transaction_manager
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         self._runs: dict[IDelivery, IDeliveryRun] = {}
         self._batches: dict[IQueue, IBatch] = {}
         #: what is known in the vote of what was sent
-        self._settled: list[tuple[Item, list[Outcome]]] = []
+        self._settled: Settled = []
         self._budget = Budget()
         self._joined = False
         self._hook_pending = False
@@ -156,7 +150,7 @@ class MailDataManager:
         if queue is not None and queue not in self._batches:
             transaction = self.transaction_manager.get()
             self._batches[queue] = queue.begin(transaction, self.transaction_manager)
-        self._entries.append(_Entry(delivery, item, report))
+        self._entries.append(Entry(delivery, item, report))
 
     def buffered(self, *deliveries: IDelivery) -> list[Item]:
         """What waits for the commit and one of `deliveries`."""
@@ -216,7 +210,7 @@ class MailDataManager:
             if refusals:
                 self._release()
                 answers = in_order([item.envelope for item in items], refusals)
-                raise self._failure(self._account(shared_out(items, answers)))
+                raise self._failure(account_of(self._entries, shared_out(items, answers)))
             if delivery.queue is not None:
                 rows.setdefault(delivery.queue, []).extend(run.rows(items))
         self._stage(transaction, rows, late=not wait)
@@ -226,13 +220,16 @@ class MailDataManager:
         if not self._batches:
             return
         others = self._others(transaction)
+        if len(self._batches) > 1:
+            # None of several queues can be told of the end for all: they are others to each other.
+            others.append(self)
         with self._budget:
             for queue, batch in self._batches.items():
                 try:
                     batch.stage(rows.get(queue, []), others, self._budget.remaining, late)
                 except BaseException as error:
                     self._release()
-                    if isinstance(error, QueueUnavailable):
+                    if isinstance(error, (QueueUnavailable, SchemaError)):
                         raise self._queue_failure(error) from error
                     raise
 
@@ -245,8 +242,8 @@ class MailDataManager:
             if manager is not self and getattr(manager, "state", None) != "no work"
         ]
 
-    def _by_delivery(self) -> dict[IDelivery, list[_Entry]]:
-        grouped: dict[IDelivery, list[_Entry]] = {}
+    def _by_delivery(self) -> dict[IDelivery, list[Entry]]:
+        grouped: dict[IDelivery, list[Entry]] = {}
         for entry in self._entries:
             grouped.setdefault(entry.delivery, []).append(entry)
         return grouped
@@ -263,27 +260,29 @@ class MailDataManager:
     def tpc_vote(self, transaction: Any) -> None:
         """See `IDataManager`: send, over one connection for each delivery."""
         try:
-            self._decide(transaction)
+            last = not any(run.sends for run in self._runs.values())
+            self._decide(transaction, last)
             self._send_all()
-            account = self._account(self._settled)
+            if not last and is_left(o for _, found in self._settled for o in found):
+                self._decide(transaction, last=True)
+            account = account_of(self._entries, self._settled)
             self._voted = all(o.settled for _, found in account for o in found)
-        except QueueUnavailable as error:
+        except (QueueUnavailable, SchemaError) as error:
             self._revoke()
             raise self._queue_failure(error) from error
         except BaseException as error:
             self._revoke()
-            self._interrupted(error, self._account(self._settled))
+            self._interrupted(error, account_of(self._entries, self._settled))
             raise
         if not self._voted:
             self._revoke()
             raise self._failure(account, transaction)
         self._tell(account)
 
-    def _decide(self, transaction: Any) -> None:
+    def _decide(self, transaction: Any, last: bool) -> None:
         """Write down that this commits, where nobody else will know it."""
         if len(self._batches) != 1 or self._others(transaction):
             return
-        last = not any(run.sends for run in self._runs.values())
         with self._budget:
             for batch in self._batches.values():
                 batch.decide(last, self._budget.remaining)
@@ -316,68 +315,35 @@ class MailDataManager:
             outcomes.extend(run.unsettled())
             raise
 
-    def _account(self, settled: list[tuple[Item, list[Outcome]]]) -> _Account:
-        """Every entry in call order, with an outcome for each recipient."""
-        found = dict(settled)
-        return [(e, found.get(e.item) or unsent(e.item.envelope)) for e in self._entries]
-
     # -- failure and success are told
 
-    def _failure(self, account: _Account, transaction: Any = None) -> DeliveryError:
+    def _failure(self, account: Account, transaction: Any = None) -> DeliveryError:
         """The error for an account in which not everything was accepted; tells it to everybody."""
         self._tell(account)
         return delivery_error(
-            [o for _, outcomes in account for o in outcomes],
-            transient=all(entry.delivery.transient for entry, _ in account),
+            outcomes_of(account),
+            transient=is_transient(account),
             databases_may_be_committed=transaction is not None and _committed_early(transaction),
         )
 
-    def _queue_failure(self, error: QueueUnavailable) -> DeliveryError:
+    def _queue_failure(
+        self, error: QueueUnavailable | SchemaError
+    ) -> QueueUnavailable | SchemaError:
         """The queue could not take the mail: nothing was sent, and everybody is told."""
-        account = self._account([])
+        account = account_of(self._entries, [])
         self._tell(account)
-        return queue_error(
-            error,
-            [o for _, outcomes in account for o in outcomes],
-            transient=all(entry.delivery.transient for entry, _ in account),
-        )
+        return queue_error(error, outcomes_of(account), transient=is_transient(account))
 
-    def _interrupted(self, error: BaseException, account: _Account) -> None:
+    def _interrupted(self, error: BaseException, account: Account) -> None:
         """Something that is no delivery error ended the vote: note on it what happened."""
         self._tell(account)
-        outcomes = [o for _, found in account for o in found]
-        note = "while sending mail: " + "; ".join(str(o) for o in outcomes)
+        note = "while sending mail: " + "; ".join(str(o) for o in outcomes_of(account))
         error.add_note(note)
         log.error("interrupted %s (%s)", note, type(error).__name__)
 
-    def _tell(self, account: _Account) -> None:
-        """Emit an event for each message that was tried, and report to the mailers."""
-        reports: dict[Report, list[Outcome]] = {}
-        for entry, outcomes in account:
-            reports.setdefault(entry.report, []).extend(outcomes)
-            if self._is_tried(entry, outcomes):
-                message_id, delivery = entry.item.envelope.message_id, entry.delivery
-                delivery.events.emit(MessageSettled(message_id, delivery.route, tuple(outcomes)))
-        for report, outcomes in reports.items():
-            report(tuple(outcomes))
-
-    def _is_tried(self, entry: _Entry, outcomes: list[Outcome]) -> bool:
-        """True if there was an answer about an entry, or none that came."""
-        run = self._runs.get(entry.delivery)
-        if run is not None and not run.sends:
-            return any(o.reply is not None for o in outcomes)
-        return any(o.status is not Status.UNSENT for o in outcomes)
-
-    def _tell_queued(self) -> None:
-        """Emit an event for each message that a queue goes on with."""
-        settled = dict(self._settled)
-        for entry in self._entries:
-            queued = tuple(o for o in settled.get(entry.item, ()) if o.queued)
-            queue = entry.delivery.queue
-            if queued and queue is not None:
-                entry.delivery.events.emit(
-                    MessageQueued(entry.item.envelope.message_id, queue.name, queued)
-                )
+    def _tell(self, account: Account) -> None:
+        unsent = [delivery for delivery, run in self._runs.items() if not run.sends]
+        tell(account, unsent=unsent)
 
     def _tell_sent_for_nothing(self) -> None:
         sent, self._sent = self._sent, []
@@ -396,21 +362,17 @@ class MailDataManager:
     def _end(self, settle: Callable[[IBatch], None]) -> None:
         """The vote has been; nothing can be taken back."""
         self._finished = True
-        out = {
-            id(item)
-            for item, outcomes in self._settled
-            if any(o.status is Status.ACCEPTED for o in outcomes)
-        }
+        account = account_of(self._entries, self._settled)
         self._sent = [
-            (e.delivery.events, e.item.envelope.message_id)
-            for e in self._entries
-            if id(e.item) in out
+            (entry.delivery.events, entry.item.envelope.message_id)
+            for entry, outcomes in account
+            if any(o.status is Status.ACCEPTED for o in outcomes)
         ]
         for run in self._runs.values():
             run.finish()
         for batch in self._batches.values():
             settle(batch)
-        self._tell_queued()
+        tell_queued(account)
         self._forget()
 
     def abort(self, transaction: Any) -> None:

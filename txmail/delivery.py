@@ -1,34 +1,36 @@
-"""What a commit does with envelopes: send them itself, or have the queue send them.
+"""Direct delivery: a commit hands its envelopes to the next hop itself, over one connection.
 
-`DirectDelivery` hands them to the next hop, over one connection; with a queue behind it, what it
-cannot send goes on from there. `QueuedDelivery` leaves all to the queue. Both are what a mailer is
-set up with; a run is the part of one of them in one transaction. They see `ITransport`, `ISession`
-and `IQueue` only.
+`DirectDelivery` is what a mailer is set up with; `DirectRun` is its part in one transaction. Both
+see `ITransport`, `ISession` and `IQueue` only: with a queue behind it, what cannot be sent goes on
+from there.
 """
 
 from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 from zope.interface import implementer
 
 from .budget import COMMIT_TIMEOUT, Budget
-from .envelope import Action, Envelope, Outcome, Scope, Status
+from .envelope import Envelope, Outcome, Status
 from .events import Connected, ConnectionLost, Events
 from .exceptions import ConfigurationError, TransportError
 from .interfaces import IDelivery, IDeliveryRun, IQueue, ISession, ITransport
 from .item import Item, Row
 from .outcomes import all_unsent, in_order, shared_out
+from .queued import QueuedDelivery, check_timeout, placed, waiting
 
 #: ``auto`` asks as far as a server lets itself be asked, ``always`` refuses to send what could
 #: not be asked about, ``never`` finds everything out while sending.
 PREFLIGHT = ("auto", "always", "never")
 #: What a commit does about mail that it could not send itself: it aborts, or the queue has it.
 ABORT, QUEUE = "abort", "queue"
+#: The part of `commit_timeout` that is kept for the queue, should the mail server say nothing.
+QUEUE_SHARE = 0.2
 #: How many messages may be on their way in a vote that need not stop at the first failure.
 QUEUE_WINDOW = 64
 
@@ -125,12 +127,6 @@ class DirectDelivery:
         return made, self.queued(bound)
 
 
-def check_timeout(commit_timeout: float) -> None:
-    """Raise `ConfigurationError` unless it is a number of seconds above 0."""
-    if not isinstance(commit_timeout, (int, float)) or not commit_timeout > 0:
-        raise ConfigurationError("seconds above 0 are needed", field="commit_timeout")
-
-
 def _on(name: str, word: str | None, queue: IQueue | None) -> str:
     if word is None:
         return ABORT if queue is None else QUEUE
@@ -195,7 +191,7 @@ class DirectRun:
         known = shared_out(items, in_order(envelopes, refusals)) if refusals else []
         self._spilled |= {item: _queued(outcomes) for item, outcomes in known}
         for item in items:
-            self._spilled.setdefault(item, _waiting(item))
+            self._spilled.setdefault(item, waiting(item))
 
     def rows(self, items: Sequence[Item]) -> list[Row]:
         """See `IDeliveryRun`."""
@@ -216,7 +212,7 @@ class DirectRun:
                     session.preflight(
                         envelopes,
                         always=self._delivery.preflight == "always",
-                        timeout=self._budget.remaining,
+                        timeout=self._time_to_ask,
                     )
                 )
             except TransportError as error:
@@ -225,8 +221,16 @@ class DirectRun:
                 self._delivery.events.emit(ConnectionLost(self._delivery.route, str(error)))
                 session = self._reopen()
 
+    @property
+    def _time_to_ask(self) -> float:
+        """Seconds left for what comes before the vote; the queue needs some as well."""
+        remaining = self._budget.remaining
+        if self._delivery.queue is None:
+            return remaining
+        return max(0.0, remaining - self._delivery.commit_timeout * QUEUE_SHARE)
+
     def _open(self, wait: bool, fresh: bool = False) -> ISession:
-        timeout = self._budget.remaining
+        timeout = self._time_to_ask
         if timeout <= 0:
             raise TransportError("commit_timeout is used up")
         session = self._delivery.transport.open(
@@ -253,7 +257,7 @@ class DirectRun:
     def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
         """See `IDeliveryRun`."""
         if self._spilled:
-            yield from _placed(self._spilled[item] for item in items)
+            yield from placed(self._spilled[item] for item in items)
             return
         self._rest = []
         envelopes = [item.envelope for item in items]
@@ -350,101 +354,3 @@ class DirectRun:
 def _queued(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The queue has what was not accepted."""
     return [o if o.status is Status.ACCEPTED else replace(o, queued=True) for o in outcomes]
-
-
-def _placed(outcomes: Iterable[list[Outcome]]) -> Iterator[Outcome]:
-    """The outcomes of one item after the other, with their positions."""
-    for position, found in enumerate(outcomes):
-        for outcome in found:
-            yield replace(outcome, position=position)
-
-
-def _waiting(item: Item, position: int = 0) -> list[Outcome]:
-    """Outcomes of what the queue sends."""
-    return [
-        Outcome(
-            recipient,
-            Status.UNSENT,
-            Scope.MESSAGE,
-            message_id=item.envelope.message_id,
-            action=Action.DEFER,
-            preflighted=False,
-            position=position,
-            queued=True,
-        )
-        for recipient in item.envelope.recipients
-    ]
-
-
-@implementer(IDelivery)
-class QueuedDelivery:
-    """Leaves all mail to the queue. See `IDelivery`."""
-
-    def __init__(
-        self,
-        queue: IQueue,
-        *,
-        events: Events | None = None,
-        transient: bool = False,
-        commit_timeout: float = COMMIT_TIMEOUT,
-    ) -> None:
-        """Options are those of `DirectDelivery`. Raises `ConfigurationError`."""
-        if not IQueue.providedBy(queue):
-            raise ConfigurationError("an IQueue is needed", field="queue", value=queue)
-        check_timeout(commit_timeout)
-        self.queue = queue
-        self.events = events if events is not None else Events()
-        self.transient = transient
-        self.commit_timeout = commit_timeout
-
-    @property
-    def route(self) -> str:
-        """See `IDelivery`."""
-        return str(self.queue.name)
-
-    def begin(self, budget: Budget, first: bool = True) -> IDeliveryRun:
-        """See `IDelivery`."""
-        return QueuedRun()
-
-
-@implementer(IDeliveryRun)
-class QueuedRun:
-    """One transaction's mail for the queue. See `IDeliveryRun`."""
-
-    sends = False
-
-    def __init__(self) -> None:
-        self._items: list[Item] = []
-        self._outcomes: list[Outcome] = []
-
-    def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
-        """See `IDeliveryRun`: nothing forbids it.
-
-        The outcomes are made now: later other databases would hold their locks meanwhile.
-        """
-        if self._items != items:
-            self._items = list(items)
-            self._outcomes = [
-                outcome
-                for position, item in enumerate(items)
-                for outcome in _waiting(item, position)
-            ]
-        return []
-
-    def rows(self, items: Sequence[Item]) -> list[Row]:
-        """See `IDeliveryRun`."""
-        return [Row(item) for item in items]
-
-    def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
-        """See `IDeliveryRun`: it waits in the queue."""
-        yield from self._outcomes
-
-    def unsettled(self) -> list[Outcome]:
-        """See `IDeliveryRun`."""
-        return []
-
-    def finish(self) -> None:
-        """See `IDeliveryRun`."""
-
-    def abort(self) -> None:
-        """See `IDeliveryRun`."""

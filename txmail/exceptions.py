@@ -208,7 +208,14 @@ class TransientQueueUnavailable(QueueUnavailable, TransientError):
 
 
 class SchemaError(TxmailError):
-    """The tables of a queue are missing, or were made by another version of txmail."""
+    """The tables of a queue are missing, or were made by another version of txmail.
+
+    `outcomes`, if a commit failed because of it, are those of what was not sent.
+    """
+
+    def __init__(self, problem: str = "", outcomes: tuple[Outcome, ...] = ()) -> None:
+        super().__init__(problem)
+        self.outcomes = outcomes
 
 
 class IllegalMove(TxmailError):

@@ -5,20 +5,20 @@ from __future__ import annotations
 from .budget import Budget
 from .envelope import Outcome
 from .events import MessageQueued, MessageSettled
-from .exceptions import QueueUnavailable
+from .exceptions import QueueUnavailable, SchemaError
 from .interfaces import IBatch, IDelivery, IDeliveryRun
 from .item import Item
-from .outcomes import delivery_error, in_order, queue_error, unsent
+from .outcomes import delivery_error, in_order, is_left, queue_error, unsent
 
 
 def send_now(delivery: IDelivery, item: Item) -> tuple[Outcome, ...]:
-    """Send `item`; its outcomes, whatever they are. Raises `QueueUnavailable`."""
+    """Send `item`; its outcomes, whatever they are. Raises `QueueUnavailable`, `SchemaError`."""
     budget = Budget(delivery.commit_timeout)
     run = delivery.begin(budget)
     batch = delivery.queue.begin(None, None) if delivery.queue is not None else None
     try:
         outcomes = _sent(run, batch, item, budget)
-    except QueueUnavailable as error:
+    except (QueueUnavailable, SchemaError) as error:
         raise queue_error(error, unsent(item.envelope), transient=delivery.transient) from error
     finally:
         run.finish()
@@ -47,6 +47,9 @@ def _sent(
             batch.stage(run.rows([item]), [], budget.remaining)
             batch.decide(not run.sends, budget.remaining)
         found.extend(run.send([item]))
+        if run.sends and is_left(found):
+            with budget:
+                batch.decide(True, budget.remaining)
     except BaseException:
         found.extend(run.unsettled())
         batch.revoke(settled, budget.remaining)

@@ -250,7 +250,8 @@ class IBatch(Interface):
         """The vote of a transaction in which nobody but us takes part, before anything is sent.
 
         Nobody else can tell later how it ended: so it is written here that it commits. `last` if
-        nothing is sent after this: then it is published. Raises `QueueUnavailable` if that fails.
+        nothing is sent after this: then it is published. Called again if what was sent was taken by
+        nobody, so that the queue has to go on with it. Raises `QueueUnavailable` if it fails.
         Not called where there are others: they hold locks now, and they or their databases know.
         """
 

@@ -12,6 +12,7 @@ from .exceptions import (
     DeliveryUnavailable,
     PartialDelivery,
     QueueUnavailable,
+    SchemaError,
     TransientDeliveryUnavailable,
     TransientQueueUnavailable,
     TransportError,
@@ -94,13 +95,18 @@ def delivery_error(
 
 
 def queue_error(
-    error: QueueUnavailable, outcomes: Sequence[Outcome], *, transient: bool = False
-) -> QueueUnavailable:
+    error: QueueUnavailable | SchemaError, outcomes: Sequence[Outcome], *, transient: bool = False
+) -> QueueUnavailable | SchemaError:
     """`error` with the outcomes of a transaction of which nothing was sent."""
     kind = type(error)
     if transient and kind is QueueUnavailable:
         kind = TransientQueueUnavailable
     return kind(str(error), tuple(outcomes))
+
+
+def is_left(outcomes: Iterable[Outcome]) -> bool:
+    """True if nothing is out, and the queue has it all."""
+    return all(o.queued and o.status not in (Status.ACCEPTED, Status.IN_DOUBT) for o in outcomes)
 
 
 def shared_out(items: Sequence[Item], outcomes: Iterable[Outcome]) -> Settled:

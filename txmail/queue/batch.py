@@ -241,12 +241,11 @@ class OwnBatch(Batch):
 
     def decide(self, last: bool, timeout: float) -> None:
         """See `IBatch`."""
-        if not self._rows:
+        if not self._rows or self._decided:
             return
-        if not self._begun():
-            if last:
-                self._publish_now(timeout)
-        elif self._count() > 1:
+        if last and not self._begun():
+            self._publish_now(timeout)
+        elif last or not self._begun() or self._count() > 1:
             # A single delivery is out or is not, whoever dies; several would be torn.
             self._decided = True
             with self._store.database.write(timeout=timeout) as connection:
@@ -254,6 +253,7 @@ class OwnBatch(Batch):
                 self._store.change_batch(connection, self.number, BatchState.SENDING, now)
 
     def _publish_now(self, timeout: float) -> None:
+        self._decided = True  # also if it only seems to fail
         with self._store.database.write(timeout=timeout) as connection:
             more = self._publish(connection, [])
             self._announce(connection)
@@ -315,6 +315,8 @@ class OwnBatch(Batch):
         with self._store.database.write(timeout=timeout, durable=durable) as connection:
             if out:
                 self._settle_aborted(connection, out)
+            elif self._decided:
+                self._store.take_back(connection, self.number)
             else:
                 self._store.discard(connection, self.number)
         self._close()
@@ -327,8 +329,14 @@ class OwnBatch(Batch):
             self.abort(settled)
             return
         self._ended = True
-        out = sent(self._outcomes(settled))
-        self._queue.upkeep.do(lambda: self._queue.abandon(self.number, out))
+        outcomes = self._outcomes(settled)
+        self._queue.upkeep.do(lambda: self._leave(outcomes))
+
+    def _leave(self, outcomes: list[tuple[int, Outcome]]) -> None:
+        # What is in doubt stays what it is in a batch that nobody has decided about: begun.
+        accepted = [(i, o) for i, o in outcomes if o.status is Status.ACCEPTED]
+        out = {id_ for id_, _ in sent(outcomes)}
+        self._queue.abandon(self.number, accepted, [i for i, _ in outcomes if i not in out])
 
     def _close(self) -> None:
         self._queue.closed(self.number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,27 +26,33 @@ class Forks:
     def in_child(self) -> None:
         """There is no thread but this: a fork has been, and this is the child."""
         self._changed = threading.Condition()
-        self._busy = 0
+        #: by thread: how often it is in the middle
+        self._busy: Counter[int] = Counter()
         self._waiting = 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Have forks wait for the end of the block."""
+        me = threading.get_ident()
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting, PATIENCE)
-            self._busy += 1
+            self._changed.wait_for(lambda: not self._waiting or self._busy[me], PATIENCE)
+            self._busy[me] += 1
         try:
             yield
         finally:
             with self._changed:
-                self._busy -= 1
+                self._busy[me] -= 1
+                if not self._busy[me]:
+                    del self._busy[me]
                 self._changed.notify_all()
 
     def before(self) -> None:
         """A fork comes; until it is over, nobody gets in."""
         self._changed.acquire()
         self._waiting += 1
-        self._changed.wait_for(lambda: not self._busy, PATIENCE)
+        me = threading.get_ident()
+        # This thread is in the child, and ends there what it is in the middle of.
+        self._changed.wait_for(lambda: not (self._busy.keys() - {me}), PATIENCE)
 
     def after(self) -> None:
         """It has been, and this is the parent."""

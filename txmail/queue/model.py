@@ -115,9 +115,16 @@ BATCH_MOVES: dict[BatchState, frozenset[BatchState]] = {
     ),
     BatchState.PUBLISHING: frozenset([BatchState.PUBLISHED]),
     BatchState.PUBLISHED: frozenset(),
-    BatchState.DISCARDED: frozenset([BatchState.PUBLISHING, BatchState.PUBLISHED]),
+    BatchState.DISCARDED: frozenset(
+        [BatchState.SENDING, BatchState.PUBLISHING, BatchState.PUBLISHED]
+    ),
     BatchState.UNKNOWN: frozenset(
-        [BatchState.PUBLISHING, BatchState.PUBLISHED, BatchState.DISCARDED]
+        [
+            BatchState.SENDING,
+            BatchState.PUBLISHING,
+            BatchState.PUBLISHED,
+            BatchState.DISCARDED,
+        ]
     ),
 }
 

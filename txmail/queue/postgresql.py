@@ -16,7 +16,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable, SchemaError, TxmailError
+from ..exceptions import (
+    ConfigurationError,
+    QueueFull,
+    QueueUnavailable,
+    SchemaError,
+    TransientQueueUnavailable,
+    TxmailError,
+)
 from ..secret import Censor
 from .sqlite import AUTOCOMMIT, chunks, insert_statement, parameters
 from .watch import Watch
@@ -31,6 +38,8 @@ _SCHEMA_LOCK = 0x74786D61696C
 _GRACE = 1.0
 #: SQLSTATEs: disk_full, out_of_memory.
 _FULL = {"53100", "53200"}
+#: The class of SQLSTATEs of what another try may mend: two transactions could not have both been.
+_CONFLICT = "40"
 #: SQLSTATEs: undefined_table, undefined_column, invalid_schema_name.
 _MISSING = {"42P01", "42703", "3F000"}
 
@@ -203,6 +212,8 @@ class Postgresql:
         what = f"{self.name}: {kind} (SQLSTATE {state})"
         if state in _FULL:
             return QueueFull(f"{self.name}: the disk or the queue is full: {kind} ({state})")
+        if state.startswith(_CONFLICT):
+            return TransientQueueUnavailable(what)
         if state in _MISSING:
             return SchemaError(what)
         if state == "XX001" or state == "XX002":

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -128,7 +128,7 @@ class Queue:
 
     def close(self) -> None:
         """See `IQueue`."""
-        self.upkeep.flush(ROUND)
+        self.upkeep.rest(ROUND)
         self.database.close()
 
     # -- what batches share
@@ -229,17 +229,22 @@ class Queue:
             if not done:
                 time.sleep(_BREATH)
 
-    def abandon(self, number: int, outcomes: list[tuple[int, Outcome]]) -> None:
+    def abandon(
+        self, number: int, outcomes: list[tuple[int, Outcome]], unsent: Sequence[int] = ()
+    ) -> None:
         """This process does not know how the transaction of batch `number` ended.
 
-        `outcomes` are of what it had sent before.
+        `outcomes` are of what it had sent before; `unsent`, the ids of what it has not sent, after
+        all.
         """
         with self.database.write() as connection:
             changed = connection.execute(
                 batch.update().where(batch.c.id == number).values(process=None)
             )
             if changed.rowcount:
-                self.store.settle(connection, outcomes, self.database.now(connection))
+                now = self.database.now(connection)
+                self.store.settle(connection, outcomes, now, hold_doubt=self.on_doubt == "hold")
+                self.store.mark_begun(connection, unsent, False)
         self.closed(number)
 
     # -- recovery

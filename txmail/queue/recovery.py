@@ -28,13 +28,17 @@ from ..exceptions import IllegalMove
 from ..interfaces import IWitness
 from ..verdict import Answer, Verdict
 from .model import BatchState
-from .owner import Identity, alive
+from .owner import DEAD_AFTER, Identity, alive, process_id
 from .retry import DOUBT_DELAY
 from .schema import IS_OPEN, audit, batch, process
 from .store import Store
 
 log = logging.getLogger("txmail.queue")
 
+_LOOKED_AT = (
+    *(batch.c.id, batch.c.state, batch.c.witnesses, batch.c.reason),
+    *(batch.c.process, batch.c.created),
+)
 _UNDECIDED = (BatchState.STAGED, BatchState.UNKNOWN)
 
 
@@ -64,7 +68,7 @@ class Resolver:
         with database.read() as connection:
             now = database.now(connection)
             found = connection.execute(
-                sa.select(batch.c.id, batch.c.state, batch.c.witnesses, batch.c.reason, process)
+                sa.select(*_LOOKED_AT, process)
                 .join_from(batch, process, process.c.id == batch.c.process, isouter=True)
                 .where(IS_OPEN)
                 .order_by(batch.c.created)
@@ -90,11 +94,14 @@ class Resolver:
             return self._change(number, BatchState.DISCARDED, verdict.reason)
         if row.state == BatchState.UNKNOWN and row.reason == verdict.reason:
             return None
-        return self._wait(number, verdict.reason)
+        return self._change(number, BatchState.UNKNOWN, verdict.reason)
 
     def _ask(self, number: int, noted: str) -> Verdict:
         """What the witnesses of a batch say together."""
-        content = json.loads(noted)
+        try:
+            content = json.loads(noted)
+        except ValueError:
+            return Verdict(Answer.UNKNOWN, "what its witnesses noted cannot be read")
         asked: dict[str, Any] = content.get("witnesses", {})
         others: list[str] = content.get("others", [])
         unknown: list[str] = []
@@ -104,7 +111,7 @@ class Resolver:
             if witness is None:
                 unknown.append(f"{name} is not among the witnesses here")
                 continue
-            verdict = witness.ask(number, what)
+            verdict = _answer(witness, number, what)
             if verdict.answer is Answer.YES:
                 return Verdict(Answer.YES, f"{name}: {verdict.reason}")
             if verdict.answer is Answer.NO:
@@ -147,19 +154,15 @@ class Resolver:
     def _change(self, number: int, state: BatchState, reason: str) -> Decision | None:
         with self._store.database.write() as connection:
             now = self._store.database.now(connection)
-            if not self._store.change_batch(connection, number, state, now, reason):
-                return None
-        return self._said(Decision(number, state, reason))
-
-    def _wait(self, number: int, reason: str) -> Decision:
-        with self._store.database.write() as connection:
-            now = self._store.database.now(connection)
-            connection.execute(
+            changed = connection.execute(
                 batch.update()
+                # Should its process live after all, it may have gone on meanwhile.
                 .where(batch.c.id == number, batch.c.state.in_(_UNDECIDED))
-                .values(state=BatchState.UNKNOWN, reason=reason, changed=now)
+                .values(state=state, reason=reason, changed=now)
             )
-        return self._said(Decision(number, BatchState.UNKNOWN, reason))
+        if not changed.rowcount:
+            return None
+        return self._said(Decision(number, state, reason))
 
     @staticmethod
     def _said(decision: Decision) -> Decision:
@@ -195,9 +198,23 @@ class Resolver:
             self._publish(number, reason)
 
 
+def _answer(witness: IWitness, number: int, noted: Any) -> Verdict:
+    try:
+        return witness.ask(number, noted)
+    except Exception as error:
+        # It must not, but if it does, the other batches have to be asked about all the same.
+        log.exception("batch %x: %s cannot answer", number, witness.name)
+        return Verdict(Answer.UNKNOWN, f"it cannot answer: {type(error).__name__}")
+
+
 def _lives(row: Any, now: int) -> bool:
     """True if the process of a batch decides about it."""
-    if row.host is None:
+    if row.process is None:
         return False
+    if row.process == process_id():
+        return True
+    if row.host is None:
+        # It has not come to its first heartbeat: the batch is as good a sign of life.
+        return bool(now - row.created < DEAD_AFTER * 1000)
     other = Identity(row.host, row.boot, row.pid_namespace, row.pid, row.started)
-    return alive(other, row.heartbeat, now)
+    return alive(other, row.heartbeat, now, row.process)

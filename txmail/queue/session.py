@@ -216,6 +216,9 @@ class SessionBatch(Batch):
         elif self._begun():
             out = sent(self._outcomes(settled))
             self._queue.upkeep.do(lambda: self._forget(out))
+        elif self._later:
+            # Its session may have committed in its own vote: then the mail has, too.
+            self._queue.upkeep.do(lambda: self._queue.abandon(self.number, []))
 
     def _forget(self, outcomes: list[tuple[int, Outcome]]) -> None:
         there = sa.select(batch.c.id).where(batch.c.id == self.number)

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from .model import BatchState, State, batch_before, check_move
-from .schema import batch, delivery, idempotency, message
+from .schema import attempt, batch, delivery, idempotency, message
 
 _number: Any = sa.bindparam("number")
 _new_changed: Any = sa.bindparam("new_changed")
@@ -134,3 +134,19 @@ DISCARD = (
 )
 DISCARD_MESSAGES = message.delete().where(message.c.batch == _number)
 DISCARD_BATCH = batch.delete().where(batch.c.id == _number)
+
+_untouched = sa.and_(
+    delivery.c.message.in_(MESSAGES),
+    delivery.c.state.in_([State.STAGED, State.READY, State.DEFERRED, State.CANCELLED]),
+)
+_kept = sa.select(delivery.c.message).where(delivery.c.message.in_(MESSAGES))
+#: Delete batch ``number`` as if it had never been published: in this order.
+TAKE_BACK = (
+    attempt.delete().where(attempt.c.delivery.in_(sa.select(delivery.c.id).where(_untouched))),
+    delivery.delete().where(_untouched),
+    idempotency.delete().where(
+        idempotency.c.message.in_(MESSAGES), idempotency.c.message.not_in(_kept)
+    ),
+    message.delete().where(message.c.batch == _number, message.c.id.not_in(_kept)),
+    batch.delete().where(batch.c.id == _number, ~sa.exists().where(message.c.batch == _number)),
+)

@@ -264,6 +264,14 @@ class Store:
         connection.execute(statements.DISCARD_MESSAGES, {"number": number})
         connection.execute(statements.DISCARD_BATCH, {"number": number})
 
+    def take_back(self, connection: sa.Connection, number: int) -> None:
+        """Delete a batch that was published, although nobody may have known it, and its keys.
+
+        What a worker was so fast as to begin with stays, with its message.
+        """
+        for statement in statements.TAKE_BACK:
+            connection.execute(statement, {"number": number})
+
     def remove(self, connection: sa.Connection, ids: Sequence[int]) -> None:
         """Delete staged deliveries that a savepoint took back, with their messages."""
         for some in _chunks(ids):

@@ -31,7 +31,7 @@ Task = Callable[[], object]
 
 
 class Upkeep:
-    """Tasks to be done soon, in their order, and a round from time to time.
+    """Tasks to be done soon, and a round from time to time.
 
     `round` is called every `ROUND` seconds while `busy` says that there is something open.
     """
@@ -50,6 +50,7 @@ class Upkeep:
         self._thread: threading.Thread | None = None
         self._working = False
         self._hurry = False
+        self._resting = False
 
     def do(self, task: Task) -> None:
         """Have `task` done, again and again until it raises nothing. Never blocks."""
@@ -64,6 +65,7 @@ class Upkeep:
             # What the parent was to do, it does.
             self._reset()
         with self._changed:
+            self._resting = False
             if task is not None:
                 self._tasks.append(task)
             if self._thread is None:
@@ -90,20 +92,31 @@ class Upkeep:
             finally:
                 self._hurry = False
 
+    def rest(self, timeout: float | None = None) -> bool:
+        """What `flush` does; no more rounds until there is something to do again."""
+        if self._pid == os.getpid():
+            with self._changed:
+                self._resting = True
+        return self.flush(timeout)
+
     def _run(self) -> None:
         pause = FIRST_PAUSE
         next_round = time.monotonic()
         while True:
             with self._changed:
                 left = next_round - time.monotonic()
-                self._changed.wait_for(lambda: bool(self._tasks), max(0.0, min(IDLE, left)))
-                if not self._tasks and time.monotonic() < next_round:
-                    if self._busy():
+                self._changed.wait_for(
+                    lambda: self._tasks or self._resting, max(0.0, min(IDLE, left))
+                )
+                if not self._tasks and (self._resting or time.monotonic() < next_round):
+                    if self._busy() and not self._resting:
                         continue
                     self._thread = None
                     self._changed.notify_all()
                     return
-                task = self._tasks[0] if self._tasks else None
+                # What fails must not keep rounds from being done.
+                late = pause > FIRST_PAUSE and time.monotonic() >= next_round
+                task = self._tasks[0] if self._tasks and not late else None
                 self._working = True
             done = self._try(task or self._round, bool(task))
             with self._changed:
@@ -115,14 +128,21 @@ class Upkeep:
                     pause = FIRST_PAUSE
                 self._changed.notify_all()
                 if task is not None and not done:
-                    self._changed.wait_for(lambda: self._hurry, pause)
-                    pause = FIRST_PAUSE if self._hurry else min(LAST_PAUSE, pause * 2)
+                    # Nor others from being tried.
+                    self._tasks.rotate(-1)
+                    hurried = self._changed.wait_for(lambda: self._hurry, pause)
+                    # Once: whoever waits in `flush` must not have it tried without a pause.
+                    self._hurry = False
+                    pause = FIRST_PAUSE if hurried else min(LAST_PAUSE, pause * 2)
 
     def _try(self, task: Task, again: bool) -> bool:
         try:
             task()
         except Exception as error:
-            log.warning("%s: %s%s", self._name, error, "; it will be tried again" if again else "")
+            words = str(error)
+            if not words.startswith(self._name):
+                words = f"{self._name}: {words or type(error).__name__}"
+            log.warning("%s%s", words, "; it will be tried again" if again else "")
             return False
         return True
 
