@@ -430,11 +430,13 @@ def test_what_is_published_late_is_told_to_workers(make_queue, tm, monkeypatch):
     mailer = app.mailer()
     tm.begin().join(Recorder("!", do={"vote": app.door.shut}))
     mailer.enqueue(letter("one", ONE))
+    woken = threading.Event()
+    app.queue.listeners.append(woken.set)
     tm.commit()
-    assert not app.queue.woken.is_set()
+    assert not woken.is_set()
     app.door.open()
     assert app.queue.flush(20)
-    assert app.queue.woken.is_set()
+    assert woken.is_set()
 
 
 def test_an_abort_never_waits_for_the_queue(make_queue, tm, server):
