@@ -16,6 +16,8 @@ log = logging.getLogger("txmail.queue")
 
 #: Seconds between two looks at whether a SQLite file has changed.
 LOOK = 0.1
+#: Seconds within which the thread ends, unless its database hangs.
+PATIENCE = 10 * LOOK
 #: Seconds after which a connection that was lost is tried again.
 AGAIN = 5.0
 
@@ -42,8 +44,10 @@ class Listening:
         self._thread.start()
 
     def stop(self) -> None:
-        """Soon do so no more."""
+        """Do so no more. Waits for the thread for as long as it should take at most."""
         self._stopped.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(PATIENCE)
 
     def _run(self, stopped: threading.Event) -> None:
         while not stopped.is_set():
