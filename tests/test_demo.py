@@ -287,7 +287,10 @@ def test_a_mailer_that_does_not_wait_for_the_commit_breaks_promises(stage, monke
 
 
 @pytest.mark.parametrize(
-    "scenario", [s for s in SCENARIOS if s.promises[MAILS]], ids=lambda scenario: scenario.title
+    "scenario",
+    # That with a queue sets up a mailer of its own.
+    [s for s in SCENARIOS if s.promises[MAILS] and "queue" not in s.title],
+    ids=lambda scenario: scenario.title,
 )
 def test_a_mailer_that_sends_nothing_breaks_promises(stage, scenario):
     stage.mailer = DummyMailer(default_sender=SENDER).bind(transaction_manager=stage.manager)

@@ -25,6 +25,7 @@ _NO_ROW = "numbers not in SQLite"
 _NO_OBJECT = "numbers not in the ZODB"
 _ROWS_DOWN = "in SQLite, server down"
 _OBJECTS_DOWN = "in the ZODB, server down"
+_STATES = "mails in the queue"
 _MAY_BE_COMMITTED = "the error warns of SQLite"
 
 #: The invoice whose customer the server refuses.
@@ -163,6 +164,20 @@ def _server_dies(stage: Stage) -> Values:
     return {_RAISED: caught.name, **named, _MAY_BE_COMMITTED: _yes_no(committed)}
 
 
+def _queue_behind(stage: Stage) -> Values:
+    queue = stage.open_queue()
+    stage.catcher.stop()
+    with _Caught() as caught, stage.transaction() as shop:
+        for number in range(1, 4):
+            shop.bill(number)
+    with _Caught(), stage.transaction() as shop:
+        shop.bill(4)
+        raise ArithmeticError
+    states = ", ".join(f"{count} {state}" for state, count in queue.counts().items())
+    stage.catcher.restart()
+    return {_RAISED: caught.name, _STATES: states}
+
+
 def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(numbers))) or "none"
 
@@ -262,6 +277,19 @@ SCENARIOS = (
             EHLOS: 1,
         },
         _fifty_invoices,
+    ),
+    Scenario(
+        "A server that is down, and a queue",
+        "With a queue the same commit succeeds: its mail is in the queue, exactly as its invoices "
+        "are in the databases. A fourth invoice is rolled back, and so is its mail.",
+        {
+            _RAISED: "nothing",
+            _STATES: "3 ready",
+            MAILS: 0,
+            ROWS: 3,
+            OBJECTS: 3,
+        },
+        _queue_behind,
     ),
     Scenario(
         "A server that dies in mid-session",

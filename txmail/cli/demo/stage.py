@@ -25,6 +25,7 @@ from ZODB.FileStorage import FileStorage
 
 from ...mailer import mailer_from_settings
 from ...message import Message
+from ...queue.queue import Queue
 from ...testing import ScriptedServer
 from .scenario import Values
 
@@ -115,6 +116,7 @@ class Stage:
         self.manager = transaction.TransactionManager(explicit=True)
         self.sqlite_commits: list[float] = []
         self._sqlite, self._zodb = folder / "shop.sqlite", folder / "shop.fs"
+        self._queue = folder / "queue" / "mail.db"
         with ExitStack() as opened:
             folder.mkdir()
             self.catcher = opened.enter_context(ScriptedServer())
@@ -130,6 +132,18 @@ class Stage:
 
     def __exit__(self, *exc_info: object) -> None:
         self._opened.close()
+
+    def open_queue(self) -> Queue:
+        """From now on the mailer has a queue, in a database of its own. See `txmail.queue`."""
+        settings = {
+            "mail.url": self.catcher.url,
+            "mail.queue_url": f"sqlite:///{self._queue}",
+            "mail.default_sender": SENDER,
+        }
+        self.mailer.close()
+        self.mailer = mailer_from_settings(settings).bind(transaction_manager=self.manager)
+        queue: Queue = self.mailer.queue
+        return queue
 
     def _open_sqlite(self, opened: ExitStack) -> sessionmaker[Session]:
         engine = create_engine(f"sqlite:///{self._sqlite}")

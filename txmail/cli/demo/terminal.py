@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.rule import Rule
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from .dialogue import Turn
@@ -31,6 +31,8 @@ from .wording import (
     verdict,
 )
 
+#: Columns of the count of scenarios.
+_COUNT = len("10/10")
 _KEPT, _BROKEN, _ASIDE = "green", "bold white on red", "dim"
 
 
@@ -41,9 +43,13 @@ class Terminal:
         self._console = Console(highlight=False)
         self._width = min(self._console.width, WIDEST)
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=3),
+            ),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=_COUNT)),
             console=self._console,
             transient=True,
         )
