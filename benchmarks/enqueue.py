@@ -112,6 +112,7 @@ class Zodb:
         from persistent.mapping import PersistentMapping
 
         self.database = ZODB.DB(ZODB.FileStorage.FileStorage(str(folder / "Data.fs")))
+        self._writers: list[Any] = []
         manager = transaction.TransactionManager()
         connection = self.database.open(transaction_manager=manager)
         for name in ("application", "neighbour"):
@@ -122,11 +123,18 @@ class Zodb:
     def writer(self, name: str, manager: Any) -> Callable[[], None]:
         """Changes the object `name`, within the current transaction of `manager`."""
         connection = self.database.open(transaction_manager=manager)
+        self._writers.append(connection)
 
         def write() -> None:
             connection.root()[name]["time"] = time.perf_counter()
 
         return write
+
+    def close(self) -> None:
+        """End all writers, none of whom is in a transaction."""
+        for connection in self._writers:
+            connection.close()
+        self.database.close()
 
 
 class Took(NamedTuple):
@@ -254,7 +262,7 @@ def part_c(folder: Path, postgresql_url: str | None, messages: int, rounds: int)
         one = [large(mailer, manager, write, made[:1]) for _ in range(10 * rounds)]
         report(f"beside nobody, and one message to {RECIPIENTS}", one, [], [])
         mailer.close()
-    zodb.database.close()
+    zodb.close()
 
 
 def report(what: str, took: Sequence[Took], alone: list[float], waited: list[float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import subprocess
 
 import pytest
 import transaction
@@ -132,3 +133,19 @@ def make_queue(request, tmp_path, tm):
 def tier(request):
     """The query of a URL for one of the ways to send: see `TIERS`."""
     return request.param
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with room for little."""
+    folder = tmp_path / "disk"
+    folder.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode != 0:
+        pytest.skip("only root may mount a file system, if at all")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -821,22 +821,6 @@ def test_a_full_database_takes_nothing_and_says_so(sqlite):
     assert names(sqlite) == ["a", "b"]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system with room for little."""
-    folder = tmp_path / "disk"
-    folder.mkdir(mode=0o700)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode != 0:
-        pytest.skip("only root may mount a file system, if at all")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_takes_nothing_and_says_so(opened, small_disk):
     database = opened(f"sqlite:///{small_disk}/mail.db")
     with database.write() as connection:

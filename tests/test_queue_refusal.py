@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import subprocess
 import threading
 
 import pytest
@@ -135,22 +134,6 @@ def test_a_database_file_that_may_not_grow(make_queue, tm, server, way):
     more[0] = 1_000_000
     taken(app, mailer, tm, way)
     assert set(app.states()) == {THREE}
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system with room for little."""
-    folder = tmp_path / "disk"
-    folder.mkdir(mode=0o700)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode != 0:
-        pytest.skip("only root may mount a file system, if at all")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -315,6 +298,18 @@ def test_a_postgresql_that_stops_within_the_commit(make_queue, tm, server):
     put_right(app)
 
 
+def do_at_begin(tm, act):
+    """Do `act` when the commit of a transaction begins in which there is nobody but us."""
+    (manager,) = tm.get()._resources
+    begin = manager.tpc_begin
+
+    def tpc_begin(transaction):
+        act()
+        begin(transaction)
+
+    manager.tpc_begin = tpc_begin
+
+
 @pytest.mark.parametrize("way", ["enqueue", "two"])
 def test_a_postgresql_that_stops_when_nobody_else_takes_part(make_queue, tm, server, way):
     """Then the queue has to hear of the end before anything is sent, or the transaction fails."""
@@ -323,14 +318,7 @@ def test_a_postgresql_that_stops_when_nobody_else_takes_part(make_queue, tm, ser
     tm.begin()
     for name in (ONE, TWO):
         (mailer.enqueue if way == "enqueue" else mailer.send)(letter(name, name))
-    manager = tm.get()._resources[0]
-    begin = manager.tpc_begin
-
-    def tpc_begin(trans):
-        app.door.shut()
-        begin(trans)
-
-    manager.tpc_begin = tpc_begin
+    do_at_begin(tm, app.door.shut)
     with pytest.raises(QueueUnavailable) as caught:
         tm.commit()
     tm.abort()
@@ -349,14 +337,7 @@ def test_a_commit_whose_answer_is_lost(make_queue, tm, server, way):
     tm.begin()
     for name in (ONE, TWO):
         (mailer.enqueue if way == "enqueue" else mailer.send)(letter(name, name))
-    manager = tm.get()._resources[0]
-    begin = manager.tpc_begin
-
-    def tpc_begin(trans):
-        app.door.swallow = b"COMMIT"
-        begin(trans)
-
-    manager.tpc_begin = tpc_begin
+    do_at_begin(tm, lambda: setattr(app.door, "swallow", b"COMMIT"))
     try:
         tm.commit()
     except QueueUnavailable:

@@ -30,6 +30,11 @@ from .watch import Watch
 
 DRIVERS = ("postgresql", "postgres", "postgresql+psycopg")
 
+_RESERVE = sa.text(
+    "SELECT nextval(pg_get_serial_sequence(:table, 'id')) FROM generate_series(1, :count)"
+)
+_NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
+
 #: Rows from which COPY is faster than a pipeline of INSERTs.
 _MANY = 5
 #: Held while tables are made or changed: "txmail" in ASCII, read as a number.
@@ -169,13 +174,7 @@ class Postgresql:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
 
     def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
-        found = connection.execute(
-            sa.text(
-                "SELECT nextval(pg_get_serial_sequence(:table, 'id'))"
-                " FROM generate_series(1, :count)"
-            ),
-            {"table": table.fullname, "count": count},
-        )
+        found = connection.execute(_RESERVE, {"table": table.fullname, "count": count})
         return sorted(found.scalars())
 
     def insert(
@@ -193,7 +192,7 @@ class Postgresql:
                 connection.exec_driver_sql(statement, parameters(some))
 
     def notify(self, connection: sa.Connection, channel: str) -> None:
-        connection.execute(sa.text("SELECT pg_notify(:channel, '')"), {"channel": channel})
+        connection.execute(_NOTIFY, {"channel": channel})
 
     def listen(self, connection: sa.Connection, channel: str, pause: float) -> Iterator[bool]:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
