@@ -25,6 +25,8 @@ from txmail.queue import schema, upgrade, version  # noqa: E402
 from txmail.queue.database import Database  # noqa: E402
 
 ROOT = Path(txmail.__file__).parents[1]
+#: The version after ours.
+NEXT = f"{int(schema.VERSION) + 1:04}"
 
 
 @pytest.fixture(params=["SQLite", "PostgreSQL"])
@@ -202,10 +204,10 @@ def test_postgresql_says_who_makes_its_tables(postgresql_url, opened):
     ("found", "said"),
     [
         (["0000"], "version 0000.*txmail db upgrade"),
-        (["0002"], f"version 0002.*none after {schema.VERSION}"),
+        ([NEXT], f"version {NEXT}.*none after {schema.VERSION}"),
         (["of-a-fork"], f"version of-a-fork.*none after {schema.VERSION}"),
         ([], "txmail_version.*one row"),
-        (["0001", "0002"], "txmail_version.*one row"),
+        ([schema.VERSION, NEXT], "txmail_version.*one row"),
     ],
 )
 def test_tables_of_another_version_are_not_used(opened, url, found, said):
@@ -225,7 +227,7 @@ def test_tables_of_another_version_are_not_used(opened, url, found, said):
 def test_the_version_is_looked_at_once(database):
     upgrade.init(database)
     database.prepare()
-    set_version(database, "0002")
+    set_version(database, NEXT)
     database.prepare()
 
 
@@ -245,31 +247,31 @@ def test_a_missing_table_has_the_version_looked_at_again(database):
 
 # -- brought up to date
 
-SECOND = """
+COMING = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{NEXT}"
+down_revision = "{schema.VERSION}"
 
 
 def upgrade():
-    op.create_table("txmail_second", sa.Column("x", sa.Text))
+    op.create_table("txmail_coming", sa.Column("x", sa.Text))
     op.add_column("txmail_control", sa.Column("reason", sa.Text))
 """
 
 
 @pytest.fixture
-def second(monkeypatch, tmp_path):
-    """From now on there is a second version; the file of its migration."""
+def coming(monkeypatch, tmp_path):
+    """From now on there is a next version; the file of its migration."""
     folder = tmp_path / "migrations 100%"
     shutil.copytree(upgrade._SCRIPTS, folder)
-    script = folder / "versions" / "v0002_second.py"
-    script.write_text(SECOND)
+    script = folder / "versions" / "v9999_coming.py"
+    script.write_text(COMING)
 
     def release():
         monkeypatch.setattr(upgrade, "_SCRIPTS", folder)
-        monkeypatch.setattr(version, "VERSION", "0002")
+        monkeypatch.setattr(version, "VERSION", NEXT)
         return script
 
     return release
@@ -277,7 +279,7 @@ def second(monkeypatch, tmp_path):
 
 @pytest.fixture
 def first(opened, url):
-    """A database with the tables of the first version, and a row."""
+    """A database with the tables of our version, and a row."""
     database = opened(url)
     upgrade.init(database)
     with database.write() as connection:
@@ -286,32 +288,60 @@ def first(opened, url):
         )
     yield opened(url)
     with database.write(prepared=False) as connection:
-        connection.exec_driver_sql("DROP TABLE IF EXISTS txmail_second")
+        connection.exec_driver_sql("DROP TABLE IF EXISTS txmail_coming")
 
 
-def test_older_tables_are_upgraded_with_what_is_in_them(first, second):
-    second()
+def test_older_tables_are_upgraded_with_what_is_in_them(first, coming):
+    coming()
     with pytest.raises(SchemaError, match="txmail db upgrade"):
         first.prepare()
     assert upgrade.upgrade(first)
-    assert first.version() == "0002"
+    assert first.version() == NEXT
     with first.read() as connection:
         found = connection.exec_driver_sql("SELECT name, reason FROM txmail_control").all()
     assert found == [("a", None)]
     assert not upgrade.upgrade(first)
 
 
-def test_an_upgrade_that_fails_changes_nothing(first, second):
-    second().write_text(SECOND + "    op.execute('INSERT INTO txmail_nowhere VALUES (1)')\n")
+def test_each_version_since_the_first_can_be_upgraded_to_ours(monkeypatch, opened, url, tmp_path):
+    folder = tmp_path / "migrations"
+    shutil.copytree(upgrade._SCRIPTS, folder)
+    scripts = sorted((folder / "versions").glob("v*.py"))
+    for script in scripts[1:]:
+        script.unlink()
+    old = opened(url)
+    with monkeypatch.context() as then:
+        then.setattr(upgrade, "_SCRIPTS", folder)
+        then.setattr(version, "VERSION", "0001")
+        upgrade.init(old)
+        with old.write() as connection:
+            connection.execute(
+                schema.control.insert(), {"name": "a", "value": "x", "actor": "a", "changed": 1}
+            )
+    new = opened(url)
+    with pytest.raises(SchemaError, match="0001.*txmail db upgrade"):
+        new.prepare()
+    assert upgrade.upgrade(new)
+    with new.read() as connection:
+        assert connection.execute(sa.select(schema.control.c.value)).scalar_one() == "x"
+    upgraded = described(new)
+    drop_tables(new)
+    upgrade.init(new)
+    assert described(new) == upgraded
+    assert len(scripts) == int(schema.VERSION)
+
+
+def test_an_upgrade_that_fails_changes_nothing(first, coming):
+    coming().write_text(COMING + "    op.execute('INSERT INTO txmail_nowhere VALUES (1)')\n")
     before = described(first)
     with pytest.raises(SchemaError):
         upgrade.upgrade(first)
-    assert first.version() == "0001"
+    assert first.version() == schema.VERSION
     assert described(first) == before
 
 
-def test_two_upgrades_at_once_are_one(first, second, opened, url):
-    second()
+def test_two_upgrades_at_once_are_one(first, coming, opened, url):
+    coming()
     together = threading.Barrier(3)
 
     def run(_):
@@ -321,7 +351,7 @@ def test_two_upgrades_at_once_are_one(first, second, opened, url):
 
     with ThreadPoolExecutor(3) as pool:
         assert sorted(pool.map(run, range(3))) == [False, False, True]
-    assert first.version() == "0002"
+    assert first.version() == NEXT
 
 
 def test_an_upgrade_waits_for_another_process_and_says_so_if_it_takes_too_long(first, opened, url):

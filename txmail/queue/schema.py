@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 #: The version of the tables that this code reads and writes, as Alembic names it.
-VERSION = "0001"
+VERSION = "0002"
 
 metadata = sa.MetaData(
     naming_convention={

@@ -165,8 +165,6 @@ def upgrade() -> None:
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("reason", sa.Text()),
         sa.Column("changed", sa.BigInteger(), nullable=False),
-        sa.Column("allowance", sa.Float()),
-        sa.Column("refilled", sa.BigInteger()),
         sa.PrimaryKeyConstraint("name", name="pk_txmail_route"),
     )
     op.create_table(
