@@ -319,7 +319,7 @@ def test_each_version_since_the_first_can_be_upgraded_to_ours(monkeypatch, opene
                 schema.control.insert(), {"name": "a", "value": "x", "actor": "a", "changed": 1}
             )
     new = opened(url)
-    with pytest.raises(SchemaError, match="0001.*txmail db upgrade"):
+    with pytest.raises(SchemaError, match=r"0001.*txmail db upgrade"):
         new.prepare()
     assert upgrade.upgrade(new)
     with new.read() as connection:
