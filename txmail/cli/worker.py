@@ -117,24 +117,21 @@ def _run(found: Settings, arguments: argparse.Namespace) -> Exit:
 
     queue: Any = found.queue
     events = Events()
-    try:
-        queue.database.prepare()
-    except QueueUnavailable as error:
-        if arguments.once:
+    with contextlib.closing(queue), contextlib.closing(found.transport):
+        try:
+            queue.database.prepare()
+        except QueueUnavailable as error:
+            if arguments.once:
+                complain("worker", error)
+                return Exit.FAILED
+        except SchemaError as error:
             complain("worker", error)
             return Exit.FAILED
-    except SchemaError as error:
-        complain("worker", error)
-        return Exit.FAILED
-    worker = Worker(queue, found.transport, limit=arguments.limit, events=events)
-    try:
+        worker = Worker(queue, found.transport, limit=arguments.limit, events=events)
         with _metrics(queue, events, arguments.metrics_port):
             if arguments.once:
                 return _work(worker, lambda: worker.run_once(arguments.seconds))
             return _work(worker, worker.run)
-    finally:
-        found.transport.close()
-        queue.close()
 
 
 @contextlib.contextmanager

@@ -50,10 +50,8 @@ class Watch:
         with self._changed:
             while True:
                 now = time.monotonic()
-                for key, (deadline, descriptor) in list(self._watched.items()):
-                    if deadline <= now:
-                        del self._watched[key]
-                        _shut(descriptor)
+                for key in [k for k, (deadline, _) in self._watched.items() if deadline <= now]:
+                    _shut(self._watched.pop(key)[1])
                 moments = [deadline for deadline, _ in self._watched.values()]
                 self._next = min(moments, default=now + _IDLE)
                 woken = self._changed.wait(max(self._next - now, 0.0))
