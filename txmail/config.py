@@ -19,13 +19,30 @@ from functools import cache
 from typing import Any, cast
 from urllib.parse import quote
 
-from .address import parse_mailbox
 from .budget import COMMIT_TIMEOUT
 from .delivery import ABORT, PREFLIGHT, QUEUE
-from .exceptions import AddressError, ConfigurationError
+from .exceptions import ConfigurationError
 from .interfaces import IQueue, ITemplateEngine, ITransport
+from .item import PRIORITIES
 from .message import Template
-from .secret import UNUSABLE, Secret, Unshown, bare
+from .readers import (
+    as_boolean,
+    as_count,
+    as_folder,
+    as_one_of,
+    as_password,
+    as_password_from,
+    as_port,
+    as_rate,
+    as_seconds,
+    as_secret_url,
+    as_sender,
+    as_text,
+    as_urls,
+    as_user,
+    as_words,
+)
+from .secret import Secret, Unshown, bare
 from .smtp.tls import TlsFiles
 from .transports import from_urls
 from .transports.sendmail import Command
@@ -34,31 +51,21 @@ from .transports.url import Account, is_loopback
 #: What pyramid_mailer calls its settings begin with.
 PREFIX = "mail."
 
-_TRUE = {"true", "yes", "on", "y", "t", "1"}
-_FALSE = {"false", "no", "off", "n", "f", "0", ""}
-
+_FILES = ("certfile", "keyfile", "cafile")
+#: Settings that say together where mail goes, and of which one has to be there.
+_SERVER = ("url", "host", "sendmail_app", "sendmail_template")
+_ABOUT_SERVER = ("port", "tls", "ssl", "username", "password", "password_from", *_FILES)
 #: Settings that say together what one part needs.
 _COMBINED = frozenset(
-    [
-        "host",
-        "port",
-        "tls",
-        "ssl",
-        "url",
-        "username",
-        "password",
-        "password_from",
-        "certfile",
-        "keyfile",
-        "cafile",
-        "sendmail_app",
-        "sendmail_template",
-        "queue_url",
-        "queue_path",
-        "queue_limit",
-        "on_doubt",
-    ]
+    [*_SERVER, *_ABOUT_SERVER, "queue_url", "queue_path", "queue_limit", "on_doubt"]
 )
+
+#: What settings of a worker's route begin with, such as ``route.newsletter.url``.
+_ROUTE = "route."
+#: The route of what no other takes.
+DEFAULT_ROUTE = "default"
+#: Which mail takes a route.
+_RULES = ("senders", "domains", "priorities")
 
 #: What `send` does with mail.
 DIRECT = "direct"
@@ -78,6 +85,8 @@ class Settings:
     #: one of `DELIVERY`
     delivery: str = DIRECT
     queue: IQueue | None = None
+    #: those of workers, each a `txmail.worker.Route`; none if all mail takes `transport`
+    routes: tuple[Any, ...] = ()
     preflight: str = "auto"
     on_unavailable: str | None = None
     on_partial: str | None = None
@@ -111,10 +120,14 @@ def read_settings(settings: Mapping[str, Any] | Unshown | None, prefix: str = PR
 def _read(settings: Mapping[str, Any], prefix: str) -> Settings:
     found: dict[str, Any] = {}
     combined: dict[str, Any] = {}
+    ways: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         if not isinstance(key, str) or not key.startswith(prefix):
             continue
         name = key.removeprefix(prefix)
+        if name.startswith(_ROUTE):
+            _read_route(ways, name.removeprefix(_ROUTE), value, key)
+            continue
         reader = _READERS.get(name)
         if reader is None:
             raise ConfigurationError("there is no such setting", field=key)
@@ -129,7 +142,44 @@ def _read(settings: Mapping[str, Any], prefix: str) -> Settings:
             raise ConfigurationError(
                 f"there is no queue: {prefix}queue_url is needed", field=prefix + name
             )
-    return Settings(_transport(combined, prefix), queue=queue, **found)
+    transport = _transport(combined, prefix)
+    if ways and queue is None:
+        raise ConfigurationError(
+            f"routes are for a queue: {prefix}queue_url is needed",
+            field=prefix + _ROUTE + min(ways),
+        )
+    return Settings(transport, queue=queue, routes=_routes(ways, transport, prefix), **found)
+
+
+def _read_route(ways: dict[str, dict[str, Any]], name: str, value: Any, key: str) -> None:
+    """Add the setting `name`, such as ``newsletter.url``, to what `ways` has of its route."""
+    way, _, name = name.partition(".")
+    reader = _ROUTE_READERS.get(name)
+    if not way or reader is None:
+        raise ConfigurationError("there is no such setting", field=key)
+    if way == DEFAULT_ROUTE and name in _RULES:
+        raise ConfigurationError("this route takes what no other takes", field=key)
+    read = reader(value, key)
+    if read is not None:
+        ways.setdefault(way, {})[name] = read
+
+
+def _routes(ways: dict[str, dict[str, Any]], transport: ITransport, prefix: str) -> tuple[Any, ...]:
+    """The routes of `ways` in their order, and behind them that of all the rest."""
+    if not ways:
+        return ()
+    route = _module("worker.routing", "SQLAlchemy", prefix).Route
+    routes = []
+    for name in [*(name for name in ways if name != DEFAULT_ROUTE), DEFAULT_ROUTE]:
+        given = ways.get(name, {})
+        limits = {key: value for key, value in given.items() if key not in _COMBINED}
+        server = {key: value for key, value in given.items() if key in _COMBINED}
+        start = f"{prefix}{_ROUTE}{name}."
+        if server and not any(key in server for key in _SERVER):
+            raise ConfigurationError(f"{start}url is needed", field=start + min(server))
+        way = _transport(server, start) if server else transport
+        routes.append(route.to(name, way, **limits))
+    return tuple(routes)
 
 
 def _queue(combined: dict[str, Any], prefix: str) -> IQueue | None:
@@ -218,130 +268,14 @@ def _legacy_url(combined: dict[str, Any], prefix: str) -> str:
     return f"smtp://{shown}:{port}" + ("?tls=required" if combined.get("tls") else "")
 
 
-# -- one reader for each setting
-
-
-def _text(value: Any, field: str) -> str | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str):
-        raise ConfigurationError("a string is needed", field=field)
-    return value.strip() or None
-
-
-def _folder(value: Any, field: str) -> str | None:
-    text = _text(value, field)
-    if text is not None and text.lower() in _TRUE | _FALSE:
-        raise ConfigurationError("a folder is needed", field=field)
-    return text
-
-
-def _url(value: Any, field: str) -> list[Secret]:
-    urls = value.split() if isinstance(value, str) else value
-    if not isinstance(urls, (list, tuple)) or not all(isinstance(u, str) for u in urls) or not urls:
-        raise ConfigurationError("a URL is needed, or a list of them", field=field)
-    return [Secret(url) for url in urls]
-
-
-def _user(value: Any, field: str) -> str | None:
-    text = _text(value, field)
-    if text is not None and UNUSABLE.search(text):
-        raise ConfigurationError("it has control characters, or is no text", field=field)
-    return text
-
-
-def _password(value: Any, field: str) -> Secret | None:
-    return None if value in (None, "") else Secret.of(value, field)
-
-
-def _password_from(value: Any, field: str) -> Secret | None:
-    if value in (None, ""):
-        return None
-    if isinstance(value, str):
-        return Secret(source=value.strip(), field=field)
-    return Secret.of(value, field)
-
-
-def _sender(value: Any, field: str) -> str | None:
-    text = _text(value, field)
-    if text is not None:
-        try:
-            parse_mailbox(text, field=field)
-        except AddressError as error:
-            raise ConfigurationError("an address is needed", field=field) from error
-    return text
-
-
-def _boolean(value: Any, field: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower() if isinstance(value, (str, int)) else None
-    if word in _TRUE:
-        return True
-    if word in _FALSE:
-        return False
-    raise ConfigurationError("true or false is needed", field=field)
-
-
-def _seconds(value: Any, field: str) -> float:
-    seconds = _number(value, float)
-    if not 0 < seconds < float("inf"):
-        raise ConfigurationError("seconds above 0 are needed", field=field)
-    return seconds
-
-
-def _count(value: Any, field: str) -> int | None:
-    if value is None or value == "":
-        return None
-    count = _number(value, int)
-    if count < 1:
-        raise ConfigurationError("a number above 0 is needed", field=field)
-    return int(count)
-
-
-def _secret_url(value: Any, field: str) -> Secret | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, Secret):
-        return value
-    if not isinstance(value, str):
-        raise ConfigurationError("a URL is needed", field=field)
-    return Secret(value.strip())
-
-
-def _port(value: Any, field: str) -> int | None:
-    if value is None or value == "":
-        return None
-    port = _number(value, int)
-    if not 0 < port < 65536:
-        raise ConfigurationError("a port of 1 to 65535 is needed", field=field)
-    return int(port)
-
-
-def _number(value: Any, kind: type[int] | type[float]) -> float:
-    """The number that `value` is or spells, 0 if it does neither."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, kind)):
-        return 0
-    try:
-        return kind(value)
-    except (ValueError, OverflowError):
-        return 0
-
-
-def _one_of(*words: str) -> Callable[[Any, str], str]:
-    def read(value: Any, field: str) -> str:
-        if value in words:
-            return str(value)
-        raise ConfigurationError(f"one of {', '.join(words)} is needed", field=field)
-
-    return read
+# -- settings that need a library, or change something
 
 
 def _html_to_text(value: Any, field: str) -> Callable[[str], str] | None:
     """One that is handed in, or ours, which needs a library of its own."""
     if callable(value):
         return cast("Callable[[str], str]", value)
-    if value is None or not _boolean(value, field):
+    if value is None or not as_boolean(value, field):
         return None
     try:
         module = importlib.import_module(".integrations.html_text", __package__)
@@ -367,37 +301,46 @@ Template.default_engine = template_engine
 
 def _debug(value: Any, field: str) -> None:
     # pyramid_mailer printed the dialogue to the terminal; ours is the logger txmail.smtp.
-    if value is not None and _boolean(value, field):
+    if value is not None and as_boolean(value, field):
         logging.getLogger("txmail.smtp").setLevel(logging.DEBUG)
 
 
 _READERS: dict[str, Callable[[Any, str], Any]] = {
-    "url": _url,
-    "host": _text,
-    "port": _port,
-    "tls": _boolean,
-    "ssl": _boolean,
-    "default_sender": _sender,
-    "preflight": _one_of(*PREFLIGHT),
-    "transient": _boolean,
-    "commit_timeout": _seconds,
-    "dummy_transactional": _boolean,
-    "delivery": _one_of(*DELIVERY),
-    "on_unavailable": _one_of(ABORT, QUEUE),
-    "on_partial": _one_of(ABORT, QUEUE),
-    "queue_url": _secret_url,
-    "queue_path": _folder,
-    "queue_limit": _count,
-    "on_doubt": _one_of("retry", "hold"),
-    "username": _user,
-    "password": _password,
-    "password_from": _password_from,
-    "cafile": _text,
-    "certfile": _text,
-    "keyfile": _text,
-    "sendmail_app": _text,
-    "sendmail_template": _text,
-    "top_level_directory": _text,
+    "url": as_urls,
+    "host": as_text,
+    "port": as_port,
+    "tls": as_boolean,
+    "ssl": as_boolean,
+    "default_sender": as_sender,
+    "preflight": as_one_of(*PREFLIGHT),
+    "transient": as_boolean,
+    "commit_timeout": as_seconds,
+    "dummy_transactional": as_boolean,
+    "delivery": as_one_of(*DELIVERY),
+    "on_unavailable": as_one_of(ABORT, QUEUE),
+    "on_partial": as_one_of(ABORT, QUEUE),
+    "queue_url": as_secret_url,
+    "queue_path": as_folder,
+    "queue_limit": as_count,
+    "on_doubt": as_one_of("retry", "hold"),
+    "username": as_user,
+    "password": as_password,
+    "password_from": as_password_from,
+    "cafile": as_text,
+    "certfile": as_text,
+    "keyfile": as_text,
+    "sendmail_app": as_text,
+    "sendmail_template": as_text,
+    "top_level_directory": as_text,
     "html_to_text": _html_to_text,
     "debug": _debug,
+}
+
+_ROUTE_READERS: dict[str, Callable[[Any, str], Any]] = {
+    **{name: _READERS[name] for name in (*_SERVER, *_ABOUT_SERVER)},
+    "senders": as_words(),
+    "domains": as_words(),
+    "priorities": as_words(*PRIORITIES),
+    "rate": as_rate,
+    "window": as_count,
 }

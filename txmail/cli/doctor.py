@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import Settings, read_settings
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TransportError
+from ..interfaces import ITransport
 from ..reply import printable
 from . import settings
 from .exits import CannotRun, Exit, require
@@ -112,7 +113,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[_Finding]:
     yield _Mark.OK, "the settings can be read"
     if found.default_sender is None:
         yield _Mark.ADVICE, "default_sender is not set: each message has to name its sender"
-    yield from _of_transport(found, connect=arguments.connect)
+    yield from _of_transports(found, connect=arguments.connect)
     if found.queue is None:
         yield _Mark.ADVICE, "there is no queue: a mail server that is down aborts transactions"
         return
@@ -124,11 +125,18 @@ def _findings(arguments: argparse.Namespace) -> Iterator[_Finding]:
     yield from _of_queue(found.queue, arguments.max_age, arguments.workers)
 
 
-def _of_transport(found: Settings, *, connect: bool) -> Iterator[_Finding]:
-    transport = found.transport
+def _of_transports(found: Settings, *, connect: bool) -> Iterator[_Finding]:
+    yield from _of_transport(found.transport, "mail", connect=connect)
+    for route in found.routes:
+        if route.transport is not found.transport:
+            what = f"mail of the route {route.name}"
+            yield from _of_transport(route.transport, what, connect=connect)
+
+
+def _of_transport(transport: ITransport, what: str, *, connect: bool) -> Iterator[_Finding]:
     name = getattr(transport, "name", type(transport).__name__)
     if not connect:
-        yield _Mark.OK, f"mail goes to {name}; not connected (--connect)"
+        yield _Mark.OK, f"{what} goes to {name}; not connected (--connect)"
         return
     try:
         session = transport.open()
@@ -177,6 +185,10 @@ def _of_queue(queue: Any, max_age: float, workers: int) -> Iterator[_Finding]:
     yield _Mark.OK, f"workers that live: {health.workers}"
     for problem in health.problems(max_age, workers):
         yield _Mark.BAD, problem
+    for route in health.routes:
+        if route.rate is not None:
+            most = f"{route.rate * 60:.3g} messages a minute"
+            yield _Mark.ADVICE, f"route {route.name}: its server wanted less; now {most} at most"
     if health.deliveries["failed"] or health.deliveries["in_doubt"]:
         yield _Mark.ADVICE, "what has failed or is in doubt waits for a person"
     if health.undecided:

@@ -117,7 +117,10 @@ def _run(found: Settings, arguments: argparse.Namespace) -> Exit:
 
     queue: Any = found.queue
     events = Events()
-    with contextlib.closing(queue), contextlib.closing(found.transport):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(queue))
+        for transport in (found.transport, *(route.transport for route in found.routes)):
+            stack.enter_context(contextlib.closing(transport))
         try:
             queue.database.prepare()
         except QueueUnavailable as error:
@@ -127,7 +130,8 @@ def _run(found: Settings, arguments: argparse.Namespace) -> Exit:
         except SchemaError as error:
             complain("worker", error)
             return Exit.FAILED
-        worker = Worker(queue, found.transport, limit=arguments.limit, events=events)
+        ways = found.routes or found.transport
+        worker = Worker(queue, ways, limit=arguments.limit, events=events)
         with _metrics(queue, events, arguments.metrics_port):
             if arguments.once:
                 return _work(worker, lambda: worker.run_once(arguments.seconds))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 
@@ -58,6 +58,8 @@ class Mailer:
     html_to_text: Callable[[str], str] | None
     transaction_manager: Any
     default_sender: str | None
+    #: the ways out for workers, if they are others than `transport`
+    routes: tuple[Any, ...] = ()
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Mailer:
         transaction_manager: Any = None,
         default_sender: str | None = None,
         queue: IQueue | None = None,
+        routes: Sequence[Any] = (),
         delivery: str = DIRECT,
         preflight: str = "auto",
         on_unavailable: str | None = None,
@@ -78,8 +81,9 @@ class Mailer:
         """`transaction_manager` defaults to `transaction.manager`, that of the current thread.
 
         `queue` is the durable queue that `enqueue` puts mail into; with `delivery` ``queue``,
-        `send` does, too. `html_to_text`, an `IHtmlToText`, makes the text of messages that have
-        HTML only. The other options are explained at `DirectDelivery`.
+        `send` does, too. `routes`, each a `txmail.worker.Route`, are for the workers of that
+        queue, instead of `transport`. `html_to_text`, an `IHtmlToText`, makes the text of messages
+        that have HTML only. The other options are explained at `DirectDelivery`.
 
         Raises `ConfigurationError`.
         """
@@ -95,6 +99,7 @@ class Mailer:
         )
         queued = None if queue is None else direct.queued(queue)
         self._setup(direct, queued, delivery, default_sender, html_to_text, transaction_manager)
+        self.routes = tuple(routes)
 
     def _setup(
         self,
@@ -136,6 +141,7 @@ class Mailer:
             settings.transport,
             default_sender=settings.default_sender,
             queue=settings.queue,
+            routes=settings.routes,
             delivery=settings.delivery,
             preflight=settings.preflight,
             on_unavailable=settings.on_unavailable,
@@ -268,7 +274,8 @@ class Mailer:
 
     def close(self) -> None:
         """See `IMailer`."""
-        self._direct.transport.close()
+        for transport in (self.transport, *(route.transport for route in self.routes)):
+            transport.close()
         if self._queued is not None and self._queued.queue is not None:
             self._queued.queue.close()
 

@@ -1,8 +1,11 @@
 """Workers: they send what is in a queue, and try again what could not be sent.
 
-`loop.Worker` is one; `run_once` and `start_worker` are the ways to run it without a command.
+`Worker` is one; `run_once` and `start_worker` are the ways to run it without a command. A `Route`
+is a way out, and a `RetryPolicy` says what is tried again, and when.
 """
 
+from ..queue.retry import RetryPolicy
 from .loop import Worker, run_once, start_worker
+from .routing import Route
 
-__all__ = ["Worker", "run_once", "start_worker"]
+__all__ = ["RetryPolicy", "Route", "Worker", "run_once", "start_worker"]
