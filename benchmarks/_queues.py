@@ -277,11 +277,11 @@ class TxmailEnvelopes(Txmail):
             Message(m.subject, [m.recipient], m.text, sender=SENDER).to_envelope() for m in mails
         ]
 
-    def put(self, made: Sequence[Any]) -> None:
-        """See `Queue`."""
+    def put(self, made: Sequence[Any], **options: Any) -> None:
+        """See `Queue`; `options` are those of `Mailer.enqueue`."""
         self._manager.begin()
         for envelope in made:
-            self._mailer.enqueue(envelope)
+            self._mailer.enqueue(envelope, **options)
         self._manager.commit()
 
 

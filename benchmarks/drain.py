@@ -3,7 +3,8 @@
 Part a: 5000 mails from SQLite to a sink, against django-mailer and django-post_office, and what a
 worker grows by. Part b: 1, 2, 4 and 8 workers on PostgreSQL. Part c: what a claim takes beside
 finished deliveries. Part d: an application's commits while a worker drains. Part e: from the commit
-to the server. ``README.rst`` says how to read the tables.
+to the server. Part f: what is urgent, behind 50,000 that are not; and a route beside one that leads
+nowhere. ``README.rst`` says how to read the tables.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -26,6 +28,7 @@ from _django_queues import DjangoMailer, PostOffice, django_queues
 from _harness import HERE, Contender, Skip, header, interleave, postfix_sink, sink, table, timed
 from _queues import (
     TABLES,
+    Mail,
     Postgres,
     SqliteFile,
     TxmailEnvelopes,
@@ -62,11 +65,16 @@ class Ours:
         self.mailer, self._manager = mailer_for(url)
         self._queue = TxmailEnvelopes("", self.mailer, self._manager, store)
 
-    def fill(self, count: int) -> None:
-        """Have `count` mails in it, and nothing else."""
+    def fill(self, count: int, **options: Any) -> None:
+        """Have `count` mails in it, and nothing else; `options` are those of `Mailer.enqueue`."""
         self._queue.clear()
-        self._queue.put(self._queue.ready(mails(count)))
+        self._queue.put(self._queue.ready(mails(count)), **options)
         gc.collect()
+
+    def put(self, *recipients: str, **options: Any) -> None:
+        """Commit a mail to each of `recipients`."""
+        made = [Mail("now", recipient) for recipient in recipients]
+        self._queue.put(self._queue.ready(made), **options)
 
     def left(self) -> int:
         """How many deliveries have not been sent."""
@@ -444,11 +452,92 @@ def latencies(ours: Ours, server: Any, count: int) -> list[float]:
     return seconds
 
 
+# Part f
+
+#: who wants a new password, and how often somebody does while bulk mail runs
+URGENT, URGENTS = "ann@urgent.example", 20
+#: seconds between two of them
+BETWEEN = 0.3
+#: the domain whose route leads nowhere
+NOWHERE = "nowhere.example"
+
+
+def part_f(folder: Path, url: str | None, bulk: int, beside: int) -> None:
+    """What must not wait, behind and beside what waits."""
+    urls = {"SQLite": f"sqlite:///{folder / 'urgent.sqlite'}"}
+    if url is not None:
+        urls["PostgreSQL"] = url
+    for name, where in urls.items():
+        ours = Ours(where)
+        urgent(name, ours, bulk)
+        nowhere(name, ours, beside)
+        ours.mailer.close()
+
+
+def urgent(name: str, ours: Ours, bulk: int) -> None:
+    """Password resets, each committed while `bulk` mails are being sent."""
+    from txmail.testing import Callback, ScriptedServer
+
+    arrived = threading.Event()
+    seconds = []
+    with ScriptedServer() as server, workers(ours.url, server.url, 1) as (worker,):
+        server.on("RCPT", Callback(arrived.set), matching=URGENT, times=None)
+        ours.fill(bulk, priority="bulk")
+        tell(worker, "run")
+        answer(worker)
+        for _ in range(URGENTS):
+            time.sleep(BETWEEN)
+            arrived.clear()
+            ours.put(URGENT, priority="high")
+            started = time.perf_counter()
+            if not arrived.wait(60):
+                raise RuntimeError("an urgent mail has not come")
+            seconds.append(time.perf_counter() - started)
+        left = ours.left()
+        tell(worker, "stop")
+        answer(worker)
+    if not left:
+        raise RuntimeError("all bulk mail had been sent before the last urgent one")
+    print(f"\n{name}: urgent mail from the commit to the server, behind {bulk} bulk mails"
+          f"\n    {percentiles(seconds)}; {left} bulk mails were left")  # fmt: skip
+
+
+def nowhere(name: str, ours: Ours, count: int) -> None:
+    """`count` mails by a good route, alone and behind ten times as many by one that hangs."""
+    from txmail import transport_from_url
+    from txmail.testing import HANG, ScriptedServer
+    from txmail.worker import Route, Worker
+    from txmail.worker.loop import RunningWorker
+
+    with ScriptedServer() as good, ScriptedServer() as bad:
+        bad.on("connect", HANG, times=None)
+        for waiting in (0, 10 * count):
+            ours.fill(0)
+            if waiting:
+                ours.put(*(f"r{number}@{NOWHERE}" for number in range(waiting)))
+            ours.put(*(f"r{number}@good.example" for number in range(count)))
+            routes = [
+                Route.to("nowhere", transport_from_url(bad.url), domains=[NOWHERE]),
+                Route.to("good", transport_from_url(good.url)),
+            ]
+            before = len(good.messages)
+            started = time.perf_counter()
+            running = RunningWorker(Worker(ours.mailer.queue, routes))
+            while len(good.messages) - before < count:
+                time.sleep(0.002)
+            print(f"{name}: {count} mails behind {waiting} of a route that hangs:"
+                  f" {(time.perf_counter() - started) * 1000:.0f} ms")  # fmt: skip
+            running.worker.stop()
+            for route in routes:
+                route.transport.close()
+            running.stop(1)
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description="Mail out of a queue.")
     parser.add_argument("--quick", action="store_true", help="fewer mails; ends in seconds")
-    parser.add_argument("--part", choices=tuple("abcde"), action="append", help="only this one")
+    parser.add_argument("--part", choices=tuple("abcdef"), action="append", help="only this one")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds, at least 3")
     parser.add_argument("--full", action="store_true", help="part c: 5 million finished, too")
     parser.add_argument("--no-postgresql", action="store_true", help="SQLite only")
@@ -456,7 +545,7 @@ def main() -> None:
     if not 3 <= arguments.rounds <= 100:
         parser.error("--rounds: 3 to 100")
     header(("txmail", "django-mailer", "django-post_office", "SQLAlchemy", "psycopg"))
-    parts = arguments.part or list("abcde")
+    parts = arguments.part or list("abcdef")
     rounds, quick = arguments.rounds, arguments.quick
     levels = [0, 10_000] if quick else [0, 100_000, 1_000_000]
     levels += [5_000_000] if arguments.full else []
@@ -479,6 +568,8 @@ def main() -> None:
             part_d(folder, url, 1000 if quick else 10_000)
         if "e" in parts:
             part_e(folder, url, 20 if quick else 100)
+        if "f" in parts:
+            part_f(folder, url, 20_000 if quick else 50_000, 100)
 
 
 if __name__ == "__main__":
