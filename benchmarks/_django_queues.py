@@ -83,6 +83,8 @@ class _DjangoQueue:
     table = ""
     #: what it writes when mail is sent
     log = ""
+    #: which rows have still to be sent: django-mailer deletes what it has sent
+    unsent = ""
 
     def __init__(self, name: str, alias: str = "default") -> None:
         self.name = name
@@ -108,6 +110,10 @@ class _DjangoQueue:
     def count(self) -> int:
         """See `Queue`."""
         return int(self._execute(f"SELECT count(*) FROM {self.table}").fetchone()[0])
+
+    def count_left(self) -> int:
+        """The mails that have still to be sent."""
+        return int(self._execute(f"SELECT count(*) FROM {self.table} {self.unsent}").fetchone()[0])
 
     def clear(self) -> None:
         """See `Queue`."""
@@ -163,6 +169,7 @@ class PostOffice(_DjangoQueue):
     """django-post_office by `send_many`, its fastest."""
 
     table, log = "post_office_email", "post_office_log"
+    unsent = "WHERE status IS NULL OR status = 2"
 
     def put(self, made: Sequence[Mail]) -> None:
         """See `Queue`."""

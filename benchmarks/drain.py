@@ -169,21 +169,24 @@ def race(
 def workers(url: str, server: str, count: int) -> Iterator[list[subprocess.Popen[str]]]:
     """`count` of `_worker.py`, ready."""
     with contextlib.ExitStack() as stack:
-        started = []
-        for _ in range(count):
-            process = subprocess.Popen(
-                [sys.executable, str(HERE / "_worker.py"), url, server],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            started.append(stack.enter_context(process))
-        for process in started:
-            answer(process)
+        started = [stack.enter_context(process("_worker.py", url, server)) for _ in range(count)]
+        for each in started:
+            answer(each)
         yield started
-        for process in started:
-            assert process.stdin is not None
-            process.stdin.close()
+
+
+@contextlib.contextmanager
+def process(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`program`, until the end of the block; its first line is still to be read."""
+    with subprocess.Popen(
+        [sys.executable, str(HERE / program), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as started:
+        yield started
+        assert started.stdin is not None
+        started.stdin.close()
 
 
 def tell(process: subprocess.Popen[str], line: str) -> None:
@@ -224,9 +227,9 @@ def together(ours: Ours, found: Sequence[subprocess.Popen[str]], count: int) -> 
     """Drain `count` mails by all of `found`."""
     ours.fill(count)
     started = time.perf_counter()
-    for process in found:
-        tell(process, "drain")
-    told = [answer(process) for process in found]
+    for worker in found:
+        tell(worker, "drain")
+    told = [answer(worker) for worker in found]
     seconds = time.perf_counter() - started
     if ours.left() or sum(int(words[0]) for words in told) != count:
         raise RuntimeError(f"{ours.left()} of {count} were not sent, or some twice: {told}")
@@ -234,17 +237,47 @@ def together(ours: Ours, found: Sequence[subprocess.Popen[str]], count: int) -> 
 
 
 def memory(folder: Path, count: int) -> None:
-    """How much a worker grows while it drains."""
+    """How much workers grow while they drain, each in a process of its own."""
     ours = Ours(f"sqlite:///{folder / 'memory.sqlite'}")
     with sink(chunking=True) as running:
         ours.fill(500)
-        with workers(ours.url, f"smtp://127.0.0.1:{running.port}", 1) as (worker,):
-            ours.fill(count)
-            tell(worker, "drain")
-            sent, seconds, grown = answer(worker)
-    print(f"\na worker that has sent 500 mails grows by {int(grown) / 1024:.1f} MB for {sent} more"
-          f" ({int(sent) / float(seconds):,.0f} mails/s, in a process of its own)")  # fmt: skip
+        started = process("_worker.py", ours.url, f"smtp://127.0.0.1:{running.port}")
+        print(f"\nwhat a worker that has sent 500 mails grows by\n    {OURS}:"
+              f" {grown(started, ours.fill, count)}")  # fmt: skip
+        for name, kind in ((MAILER, DjangoMailer), (POST_OFFICE, PostOffice)):
+            try:
+                queue = kind(name)
+                refill(queue, 500)
+            except Exception as error:  # Django was not configured: it is not installed
+                print(f"    {name}: skipped: {error}")
+                continue
+            started = process("_django_worker.py", name, str(folder), str(running.port))
+            some = count // SHARE if kind is DjangoMailer else count
+            print(f"    {name}: {grown(started, partial(refill, queue), some)}")
     ours.mailer.close()
+
+
+def refill(queue: Any, count: int) -> None:
+    """Have `count` mails in a queue of Django's, and nothing else."""
+    queue.clear()
+    queue.put(queue.ready(mails(count)))
+
+
+def grown(
+    started: contextlib.AbstractContextManager[subprocess.Popen[str]],
+    fill: Callable[[int], object],
+    count: int,
+) -> str:
+    """What the worker `started` tells of `count` mails."""
+    with started as worker:
+        answer(worker)
+        fill(count)
+        tell(worker, "drain")
+        sent, seconds, kilobytes = answer(worker)
+    if int(sent) != count:
+        raise RuntimeError(f"{sent} of {count} were sent")
+    return (f"{int(kilobytes) / 1024:.1f} MB for {count} more"
+            f" ({count / float(seconds):,.0f} mails/s)")  # fmt: skip
 
 
 # Part c
