@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 import transaction
@@ -132,6 +133,13 @@ def _check_foreign_keys(connection, record) -> None:
 @contextlib.contextmanager
 def postgresql_server() -> Iterator[str]:
     """The URL of a PostgreSQL server of our own, which is gone afterwards."""
+    with own_postgresql() as server:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+@contextlib.contextmanager
+def own_postgresql(settings: str = "") -> Iterator[Any]:
+    """A PostgreSQL server of our own, with these lines in its configuration."""
     # Directly under the system's temporary folder: the path of its socket has to be short, and as
     # root the server opens all folders above its data to everybody.
     base = Path(tempfile.mkdtemp(prefix="txm"))
@@ -144,10 +152,10 @@ def postgresql_server() -> Iterator[str]:
         server = get_server(base / "d", cleanup_mode="delete", start=False)
         server.ensure_pgdata_inited()
         with (base / "d" / "postgresql.conf").open("a") as conf:
-            conf.write("\nmax_prepared_transactions = 20\nfsync = off\n")
+            conf.write(f"\nmax_prepared_transactions = 20\nfsync = off\n{settings}")
         server.start()
         try:
-            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+            yield server
         finally:
             server.cleanup()
     finally:

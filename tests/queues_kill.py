@@ -1,26 +1,18 @@
 """A process that commits mail and can be killed anywhere, and what has to be true afterwards.
 
-``Zygote`` has everything imported and forks a process for each `Job`, which commits `TRANSACTIONS`
-and says of each how that went. It is killed by strace at a certain system call of one of its
-threads, or by itself at a certain step. `check` opens everything anew and looks at what is left.
+It is made by a `killing.Zygote`, commits `TRANSACTIONS` and says of each how that went.
+`Bench.check` opens everything anew and looks at what is left.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import select
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -30,6 +22,7 @@ import ZODB.FileStorage
 import zope.sqlalchemy
 from commits import note
 from databases import Base, Item
+from killing import CALLS, MEMORY, PATIENCE, Ended, Job, Zygote, serve, wait_forgotten
 from sqlalchemy.orm import Session, sessionmaker
 
 from txmail import Mailer, transport_from_url
@@ -51,21 +44,6 @@ TWO_PHASE_SESSION = "two-phase PostgreSQL, same database"
 POSTGRESQL_KINDS = (POSTGRESQL_QUEUE, TWO_PHASE, TWO_PHASE_SESSION)
 SESSION_KINDS = (SQLITE_SESSION, TWO_PHASE_SESSION)
 KINDS = (ALONE, ZODB_KIND, SQLITE, SQLITE_SESSION, *POSTGRESQL_KINDS)
-
-#: The calls by which something leaves the process; those that a machine does not have are ignored.
-CALLS = (
-    *("write", "pwrite64", "writev", "sendto", "sendmsg"),
-    *("fsync", "fdatasync", "ftruncate", "rename", "unlink"),
-)
-MAIN, UPKEEP = "main", "upkeep"
-THREADS = (MAIN, UPKEEP)
-
-#: Where fsync costs nothing: the kernel outlives the process, and what it has is not lost.
-MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)
-#: Seconds that anything here may take.
-PATIENCE = 30.0
-#: By which the server knows the connections of a process that was killed.
-PROGRAM = "txmail-killed"
 
 
 @dataclass(frozen=True)
@@ -94,33 +72,19 @@ TRANSACTIONS: dict[str, tuple[Mail, ...]] = {
 REFUSED = "refused"
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a process is to do, and in which folder."""
+@dataclass(frozen=True, kw_only=True)
+class Committing(Job):
+    """A job: to commit `TRANSACTIONS` in an application."""
 
     kind: str
-    folder: str
     #: of the mail server, and of PostgreSQL where it is needed
     server: str
     database: str = ""
     transactions: tuple[str, ...] = tuple(TRANSACTIONS)
-    #: the thread that waits for strace; empty for none
-    thread: str = ""
-    #: the step at which it kills itself, 0 to only count them, None for neither
-    step: int | None = None
     #: of the queue's own connections
     synchronous: str = ""
     #: True to have the process make the queue
     fresh: bool = False
-
-    @property
-    def run(self) -> str:
-        """Part of every message's id, and of no other job's."""
-        return Path(self.folder).name
-
-    @property
-    def said(self) -> Path:
-        return Path(self.folder, "said")
 
 
 # -- the application
@@ -133,7 +97,7 @@ class Application:
     what is there; it has none for mail alone. Its clock is `later` seconds ahead.
     """
 
-    def __init__(self, job: Job, later: float = 0.0) -> None:
+    def __init__(self, job: Committing, later: float = 0.0) -> None:
         clock = (lambda: time.time() + later) if later else None
         self.job = job
         self.tm = transaction.TransactionManager()
@@ -261,7 +225,7 @@ def transact(application: Application, name: str) -> None:
     tm.commit()
 
 
-def work(job: Job, steps: Steps | None) -> None:
+def work(job: Committing) -> None:
     """What the process does: each transaction, and a line that says how it went."""
     said = os.open(job.said, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     application = Application(job)
@@ -278,232 +242,33 @@ def work(job: Job, steps: Steps | None) -> None:
         else:
             os.write(said, f"acknowledged: {name}\n".encode())
     application.close()
-    if steps is not None:
-        os.write(said, f"steps: {steps.count}\n".encode())
 
 
 def _set_synchronous(connection, how: str) -> None:
     connection.execute(f"PRAGMA synchronous = {how}")
 
 
-# -- the process
-
-
-class Steps:
-    """Counts what is written and sent, as far as Python sees it, and dies at one of them."""
-
-    CALLS = frozenset(
-        {"execute", "executemany", "commit", "rollback", "send", "sendall", "sendmsg"}
-        | {"write", "flush", "fsync", "fdatasync", "unlink", "rename", "truncate"}
-    )
-
-    def __init__(self, last: int) -> None:
-        self.last = last
-        self.count = 0
-
-    def watch(self) -> None:
-        threading.setprofile(self._see)
-        sys.setprofile(self._see)
-
-    def _see(self, frame, event: str, called) -> None:
-        if event == "c_call":
-            name = called.__name__
-        elif event == "call" and "psycopg" in frame.f_code.co_filename:
-            name = frame.f_code.co_name
-        else:
-            return
-        if name in self.CALLS:
-            self.count += 1
-            if self.count == self.last:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-
-def gate(folder: str) -> None:
-    """Tell the parent which thread this is, and wait until it is being traced."""
-    with open(f"{folder}/at", "wb", buffering=0) as at:
-        at.write(b"%d\n" % threading.get_native_id())
-    with open(f"{folder}/go", "rb", buffering=0) as go:
-        go.read(1)
-
-
-def child(job: Job) -> None:
-    """Set things up for whoever is to end this process, and work."""
-    steps = None
-    if job.thread == UPKEEP:
-
-        def arrive(frame, event, called):
-            sys.setprofile(None)
-            if threading.current_thread().name.startswith("txmail upkeep"):
-                gate(job.folder)
-
-        threading.setprofile(arrive)
-    elif job.thread == MAIN:
-        gate(job.folder)
-    elif job.step is not None:
-        steps = Steps(job.step)
-        steps.watch()
-    work(job, steps)
-
-
-def serve() -> None:
-    """Fork a process for each job that is read; say its pid, and how it ended."""
-    while line := sys.stdin.readline():
-        job = Job(**json.loads(line))
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                _trace_me()
-                child(job)
-                status = 0
-            except BaseException:
-                Path(job.folder, "trouble").write_text(traceback.format_exc())
-            os._exit(status)
-        os.write(1, b"%d\n" % pid)
-        _, ended = os.waitpid(pid, 0)
-        os.write(1, b"%d\n" % os.waitstatus_to_exitcode(ended))
-
-
-def _trace_me() -> None:
-    """Let any process of this user trace this one, where that is not so anyway (Yama)."""
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)
-
-
 # -- from the outside
 
 
-class CannotTrace(Exception):
-    """There is no strace, or it may not be used."""
+class Committed(Ended):
+    """How a process ended that was to commit."""
 
-
-def can_trace() -> bool:
-    return shutil.which("strace") is not None
-
-
-@dataclass
-class Ended:
-    """How a process ended."""
-
-    job: Job
-    #: 0, or the negative number of a signal
-    status: int
-    lines: list[str]
-    #: what strace wrote
-    log: str = ""
-
-    @property
-    def killed(self) -> bool:
-        return self.status == -signal.SIGKILL
+    job: Committing
 
     @property
     def acknowledged(self) -> list[str]:
-        return self._said("acknowledged: ")
+        return self.said("acknowledged: ")
 
     @property
     def failed(self) -> list[str]:
-        return [line.partition(":")[0] for line in self._said("failed: ")]
-
-    @property
-    def steps(self) -> int:
-        return int(self._said("steps: ")[0])
+        return [line.partition(":")[0] for line in self.said("failed: ")]
 
     @property
     def in_flight(self) -> str | None:
         """The transaction about which nothing has been said."""
         told = [*self.acknowledged, *self.failed]
         return next((name for name in self.job.transactions if name not in told), None)
-
-    def _said(self, prefix: str) -> list[str]:
-        return [line.removeprefix(prefix) for line in self.lines if line.startswith(prefix)]
-
-
-class Zygote:
-    """Makes processes that have everything imported."""
-
-    def __init__(self) -> None:
-        path = os.pathsep.join([p for p in sys.path if p])
-        environment = {**os.environ, "PYTHONPATH": path, "PGAPPNAME": PROGRAM}
-        self._process = subprocess.Popen(
-            [os.path.realpath(sys.executable), "-B", __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            env=environment,
-        )
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(PATIENCE)
-        self._process.stdout.close()
-
-    def run(self, job: Job, trace: tuple[str, ...] = CALLS, inject: str = "") -> Ended:
-        """Run `job` to its end. With `job.thread`, under strace, which may `inject` something.
-
-        Raises `CannotTrace`.
-        """
-        at = go = -1
-        log = Path(job.folder, "log")
-        strace = None
-        with contextlib.ExitStack() as end:
-            if job.thread:
-                for name in ("at", "go"):
-                    os.mkfifo(Path(job.folder, name))
-                at = os.open(Path(job.folder, "at"), os.O_RDONLY | os.O_NONBLOCK)
-                end.callback(os.close, at)
-                go = os.open(Path(job.folder, "go"), os.O_RDWR)
-                end.callback(os.close, go)
-            self._process.stdin.write(json.dumps(asdict(job)) + "\n")
-            pid = int(self._line())
-            if job.thread:
-                thread = self._arrived(at)
-                try:
-                    strace = _attach(thread, log, trace, inject)
-                except BaseException:
-                    os.kill(pid, signal.SIGKILL)
-                    self._line()
-                    raise
-                os.write(go, b".")
-            status = int(self._line())
-            if strace is not None:
-                strace.communicate(timeout=PATIENCE)
-        trouble = Path(job.folder, "trouble")
-        assert status in (0, -signal.SIGKILL), trouble.read_text() if trouble.exists() else status
-        lines = job.said.read_text().splitlines() if job.said.exists() else []
-        return Ended(job, status, lines, log.read_text() if log.exists() else "")
-
-    def _line(self) -> str:
-        out = self._process.stdout
-        assert select.select([out], [], [], PATIENCE * 2)[0], "the process is stuck"
-        return out.readline()
-
-    def _arrived(self, at: int) -> int:
-        """The thread that waits at the gate."""
-        ready = select.select([at, self._process.stdout], [], [], PATIENCE)[0]
-        assert ready == [at], f"it has not come to the gate: {ready}"
-        return int(os.read(at, 20))
-
-
-def _attach(thread: int, log: Path, trace: tuple[str, ...], inject: str) -> subprocess.Popen[str]:
-    calls = ",".join(f"?{name}" for name in trace)
-    command = ["strace", "-y", "-s", "200", "-o", str(log), "-p", str(thread)]
-    command += ["-e", f"trace={calls}", "-e", "signal=none"]
-    if inject:
-        command += ["-e", f"inject={inject}"]
-    strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert strace.stderr is not None
-    told = strace.stderr.readline()
-    if "attached" not in told:
-        told += strace.communicate()[1]
-        if "not permitted" in told:
-            raise CannotTrace(told)
-        raise AssertionError(told)
-    return strace
 
 
 class Bench:
@@ -520,7 +285,7 @@ class Bench:
     def close(self) -> None:
         shutil.rmtree(self._base)
 
-    def job(self, **options) -> Job:
+    def job(self, **options) -> Committing:
         """A job in new databases, in which all the tables are."""
         if not self._template.exists():
             self._template.mkdir()
@@ -535,8 +300,9 @@ class Bench:
         shutil.copytree(self._template, folder, ignore=made)
         return self._job(folder, **options)
 
-    def _job(self, folder: Path, **options) -> Job:
-        return Job(self.kind, str(folder), self.server.url, self.database, **options)
+    def _job(self, folder: Path, **options) -> Committing:
+        made = {"folder": str(folder), "server": self.server.url, "database": self.database}
+        return Committing(kind=self.kind, **made, **options)
 
     def _empty(self) -> None:
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -547,8 +313,8 @@ class Bench:
             names = [name for name in of_ours if name in there and name != "txmail_version"]
             connection.execute(sa.text(f"TRUNCATE {', '.join(names)}"))
 
-    def run(self, **options) -> Ended:
-        """Run a job. Options are those of `Job`, and `inject`."""
+    def run(self, **options) -> Committed:
+        """Run a job. Options are those of `Committing`, and `inject`."""
         inject = options.pop("inject", "")
         trace = options.pop("trace", CALLS)
         return self.zygote.run(self.job(**options), trace, inject)
@@ -556,15 +322,10 @@ class Bench:
     def settle(self) -> None:
         """Wait until nobody does anything any more for a process that has ended."""
         self.server.wait_closed(PATIENCE)
-        if self.kind not in POSTGRESQL_KINDS:
-            return
-        deadline = time.monotonic() + PATIENCE
-        ask = sa.text(f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{PROGRAM}'")
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while connection.scalar(ask):
-                assert time.monotonic() < deadline, "the server still serves a dead process"
+        if self.kind in POSTGRESQL_KINDS:
+            wait_forgotten(self._engine)
 
-    def check(self, ended: Ended, *, commit: bool = True) -> Left:
+    def check(self, ended: Committed, *, commit: bool = True) -> Left:
         """Start anew, have all decided, and check that nothing is lost, torn or sent for nothing.
 
         `commit` is what the coordinator makes of transactions that were left prepared.
@@ -579,7 +340,7 @@ class Bench:
         shutil.rmtree(ended.job.folder)
         return left
 
-    def _restarted(self, ended: Ended, commit: bool, later: float = 0.0) -> Left:
+    def _restarted(self, ended: Committed, commit: bool, later: float = 0.0) -> Left:
         application = Application(ended.job, later)
         try:
             if gids := application.prepared():
@@ -592,7 +353,7 @@ class Bench:
             application.close()
         return left
 
-    def _left(self, application: Application, ended: Ended) -> Left:
+    def _left(self, application: Application, ended: Committed) -> Left:
         for decision in application.queue.resolve():
             if decision.state == "unknown":
                 # Nobody but a person knows what became of a `Refuser`.
@@ -614,7 +375,7 @@ class Bench:
             ).all()
         return Left(ended, application.marks(), batches, self._held(ended), _by_mail(rows))
 
-    def _held(self, ended: Ended) -> Counter[str]:
+    def _held(self, ended: Committed) -> Counter[str]:
         """How many copies of each mail of the job the server has."""
         senders = [received.sender.partition("@")[0] for received in self.server.messages]
         mine = f"{ended.job.run}-"
@@ -644,7 +405,7 @@ def _by_mail(rows) -> dict[str, list[Row]]:
 class Left:
     """What is there after a process has ended and all has been decided."""
 
-    ended: Ended
+    ended: Committed
     marks: set[str] | None
     batches: list[str]
     #: copies at the server, by mail
@@ -711,4 +472,4 @@ class Left:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(Committing, work)

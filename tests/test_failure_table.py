@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from commits import check_error, check_held, commit, note
+from rows import IN_TRANSACTION, OPENING, VERBS, events, replies_at
 from smtp_helpers import RawServer, certificates, greeted
 
 from txmail import Mailer, Message, transport_from_url
@@ -33,9 +34,6 @@ from txmail.smtp.trouble import (
 )
 from txmail.testing import CLOSE, HANG, NO_REPLY, RESET, ScriptedServer, then
 from txmail.transports.file import FileTransport
-
-IN_TRANSACTION = ("MAIL", "RCPT", "DATA", "final dot")
-VERBS = {"greeting": "connect", "final dot": "."}
 
 
 class Play:
@@ -85,29 +83,11 @@ def check_outcome(outcome, verdict):
 # Replies
 
 
-def sample(stage, pattern):
-    """A reply that `pattern` is about, and none of its stage's other rows."""
-    code, _, detail = pattern.partition(" ")
-    code = code.replace("xx", "98")
-    detail = detail.replace("x.x", "3.1").replace("x", "77")
-    return f"{code} {detail} said" if detail else f"{code} said"
-
-
-def replies_at(*stages):
-    return [
-        pytest.param(stage, sample(stage, pattern), row.verdict, id=f"{stage}-{pattern}")
-        for row in TABLE
-        for stage in row.stages
-        for pattern in row.replies
-        if stage in stages
-    ]
-
-
 @pytest.mark.parametrize("before", [0, 1], ids=["first", "second"])
 @pytest.mark.parametrize("preflight", ["auto", "never"])
-@pytest.mark.parametrize(("where", "said", "verdict"), replies_at(*IN_TRANSACTION))
-def test_a_reply_in_a_mail_transaction(play, where, said, verdict, preflight, before):
-    server = play.serve()
+@pytest.mark.parametrize(("where", "said", "row"), replies_at(*IN_TRANSACTION))
+def test_a_reply_in_a_mail_transaction(play, where, said, row, preflight, before):
+    server, verdict = play.serve(), row.verdict
     asked = preflight == "auto" and where in ("MAIL", "RCPT")
     matching = "<two@" if asked or where in ("MAIL", "RCPT") else ""
     after = 0 if matching else before
@@ -162,11 +142,8 @@ def test_too_many_recipients_are_split_and_all_get_it(play, said, preflight):
     assert judge(Stage.RCPT, Reply(int(said[:3]), (said[4:],))) is SPLIT
 
 
-OPENING = ("greeting", "EHLO", "HELO", "STARTTLS", "AUTH", "RSET")
-
-
-@pytest.mark.parametrize(("where", "said", "verdict"), replies_at(*OPENING))
-def test_a_reply_outside_mail_transactions(play, where, said, verdict):
+@pytest.mark.parametrize(("where", "said", "row"), replies_at(*OPENING))
+def test_a_reply_outside_mail_transactions(play, where, said, row):
     account, query, options = "", "", {}
     if where == "HELO":
         options = {"ehlo": False}
@@ -180,7 +157,7 @@ def test_a_reply_outside_mail_transactions(play, where, said, verdict):
     # Two messages, so that there is a RSET between questions.
     ended = play.commit(play.mailer(query, account=account), note("one"), note("two"))
     for outcome in ended.outcomes:
-        check_outcome(outcome, verdict)
+        check_outcome(outcome, row.verdict)
         assert outcome.reply.code == int(said[:3])
     check_error(ended)
     server.stop()
@@ -222,23 +199,18 @@ def scenes(stages, *events):
     return keep
 
 
-EVENTS = [(where, row.event, row.verdict) for row in TABLE if row.event for where in row.stages]
-
-
 def test_every_event_of_the_table_is_tried():
-    assert {(where, event) for where, event, _ in EVENTS} == set(SCENES)
+    assert {parameter.values[:2] for parameter in events()} == set(SCENES)
 
 
-@pytest.mark.parametrize(
-    ("where", "event", "verdict"), [pytest.param(*e, id=f"{e[0]}-{e[1]}") for e in EVENTS]
-)
-def test_an_event(play, where, event, verdict):
+@pytest.mark.parametrize(("where", "event", "row"), events())
+def test_an_event(play, where, event, row):
     ended = SCENES[where, event](play)
     if ended is None:
         return
     assert ended.outcomes
     for outcome in ended.outcomes:
-        check_outcome(outcome, verdict)
+        check_outcome(outcome, row.verdict)
     check_error(ended)
     if play.server is not None:
         play.server.stop()

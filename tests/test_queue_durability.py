@@ -10,19 +10,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
+import queues_kill
+from killing import MAIN, UPKEEP, CannotTrace, Zygote, can_trace
 from queues_kill import (
     ALONE,
-    MAIN,
     REFUSED,
     SQLITE,
     SQLITE_SESSION,
     TRANSACTIONS,
-    UPKEEP,
     ZODB_KIND,
     Bench,
-    CannotTrace,
-    Zygote,
-    can_trace,
+    Committed,
 )
 
 from txmail.testing import ScriptedServer
@@ -40,7 +38,7 @@ FILES = ("mail.db", "mail.db-wal", "items.db", "items.db-journal", "Data.fs")
 def bench_of():
     """Benches by their kind."""
     with ExitStack() as end:
-        zygote = Zygote()
+        zygote = Zygote(queues_kill.__file__, Committed)
         end.callback(zygote.close)
         made = {}
 

@@ -7,37 +7,31 @@ writes of one kind and thread are sampled, except with ZODB and a queue of its o
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 
+import killing
 import pytest
+import queues_kill
+from killing import MAIN, UPKEEP, CannotTrace, Zygote, calls, can_trace
 from queues_kill import (
     ALONE,
     KINDS,
-    MAIN,
     POSTGRESQL_KINDS,
     SQLITE_SESSION,
     TWO_PHASE,
     TWO_PHASE_SESSION,
-    UPKEEP,
     ZODB_KIND,
     Application,
     Bench,
-    CannotTrace,
-    Zygote,
-    can_trace,
+    Committed,
 )
 
 from txmail.testing import ScriptedServer
 
 FULL = bool(os.environ.get("TXMAIL_FULL_SWEEP"))
-#: Calls of one name that are few enough not to be sampled.
-FEW = 16
-#: Of the others, one in so many.
+#: Of calls that there are many of, one in so many.
 STRIDE = 1 if FULL else 12
-#: How many more there may be in another run, where none is left out: what the threads do varies.
-SLACK = 2
 
 pytestmark = pytest.mark.timeout(900 if FULL else 120)
 needs_strace = pytest.mark.skipif(not can_trace(), reason="strace is not installed")
@@ -45,7 +39,7 @@ needs_strace = pytest.mark.skipif(not can_trace(), reason="strace is not install
 
 @pytest.fixture(scope="module")
 def zygote():
-    zygote = Zygote()
+    zygote = Zygote(queues_kill.__file__, Committed)
     yield zygote
     zygote.close()
 
@@ -77,30 +71,20 @@ def counted(bench, thread, **options):
         pytest.skip("strace may not trace here")
     assert ended.status == 0
     bench.check(ended)
-    return Counter(re.findall(r"^(\w+)\(", ended.log, re.MULTILINE))
-
-
-def points(counts, stride, part=0, parts=1):
-    """Calls and their numbers: those of one part of all."""
-    for call, count in sorted(counts.items()):
-        step = stride if count > FEW else 1
-        slack = SLACK if stride == 1 else 0
-        for number in range(1, count + slack + 1, step):
-            if number // step % parts == part:
-                yield call, number
+    return calls(ended)
 
 
 def sweep(bench, thread, part=0, parts=1, stride=STRIDE, **options):
     """Kill `thread` at each point in turn, and check what is left."""
     counts = counted(bench, thread, **options)
-    killed = tried = 0
-    for call, number in points(counts, stride, part, parts):
-        inject = f"{call}:signal=KILL:when={number}"
-        ended = bench.run(thread=thread, trace=(call,), inject=inject, **options)
-        bench.check(ended, commit=bool(number % 2))
-        killed += ended.killed
-        tried += number <= counts[call]
-    assert killed >= tried * 0.5
+    killing.sweep(
+        partial(bench.run, thread=thread, **options),
+        lambda ended, number: bench.check(ended, commit=bool(number % 2)),
+        counts,
+        stride,
+        part,
+        parts,
+    )
 
 
 @needs_strace

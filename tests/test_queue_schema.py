@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,10 @@ def drop_tables(database):
 
 
 def described(database):
-    """All that the database says about the tables, in its own words."""
+    """All that the database says about the tables, in its own words.
+
+    SQLite repeats what it was told, and puts other spaces around a column that was added.
+    """
     if database.is_sqlite:
         queries = ["SELECT name, sql FROM sqlite_master WHERE name LIKE '%txmail%'"]
     else:
@@ -83,7 +87,7 @@ def described(database):
         ]
     with database.read(prepared=False) as connection:
         return sorted(
-            " ".join(" ".join(map(str, row)).split())
+            re.sub(r" (?=[,)])", "", " ".join(" ".join(map(str, row)).split()))
             for query in queries
             for row in connection.exec_driver_sql(query)
         )
@@ -382,6 +386,10 @@ B = schema.batch.c
 QUERIES = {
     "ix_txmail_delivery_ready": sa.select(D.id)
     .where(schema.IS_READY, D.priority == 1, D.due <= 10)
+    .order_by(D.due, D.id)
+    .limit(64),
+    "ix_txmail_delivery_parked": sa.select(D.id)
+    .where(schema.IS_PARKED, D.route == "default", D.priority == 1)
     .order_by(D.due, D.id)
     .limit(64),
     "ix_txmail_delivery_later": sa.select(D.id)

@@ -39,6 +39,7 @@ def settings(servers, tmp_path):
         "mail.route.newsletter.url": bulk.url,
         "mail.route.newsletter.priorities": "bulk",
         "mail.route.newsletter.rate": "1000",
+        "mail.route.newsletter.connections": "3",
         "mail.route.partner.url": partner.url,
         "mail.route.partner.domains": "partner.example partner.test",
         "mail.route.partner.senders": "orders.example.com",
@@ -117,7 +118,7 @@ def test_what_is_sent_directly_takes_the_usual_server(mailer, servers):
 def test_what_the_settings_say_of_a_route_is_in_it(mailer):
     newsletter, partner, default = mailer.routes
     assert [route.name for route in mailer.routes] == ["newsletter", "partner", "default"]
-    assert newsletter.rate == 1000
+    assert (newsletter.rate, newsletter.connections) == (1000, 3)
     assert partner.domains == {"partner.example", "partner.test"}
     assert default.window == 8
     assert default.transport is mailer.transport
@@ -167,6 +168,8 @@ def test_a_route_has_an_account_of_its_own(settings):
         ("route.newsletter.rate", "fast", "messages a second"),
         ("route.newsletter.rate", "-1", "messages a second"),
         ("route.newsletter.window", "0", "a number above 0"),
+        ("route.newsletter.connections", "0", "a number above 0"),
+        ("route.newsletter.url", "smtp://localhost?connections=4", "4 or more are needed"),
         ("route.newsletter.priorities", "urgent", "high, normal, bulk"),
         ("route.newsletter.domains", 5, "words"),
         ("route.default.domains", "example.com", "takes what no other takes"),

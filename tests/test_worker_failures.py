@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from commits import note
-from queues import OWN_QUEUES, OWN_SQLITE, kinds
+from queues import OWN_POSTGRESQL, OWN_QUEUES, OWN_SQLITE, kinds
 
 sa = pytest.importorskip("sqlalchemy")
 
@@ -22,27 +23,25 @@ from workers import (  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.envelope import Action, Outcome, Scope, Status  # noqa: E402
+from txmail.events import Events, RouteRecovered  # noqa: E402
 from txmail.exceptions import ConfigurationError  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.queue.model import State  # noqa: E402
 from txmail.queue.retry import RetryPolicy, Settlement  # noqa: E402
+from txmail.reply import Reply  # noqa: E402
 from txmail.testing import CLOSE, NO_REPLY, RESET, ScriptedServer, then  # noqa: E402
 from txmail.testing.server import EXTENSIONS  # noqa: E402
 from txmail.worker import run_once  # noqa: E402
 
-STREAM = (*EXTENSIONS, "CHUNKING")
 BAD, BAD_ID = "bad@example.net", "bad@example.com"
 HOUR = 3600.0
 
 
 @pytest.fixture
-def server(request):
-    """Without CHUNKING, so that one message at a time may be in doubt, unless a test wants it."""
-    with ScriptedServer(extensions=getattr(request, "param", EXTENSIONS)) as server:
+def server():
+    """Without CHUNKING, so that one message at a time may be in doubt."""
+    with ScriptedServer(extensions=EXTENSIONS) as server:
         yield server
-
-
-streamed = pytest.mark.parametrize("server", [STREAM], indirect=True, ids=["stream"])
 
 
 @pytest.fixture
@@ -109,7 +108,8 @@ CASES = {
     "gone at RCPT, once": Case("RCPT", CLOSE, "sent", arrived=1),
     "malformed at RCPT, once": Case("RCPT", b"what?\r\n", "sent", arrived=1),
     "gone at MAIL, once": Case("MAIL", CLOSE, "sent", arrived=1),
-    "too fast": Case("RCPT", "450 4.7.1 too fast", "ready", 0, 450, goes_on=False),
+    "greylisted, or too fast": Case("RCPT", "450 4.7.1 not now", "deferred", code=450),
+    "too fast": Case("MAIL", "450 4.7.1 too fast", "ready", 0, 450, goes_on=False),
     "too fast at the final dot": Case(".", "451 4.7.0 slowly", "ready", 0, 451, goes_on=False),
     "the quota is used up": Case(".", "550 5.4.5 quota", "ready", 0, 550, goes_on=False),
     "a login is wanted": Case("MAIL", "530 5.7.0 who are you", "ready", 0, 530, goes_on=False),
@@ -117,19 +117,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@kinds(OWN_SQLITE)
+@kinds(OWN_POSTGRESQL)
 def test_what_becomes_of_one_message_and_that_others_do_not_suffer(app, server, smtp, name):
-    check_case(app, server, smtp, CASES[name])
-
-
-@pytest.mark.parametrize("name", [n for n, c in CASES.items() if isinstance(c.action, str)])
-@streamed
-@kinds(OWN_SQLITE)
-def test_the_same_in_a_stream(app, server, smtp, name):
-    check_case(app, server, smtp, CASES[name])
-
-
-def check_case(app, server, smtp, case):
+    """On SQLite each row of the failure table is tried, by `test_worker_table`."""
+    case = CASES[name]
     matching = {"MAIL": BAD_ID, "RCPT": BAD, ".": BAD_ID}[case.verb]
     server.on(case.verb, case.action, matching=f"<{matching}>")
     good = surrounded(app)
@@ -217,7 +208,7 @@ def test_what_was_in_doubt_and_had_arrived_comes_again_flagged_with_the_same_oct
     assert len({m.content for m in server.messages}) == 1
 
 
-@kinds(OWN_SQLITE)
+@kinds(*OWN_QUEUES)
 def test_a_drop_at_quit_changes_nothing(app, server, smtp):
     server.on("QUIT", RESET, times=None)
     put_many(app, "n", 3)
@@ -246,7 +237,7 @@ def test_a_connection_that_is_lost_in_the_content_costs_no_try(app, clock):
         assert received(server) == [BAD]
 
 
-@kinds(OWN_SQLITE)
+@kinds(*OWN_QUEUES)
 def test_too_many_recipients_at_once_go_in_several_transactions_and_cost_nothing(app):
     recipients = [f"r{n}@example.net" for n in range(7)]
     with ScriptedServer(max_recipients=3) as server:
@@ -442,6 +433,29 @@ def test_what_is_deferred_is_tried_until_it_expires():
     assert 9000 <= moments[-1] < 10_000
 
 
+@pytest.mark.parametrize(
+    ("said", "days"),
+    [
+        ("452 4.2.2 full", 3),
+        ("552 5.2.2 full", 3),
+        ("452 4.3.1 no space", 5),
+        ("450 4.2.1 busy", 5),
+        ("450 busy", 5),
+    ],
+)
+def test_a_full_mailbox_is_waited_for_three_days_and_all_else_five(said, days):
+    policy = RetryPolicy(jitter=float)
+    full = dataclasses.replace(outcome(), reply=Reply(int(said[:3]), (said[4:],)))
+    day = 24 * 3_600_000
+    last = days * day - policy.delay(0)
+    assert policy.settle(full, last - 1, created=0).state is State.DEFERRED
+    made = policy.settle(full, last, created=0)
+    assert (made.state, made.due, made.attempts) == (State.EXPIRED, None, 1)
+    assert policy.settle(full, day, created=0, expires=day).state is State.EXPIRED
+    late = policy.settle(full, last, created=0, expires=9 * day)
+    assert (late.state is State.EXPIRED) is (days == 3)
+
+
 def test_an_end_of_its_own_goes_before_the_lifetime():
     policy = RetryPolicy(first=100, lifetime=10_000, jitter=float)
     assert policy.settle(outcome(), 0, created=0, expires=101).state is State.DEFERRED
@@ -551,3 +565,42 @@ def test_with_on_doubt_hold_what_may_have_arrived_is_never_sent_again_by_itself(
     change_delivery(app, BAD, state="ready", due=int(clock() * 1000))
     run_once(app.queue, smtp)
     assert app.states()[BAD] == "sent"
+
+
+# -- what runs of cron know of each other
+
+
+@kinds(*OWN_QUEUES)
+def test_a_route_fails_for_longer_each_time_also_if_each_time_it_is_another_worker_that_tries(
+    app, server, smtp, clock
+):
+    server.on("connect", then("421 4.3.2 busy", CLOSE), times=None)
+    put(app, note("a"))
+    pauses = []
+    for _ in range(4):
+        run_once(app.queue, smtp)
+        (row,) = app.read(sa.select(schema.route))
+        pauses.append(row.until / 1000 - clock())
+        clock.advance(pauses[-1] + 1)
+    assert row.failures == 4
+    assert all(later > sooner * 1.5 for sooner, later in pairwise(pauses))
+
+
+@pytest.mark.parametrize("greeting", ["421 4.3.2 busy", "554 5.7.1 nothing from you"])
+@kinds(*OWN_QUEUES)
+def test_a_route_works_again_for_all_also_if_it_was_another_worker_that_saw_it_fail(
+    app, server, smtp, clock, greeting
+):
+    server.on("connect", then(greeting, CLOSE), times=None)
+    put(app, note("a"))
+    run_once(app.queue, smtp)
+    server.clear()
+    clock.advance(HOUR)
+    told = []
+    events = Events()
+    events.subscribe(told.append)
+    run_once(app.queue, smtp, events=events)
+    assert received(server) == ["a@example.net"]
+    (row,) = app.read(sa.select(schema.route))
+    assert (row.state, row.failures, row.reason) == ("closed", 0, None)
+    assert [event.route for event in told if isinstance(event, RouteRecovered)] == ["default"]

@@ -1,114 +1,196 @@
-"""Workers that are killed at any moment: nothing is lost, and what may come twice says so."""
+"""Workers that are killed or told to end at any moment: nothing is lost, and a duplicate says so.
+
+Four workers, and every half second one of them is killed, for 20 seconds and 700 messages; with
+``TXMAIL_FULL_SWEEP=1`` for a minute and 2,000.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
-from queues import OWN_QUEUES, kinds
+from commits import note
+from queues import OWN_POSTGRESQL, OWN_QUEUES, kinds
 
 sa = pytest.importorskip("sqlalchemy")
 
-from workers import PATIENCE, put_many, received  # noqa: E402
+import workers_storm  # noqa: E402
+from killing import Zygote, wait_forgotten  # noqa: E402
+from workers import PATIENCE, Clock, put_many, received  # noqa: E402
+from workers_storm import IN_FLIGHT, Storming  # noqa: E402
 
 import txmail  # noqa: E402
+from txmail import transport_from_url  # noqa: E402
 from txmail.queue import schema  # noqa: E402
+from txmail.queue.queue import Queue  # noqa: E402
+from txmail.testing import Callback  # noqa: E402
+from txmail.worker import run_once  # noqa: E402
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(txmail.__file__).parents[1]
-MESSAGES = 1000
-KILLS = 8
-#: Seconds; what a dead worker had is free for others after it.
-LEASE = 2.0
-#: At most so many are on their way or not yet written, by one worker on two connections.
-IN_FLIGHT = 256
+FULL = bool(os.environ.get("TXMAIL_FULL_SWEEP"))
+SECONDS, MESSAGES = (60.0, 2000) if FULL else (20.0, 700)
+WORKERS = 4
+#: Seconds between two kills.
+PACE = 0.5
+#: Seconds that the server takes for a message, so that there is always something on its way.
+SLOWNESS = 0.15
+#: Part of the messages that are there at first; the others come while workers die, in the same
+#: time as if all did.
+AT_FIRST = 0.4
+HOUR = 3600.0
 
-PROGRAM = f"""
-import sys
-from txmail import transport_from_url
-from txmail.queue.queue import Queue
-from txmail.worker import Worker, ledger
-ledger.ROUND = 0.3
-queue, transport = Queue(sys.argv[1]), transport_from_url(sys.argv[2])
-worker = Worker(queue, transport, lease={LEASE})
-print("begins", flush=True)
-if sys.argv[3] == "once":
-    worker.run_once()
-else:
-    worker.run()
-"""
+pytestmark = pytest.mark.timeout(300)
 
 
-def start(url, server, how="forever"):
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, url, server.url, how], stdout=subprocess.PIPE, cwd=ROOT
-    )
-    assert process.stdout.readline() == b"begins\n"
-    return process
+class Slot:
+    """The place of one worker: when it is killed, there is another at once."""
 
+    def __init__(self, app, server, folder: Path, number: int) -> None:
+        self._name = f"txmail-storm-{number}"
+        self._zygote = Zygote(workers_storm.__file__, name=self._name)
+        self._app = app
+        folder.mkdir()
+        url = app.engine.url.render_as_string(hide_password=False)
+        self._job = Storming(folder=str(folder), queue=url, server=server.url)
+        self.replace()
 
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.wait(PATIENCE)
-    process.stdout.close()
+    def kill(self) -> int:
+        """How many deliveries it had begun with and not written what became of them."""
+        pid = self._zygote.pid
+        assert self._zygote.kill() == -signal.SIGKILL
+        if self._app.kind == OWN_POSTGRESQL:
+            wait_forgotten(self._app.engine, self._name)
+        d, p = schema.delivery.c, schema.process.c
+        mine = sa.select(p.id).where(p.pid == pid)
+        held = sa.select(sa.func.count()).where(d.begun == 1, d.process.in_(mine))
+        return self._app.read(held)[0][0]
+
+    def replace(self) -> None:
+        """Have another one begin."""
+        self._zygote.start(self._job)
+
+    def close(self) -> None:
+        self._zygote.close()
 
 
 def rows(app):
     d = schema.delivery.c
-    with app.queue.database.read() as connection:
-        return connection.execute(sa.select(d.recipient, d.state, d.duplicate)).all()
+    return app.read(sa.select(d.recipient, d.state, d.begun, d.duplicate))
+
+
+def storm(app, slots, wanted):
+    """Kill them at random, while more mail comes; how much each had begun with."""
+    chosen = random.Random(4711)
+    wanted += put_many(app, "first", int(MESSAGES * AT_FIRST))
+    begun = []
+    start = time.monotonic()
+    for number in range(int(SECONDS / PACE)):
+        # The moments are nobody's choice, and no event of theirs.
+        spent = (number + chosen.random()) * PACE
+        time.sleep(max(0.0, start + spent - time.monotonic()))
+        victim = chosen.choice(slots)
+        begun.append(victim.kill())
+        victim.replace()
+        missing = int(MESSAGES * min(1.0, AT_FIRST + spent / SECONDS)) - len(wanted)
+        if missing > 0:
+            priority = chosen.choice(["high", "normal", "normal", "bulk"])
+            wanted += put_many(app, f"more{number}-", missing, priority=priority)
+    return begun
+
+
+def finish(app, server):
+    """One worker does the rest; what was in doubt is tried again, as it is later by its clock."""
+    url = app.engine.url.render_as_string(hide_password=False)
+    clock = Clock(time.time())
+    for _ in range(5):
+        clock.advance(HOUR)
+        with closing(Queue(url, clock=clock)) as queue:
+            run_once(queue, transport_from_url(server.url))
+        if {row.state for row in rows(app)} == {"sent"}:
+            break
 
 
 @kinds(*OWN_QUEUES)
-def test_workers_that_are_killed_again_and_again_lose_nothing(make_queue, server, kind):
+def test_workers_that_are_killed_again_and_again_lose_nothing(make_queue, server, kind, tmp_path):
     app = make_queue(kind)
-    wanted = put_many(app, "mail", MESSAGES)
-    url = app.engine.url.render_as_string(hide_password=False)
-    chosen = random.Random(4711)
-    workers = [start(url, server) for _ in range(2)]
-    kills = 0
-    deadline = time.monotonic() + PATIENCE
-    try:
-        while kills < KILLS and time.monotonic() < deadline:
-            before = len(server.messages)
-            # Killed when it has done something, at a moment that nobody has chosen.
-            while len(server.messages) < min(before + 20, MESSAGES) and time.monotonic() < deadline:
-                time.sleep(chosen.random() / 50)
-            victim = workers.pop(chosen.randrange(len(workers)))
-            kill(victim)
-            kills += 1
-            workers.append(start(url, server))
-            if len(server.messages) >= MESSAGES:
-                break
-        for worker in workers:
-            kill(worker)
-        kills += len(workers)
-        while time.monotonic() < deadline:
-            last = start(url, server, "once")
-            workers.append(last)
-            assert last.wait(PATIENCE) == 0
-            # What dead workers had begun with is told when their leases end.
-            if {state for _, state, _ in rows(app)} <= {"sent", "in_doubt"}:
-                break
-    finally:
-        for worker in workers:
-            kill(worker)
-    assert kills > 2, "all was over before anybody was killed"
+    never = threading.Event()
+    server.on(".", Callback(lambda: never.wait(SLOWNESS)), times=None)
+    wanted: list[str] = []
+    with ExitStack() as end:
+        slots = [Slot(app, server, tmp_path / f"slot{n}", n) for n in range(WORKERS)]
+        for slot in slots:
+            end.callback(slot.close)
+        begun = storm(app, slots, wanted)
+        begun += [slot.kill() for slot in slots]
+    never.set()
+    finish(app, server)
     copies = Counter(received(server))
     found = rows(app)
-    assert sorted(recipient for recipient, _, _ in found) == sorted(wanted)
-    for recipient, state, duplicate in found:
-        if state == "sent" and not duplicate:
-            assert copies[recipient] == 1, f"{recipient}: {copies[recipient]} copies, and no flag"
-        elif state == "sent":
-            assert copies[recipient] >= 1
-        else:
-            assert (state, duplicate) == ("in_doubt", 1), recipient
-    assert sum(count - 1 for count in copies.values()) <= kills * IN_FLIGHT
-    doubtful = [recipient for recipient, _, duplicate in found if duplicate]
-    assert len(doubtful) <= kills * IN_FLIGHT
+    assert sorted(row.recipient for row in found) == sorted(wanted)
+    assert len(wanted) == MESSAGES
+    assert copies.keys() == set(wanted)
+    for row in found:
+        assert (row.state, row.begun) == ("sent", 0), row
+        assert row.duplicate or copies[row.recipient] == 1, (row, copies[row.recipient])
+    for message in server.messages:
+        assert message.content == note(message.sender.partition("@")[0]).content
+    doubtful = sum(row.duplicate for row in found)
+    more = sum(count - 1 for count in copies.values())
+    words = "%d kills, %d begun (at most %d at once), %d flagged, %d copies too many"
+    log.info(words, len(begun), sum(begun), max(begun), doubtful, more)
+    assert max(begun) <= IN_FLIGHT
+    assert more <= sum(begun)
+    assert doubtful <= sum(begun)
+    # Some were killed in the middle of something, and not while they were starting.
+    assert sum(map(bool, begun)) > len(begun) / 10
+
+
+@contextmanager
+def killed(process):
+    """At the end of the block, if it has not ended by itself."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
+@kinds(*OWN_QUEUES)
+def test_a_worker_that_is_told_to_end_under_load_leaves_nothing_in_doubt(make_queue, server, kind):
+    app = make_queue(kind)
+    wanted = put_many(app, "mail", 1000)
+    url = app.engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "txmail", "worker", "-q", "--url", server.url]
+    environment = {**os.environ, "TXMAIL_QUEUE_URL": url}
+    chosen = random.Random(4711)
+    never = threading.Event()
+    server.on(".", Callback(lambda: never.wait(0.002)), times=None)
+    for _ in range(10):
+        before = len(server.messages)
+        wait = chosen.randrange(1, 60)
+        with subprocess.Popen(command, cwd=ROOT, env=environment) as process, killed(process):
+            server.wait_for(lambda n=before + wait: len(server.messages) >= n, PATIENCE)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+        server.wait_closed(PATIENCE)
+        copies = Counter(received(server))
+        assert not any(count > 1 for count in copies.values())
+        for row in rows(app):
+            state = "sent" if copies[row.recipient] else "ready"
+            assert (row.state, row.begun, row.duplicate) == (state, 0, 0), row
+    assert len(copies) < len(wanted), "all was over before the last was told"
+    never.set()
+    subprocess.run([*command, "--once"], cwd=ROOT, env=environment, check=True, timeout=PATIENCE)
+    assert Counter(received(server)) == Counter(wanted)
+    assert {(row.state, row.duplicate) for row in rows(app)} == {("sent", 0)}

@@ -16,6 +16,8 @@ from workers import (  # noqa: E402
     PATIENCE,
     Clock,
     another,
+    change,
+    change_delivery,
     put,
     put_many,
     received,
@@ -24,7 +26,9 @@ from workers import (  # noqa: E402
 )
 
 from txmail import Mailer, start_worker, transport_from_url  # noqa: E402
-from txmail.exceptions import ConfigurationError  # noqa: E402
+from txmail.exceptions import ConfigurationError, QueueFull  # noqa: E402
+from txmail.queue import claims, schema  # noqa: E402
+from txmail.queue.health import read_health  # noqa: E402
 from txmail.reply import Reply  # noqa: E402
 from txmail.testing import CLOSE, HANG, Callback, ScriptedServer, then  # noqa: E402
 from txmail.worker import ledger, run_once  # noqa: E402
@@ -276,10 +280,9 @@ def test_a_black_hole_with_a_thousand_messages_holds_up_no_other_route(
 
 @kinds(OWN_SQLITE)
 def test_run_once_goes_on_with_what_a_busy_route_could_not_take(
-    kind, make_queue, server, other_server, make_transport, monkeypatch
+    kind, make_queue, server, other_server, make_transport
 ):
     app = make_queue(kind)
-    monkeypatch.setattr(ledger, "AGAIN", 0.2)
     routes = [
         Route.to("slow", make_transport(other_server.url), domains=["slow.example"]),
         Route.to("rest", make_transport()),
@@ -290,6 +293,107 @@ def test_run_once_goes_on_with_what_a_busy_route_could_not_take(
     other_server.on(".", then(Callback(others)))
     assert run_once(app.queue, routes) == 450
     assert app.queue.counts() == {"sent": 450}
+
+
+# -- a route that has no room
+
+
+@pytest.fixture
+def slow_and_fast(other_server, make_transport):
+    """Two routes, as each worker has them: what is for slow.example takes the other server."""
+
+    def make():
+        slow = make_transport(other_server.url)
+        return [
+            Route.to("slow", slow, domains=["slow.example"]),
+            Route.to("rest", make_transport()),
+        ]
+
+    return make
+
+
+def slow(count):
+    return [note(f"s{n}", recipients=[f"s{n}@slow.example"]) for n in range(count)]
+
+
+def parked(app):
+    """What waits for a route to have room, with all that is written of it."""
+    return app.read(sa.select(schema.delivery).where(schema.IS_PARKED).order_by("id"))
+
+
+@kinds(*OWN_QUEUES)
+def test_what_a_worker_has_no_room_for_is_sent_by_another_that_has(
+    app, server, other_server, slow_and_fast
+):
+    put(app, *slow(500))
+    wanted = put_many(app, "n", 20)
+    held = threading.Event()
+    other_server.on(".", Callback(lambda: held.wait(PATIENCE)), connection=1)
+    queue = another(app)
+    with working(app.queue, slow_and_fast()) as busy:
+        server.wait_for(lambda: len(server.messages) == 20, PATIENCE)
+        wait_for(lambda: len(parked(app)) > 300, "it holds what it cannot send")
+        assert run_once(queue, slow_and_fast()) > 300
+        assert parked(app) == []
+        held.set()
+        other_server.wait_for(lambda: len(other_server.messages) == 500, PATIENCE)
+        busy.wait_rounds(3)
+    queue.close()
+    assert sorted(received(server)) == sorted(wanted)
+    assert app.queue.counts() == {"sent": 520}
+    assert {row.attempts for row in app.deliveries().values()} == {1}
+
+
+@kinds(*OWN_QUEUES)
+def test_what_waits_for_room_is_not_touched_until_there_is_some(
+    app, server, other_server, slow_and_fast
+):
+    """However often others are claimed meanwhile; and it keeps its place by when it was due."""
+    put(app, *slow(300))
+    held = threading.Event()
+    other_server.on(".", Callback(lambda: held.wait(PATIENCE)))
+    due = {row.due for row in app.deliveries().values()}
+    with working(app.queue, slow_and_fast()) as busy:
+        wait_for(lambda: len(parked(app)) > 100, "it holds what it cannot send")
+        busy.wait_rounds(3)
+        before = parked(app)
+        assert {row.route for row in before} == {"slow"}
+        assert {row.due for row in before} == due
+        for number in range(5):
+            put(app, note(f"n{number}"))
+            server.wait_for(lambda n=number: len(server.messages) == n + 1, PATIENCE)
+        assert parked(app) == before
+        held.set()
+        other_server.wait_for(lambda: len(other_server.messages) == 300, PATIENCE)
+    assert sorted(received(other_server)) == sorted(f"s{n}@slow.example" for n in range(300))
+
+
+@kinds(*OWN_QUEUES)
+def test_what_waits_for_a_route_that_is_none_any_more_goes_another_way_in_the_end(app, clock):
+    put_many(app, "n", 3)
+    change(app, schema.delivery.update().values(route="renamed"))
+    memory_ = memory()
+    assert run_once(app.queue, memory_) == 0
+    clock.advance(claims.PARKED / 1000)
+    run_once(app.queue, memory_)
+    clock.advance(1)
+    run_once(app.queue, memory_)
+    assert took(memory_) == ["n0@example.net", "n1@example.net", "n2@example.net"]
+    assert {row.route for row in app.deliveries().values()} == {None}
+
+
+@kinds(*OWN_QUEUES)
+def test_what_waits_for_room_is_counted_as_ready_and_as_due(app, clock):
+    put_many(app, "n", 2)
+    put(app, note("a"))
+    change_delivery(app, "a@example.net", route="slow")
+    change_delivery(app, "n0@example.net", state="sending")
+    change_delivery(app, "n1@example.net", state="sending")
+    clock.advance(60)
+    health = read_health(app.queue.database)
+    assert (health.deliveries["ready"], health.oldest_due) == (1, 60.0)
+    with app.queue.database.read() as connection, pytest.raises(QueueFull):
+        app.queue.store.check_room(connection, 3, 1)
 
 
 # -- who goes first, and the end

@@ -178,7 +178,11 @@ def _routes(ways: dict[str, dict[str, Any]], transport: ITransport, prefix: str)
         if server and not any(key in server for key in _SERVER):
             raise ConfigurationError(f"{start}url is needed", field=start + min(server))
         way = _transport(server, start) if server else transport
-        routes.append(route.to(name, way, **limits))
+        try:
+            routes.append(route.to(name, way, **limits))
+        except ConfigurationError as error:
+            problem = str(error).removeprefix(f"{error.field}: ")
+            raise ConfigurationError(problem, field=start + error.field) from None
     return tuple(routes)
 
 
@@ -342,5 +346,6 @@ _ROUTE_READERS: dict[str, Callable[[Any, str], Any]] = {
     "domains": as_words(),
     "priorities": as_words(*PRIORITIES),
     "rate": as_rate,
+    "connections": as_count,
     "window": as_count,
 }

@@ -178,13 +178,29 @@ class Envelope:
             address = parse_address(recipient, field="recipients")
             texts.setdefault(address.path, recipient)
             utf8 = utf8 or address.needs_smtputf8
-        head = header_section(self.content)
-        eightbit = not self.content.isascii()
         set_ = object.__setattr__
         set_(self, "sender", sender.text if sender else "")
         set_(self, "recipients", tuple(texts.values()))
         set_(self, "reverse_path", sender.path if sender else b"<>")
         set_(self, "forward_paths", tuple(texts))
+        self._describe(utf8)
+
+    def with_content(self, content: bytes) -> Envelope:
+        """The same with this `content`. The addresses are not looked at again."""
+        if not isinstance(content, bytes):
+            raise InvalidMessage("octets are needed", field="content", value=content)
+        made = object.__new__(Envelope)
+        for name in ("sender", "recipients", "reverse_path", "forward_paths"):
+            object.__setattr__(made, name, getattr(self, name))
+        object.__setattr__(made, "content", content)
+        made._describe(not b"".join((self.reverse_path, *self.forward_paths)).isascii())
+        return made
+
+    def _describe(self, utf8: bool) -> None:
+        """Find out about the content; `utf8` if the addresses need SMTPUTF8."""
+        head = header_section(self.content)
+        eightbit = not self.content.isascii()
+        set_ = object.__setattr__
         set_(self, "message_id", _message_id(head))
         set_(self, "needs_8bitmime", eightbit)
         set_(self, "size", len(self.content))

@@ -126,6 +126,16 @@ class RouteStopped(RouteFailed):
 
 
 @dataclass(frozen=True, slots=True)
+class RouteSlowed(Event):
+    """The server wants less: the route carries less on all hosts, and more again with time."""
+
+    route: str
+    reason: str
+    #: messages a second from now on
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class RouteRecovered(Event):
     """A route works again."""
 
@@ -217,6 +227,10 @@ def _log_worker(event: Event) -> None:
             log.error("route %s needs a person, next try in %.0f s: %s", route, pause, reason)
         case RouteFailed(route, reason, pause):
             log.warning("route %s failed, next try in %.0f s: %s", route, pause, reason)
+        case RouteSlowed(route, reason, rate):
+            log.warning(
+                "route %s is slowed down to %.3g message(s) a minute: %s", route, rate * 60, reason
+            )
         case RouteRecovered(route):
             log.info("route %s works again", route)
         case WorkerStarted(queue):

@@ -20,6 +20,8 @@ it with two lines::
 ``txmail_queue_up``                    0 if the queue cannot be read; then it has no other numbers
 ``txmail_route_open``                  1 if a route is left alone at the moment, by route
 ``txmail_route_stopped``               1 if it needs a person
+``txmail_route_rate``                  messages a second that are left to it because its server
+                                       wanted less; only of such routes
 =====================================  ============================================================
 
 The first four count what this process did; the others are of the queue, whoever works on it. No
@@ -157,11 +159,15 @@ def _gauges(health: Health) -> Iterable[Metric]:
         yield GaugeMetricFamily(f"txmail_queue_{name}", what, value)
     is_open = GaugeMetricFamily("txmail_route_open", "1 if it is left alone", labels=["route"])
     stopped = GaugeMetricFamily("txmail_route_stopped", "1 if it needs a person", labels=["route"])
+    rate = GaugeMetricFamily("txmail_route_rate", "Messages a second left to it", labels=["route"])
     for route in health.routes:
+        if route.rate is not None:
+            rate.add_metric([route.name], route.rate)
         is_open.add_metric([route.name], route.state != routes.CLOSED)
         stopped.add_metric([route.name], route.state == routes.STOPPED)
     yield is_open
     yield stopped
+    yield rate
 
 
 class Server:

@@ -8,7 +8,7 @@ leave: a lease that ends without it leaves the delivery ready again, with it in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,7 +21,7 @@ from ..item import Priority
 from .model import State
 from .owner import process_id
 from .retry import DOUBT_DELAY, MAX_REPLY, Settlement
-from .schema import attempt, delivery, message
+from .schema import IS_PARKED, IS_READY, attempt, delivery, message
 from .statements import move
 
 #: Recipients of one message that travel in one SMTP transaction.
@@ -31,28 +31,62 @@ MAX_RECIPIENTS = 100
 SHARES = {Priority.HIGH: 40, Priority.NORMAL: 16, Priority.BULK: 8}
 #: How many deliveries are looked at in one step of what is done for all of them.
 CHUNK = 500
+#: Milliseconds for which mail waits for a route that no worker seems to have any more.
+PARKED = 600_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Work:
-    """One message for those of its recipients that are due."""
+    """One message for those of its recipients that are due.
+
+    Many wait at once: the content is there only from `load` to `unload`.
+    """
 
     #: the deliveries, in the order of the envelope's recipients
     ids: tuple[int, ...]
     #: tries before this one
     attempts: tuple[int, ...]
-    envelope: Envelope
+    #: without its content
+    head: Envelope
     priority: int
     #: milliseconds since 1970: when it was enqueued, and when nobody wants it any more
     created: int
     expires: int | None
     token: int
+    message: int
+    #: octets of the content
+    size: int
+    _full: Envelope | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """True if the content is there."""
+        return self._full is not None
+
+    @property
+    def envelope(self) -> Envelope:
+        """What is to be sent; without its content as long as that is not there."""
+        return self.head if self._full is None else self._full
+
+    def fill(self, content: Any) -> None:
+        """Here is the content. Raises `FieldError` if it is none."""
+        if content is None:
+            raise FieldError("its message is missing")
+        if not isinstance(content, bytes):
+            raise FieldError("its content is not octets")
+        self._full = self.head.with_content(content)
+
+    def unload(self) -> None:
+        """The content is not needed any more."""
+        self._full = None
 
 
-def _due(priority: Priority) -> sa.Select[Any]:
+def _next(priority: Priority, *, parked: bool) -> sa.Select[Any]:
+    """Those that are due; with `parked`, those that waited for the route ``which`` to have room."""
+    which = sa.and_(IS_PARKED, delivery.c.route == sa.bindparam("which")) if parked else IS_READY
     return (
         sa.select(delivery.c.id)
-        .where(delivery.c.state == State.READY, delivery.c.priority == int(priority))
+        .where(which, delivery.c.priority == int(priority))
         .where(delivery.c.due <= sa.bindparam("now"))
         .order_by(delivery.c.due, delivery.c.id)
         .limit(sa.bindparam("limit"))
@@ -70,11 +104,12 @@ def _is_among(some: sa.Select[Any], skip_locked: bool) -> sa.ColumnElement[bool]
 
 
 @cache
-def _claim(priority: Priority, skip_locked: bool) -> sa.sql.dml.ReturningUpdate[Any]:
+def _claim(priority: Priority, skip_locked: bool, parked: bool) -> sa.sql.dml.ReturningUpdate[Any]:
     return (
         move(State.SENDING, State.READY)
-        .where(_is_among(_due(priority), skip_locked))
+        .where(_is_among(_next(priority, parked=parked), skip_locked))
         .values(
+            route=None,
             process=sa.bindparam("new_process"),
             token=sa.bindparam("new_token"),
             lease=sa.bindparam("new_lease"),
@@ -91,19 +126,28 @@ def _claim(priority: Priority, skip_locked: bool) -> sa.sql.dml.ReturningUpdate[
     )
 
 
-# The content as it comes: what is none must not keep others from being read.
+_IDS: Any = sa.bindparam("ids", expanding=True)
 _MESSAGES = sa.select(
     message.c.id,
     message.c.sender,
     message.c.created,
-    sa.type_coerce(message.c.content, sa.types.NullType()).label("content"),
-).where(message.c.id.in_(sa.bindparam("ids", expanding=True)))
+    sa.func.length(message.c.content).label("octets"),
+).where(message.c.id.in_(_IDS))
+# The content as it comes: what is none must not keep others from being read.
+_CONTENTS = sa.select(
+    message.c.id, sa.type_coerce(message.c.content, sa.types.NullType()).label("content")
+).where(message.c.id.in_(_IDS))
 _MINE = (
     delivery.update()
     .where(delivery.c.id == sa.bindparam("number"))
     .where(delivery.c.token == sa.bindparam("held"), delivery.c.state == State.SENDING)
 )
 _BEGIN = _MINE.values(begun=1)
+_PARK = (
+    move(State.READY, State.SENDING)
+    .where(delivery.c.id == sa.bindparam("number"), delivery.c.token == sa.bindparam("held"))
+    .values(route=sa.bindparam("new_route"), token=None, lease=None, process=None)
+)
 
 
 @cache
@@ -139,6 +183,11 @@ def _history() -> sa.Insert:
 
 
 _HISTORY = _history()
+_UNCLAIM = (
+    move(State.READY, State.SENDING)
+    .where(delivery.c.token.in_(sa.bindparam("tokens", expanding=True)))
+    .values(begun=0, token=None, lease=None, process=None)
+)
 _RENEW = (
     delivery.update()
     .where(delivery.c.token.in_(sa.bindparam("tokens", expanding=True)))
@@ -168,8 +217,31 @@ def _wake(skip_locked: bool) -> sa.Update:
 
 
 _NEXT_READY = sa.select(sa.func.min(delivery.c.due)).where(
-    delivery.c.state == State.READY, delivery.c.priority == sa.bindparam("priority")
+    IS_READY, delivery.c.priority == sa.bindparam("priority")
 )
+_PARKED = sa.select(sa.exists().where(IS_PARKED, delivery.c.route == sa.bindparam("which")))
+_PARKED_SINCE = sa.select(sa.func.min(delivery.c.due)).where(
+    IS_PARKED,
+    delivery.c.route == sa.bindparam("which"),
+    delivery.c.priority == sa.bindparam("priority"),
+)
+_NEXT_ROUTE = sa.select(sa.func.min(delivery.c.route)).where(
+    IS_PARKED, delivery.c.route > sa.bindparam("which")
+)
+
+
+@cache
+def _unpark(skip_locked: bool) -> sa.Update:
+    some = (
+        sa.select(delivery.c.id)
+        .where(IS_PARKED, delivery.c.route == sa.bindparam("which"))
+        .where(delivery.c.changed < sa.bindparam("before"))
+        .limit(sa.bindparam("limit"))
+    )
+    among = _is_among(some, skip_locked)
+    return delivery.update().where(among).values(route=None, changed=sa.bindparam("new_changed"))
+
+
 _NEXT_LATER = sa.select(sa.func.min(delivery.c.due)).where(
     delivery.c.state.in_([State.DEFERRED, State.IN_DOUBT]), delivery.c.due.is_not(None)
 )
@@ -200,8 +272,8 @@ def claim(
         priorities=priorities,
     )
     works, unreadable = read(connection, found, token)
-    settle(connection, unreadable, now)
-    return works, len(found)
+    settle(connection, unreadable + load(connection, works), now)
+    return [work for work in works if work.loaded], len(found)
 
 
 def take(
@@ -213,46 +285,43 @@ def take(
     limit: int,
     skip_locked: bool,
     priorities: Sequence[Priority] = tuple(Priority),
+    route: str | None = None,
+    latest: int | None = None,
 ) -> list[Any]:
-    """The first half of `claim`: rows, whose messages `read` reads. There others may write."""
+    """The first half of `claim`: rows, whose messages `read` reads. There others may write.
+
+    With `route`, what was parked because that had no room for it. What is due later than `latest`
+    is left alone; that is `now` if it is not given.
+    """
     found: list[Any] = []
+    values = {
+        "now": now if latest is None else latest,
+        "new_changed": now,
+        "new_process": process_id(),
+        "new_token": token,
+        "new_lease": lease,
+        **({} if route is None else {"which": route}),
+    }
+
+    def claimed(priority: Priority, wanted: int) -> Sequence[Any]:
+        if wanted <= 0:
+            return ()
+        statement = _claim(priority, skip_locked, route is not None)
+        return connection.execute(statement, {**values, "limit": wanted}).all()
+
     whole = sum(SHARES.values())
     more: list[Priority] = []
     for number, priority in enumerate(priorities):
         kept = sum(SHARES[other] for other in priorities[number + 1 :]) * limit // whole
         wanted = limit - len(found) - kept
-        some = _claimed(connection, priority, token, now, lease, wanted, skip_locked)
+        some = claimed(priority, wanted)
         found += some
         if len(some) >= wanted:
             more.append(priority)
     if len(found) < limit:  # the shares of those that had nothing
         for priority in more:
-            found += _claimed(
-                connection, priority, token, now, lease, limit - len(found), skip_locked
-            )
+            found += claimed(priority, limit - len(found))
     return found
-
-
-def _claimed(
-    connection: sa.Connection,
-    priority: Priority,
-    token: int,
-    now: int,
-    lease: int,
-    limit: int,
-    skip_locked: bool,
-) -> Sequence[Any]:
-    if limit <= 0:
-        return ()
-    values = {
-        "now": now,
-        "limit": limit,
-        "new_changed": now,
-        "new_process": process_id(),
-        "new_token": token,
-        "new_lease": lease,
-    }
-    return connection.execute(_claim(priority, skip_locked), values).all()
 
 
 def read(
@@ -260,7 +329,7 @@ def read(
 ) -> tuple[list[Work], list[tuple[int, int, Settlement]]]:
     """The messages of claimed deliveries, most urgent first, in the order of their ids.
 
-    And what is to be settled of those that cannot be read.
+    Without their contents; and what is to be settled of those that cannot be read.
     """
     unreadable: list[tuple[int, int, Settlement]] = []
     if not found:
@@ -285,22 +354,22 @@ def _work(rows: Sequence[Any], content: Any, token: int) -> Work:
     """Raises `FieldError`, TypeError or ValueError for what cannot be read."""
     if content is None:
         raise FieldError("its message is missing")
-    if not isinstance(content.content, bytes):
-        raise FieldError("its content is not octets")
     for row in rows:
         if not isinstance(row.attempts, int) or not isinstance(row.expires, int | None):
             raise FieldError("a number is none")
-    envelope = Envelope(content.sender, tuple(row.recipient for row in rows), content.content)
-    if len(envelope.recipients) != len(rows):
+    head = Envelope(content.sender, tuple(row.recipient for row in rows), b"")
+    if len(head.recipients) != len(rows):
         raise FieldError("a recipient is there twice")
     return Work(
         tuple(row.id for row in rows),
         tuple(row.attempts for row in rows),
-        envelope,
+        head,
         rows[0].priority,
         content.created,
         rows[0].expires,
         token,
+        content.id,
+        content.octets or 0,
     )
 
 
@@ -316,9 +385,28 @@ def _readable(
         try:
             works.append(_work([row], contents.get(row.message), token))
         except (FieldError, TypeError, ValueError) as error:
-            why = f"it cannot be read: {error}"[:MAX_REPLY]
-            unreadable.append((row.id, token, Settlement(State.FAILED, None, 0, False, None, why)))
+            unreadable.append((row.id, token, _unreadable(error)))
     return works
+
+
+def _unreadable(error: Exception) -> Settlement:
+    why = f"it cannot be read: {error}"[:MAX_REPLY]
+    return Settlement(State.FAILED, None, 0, False, None, why)
+
+
+def load(connection: sa.Connection, works: Sequence[Work]) -> list[tuple[int, int, Settlement]]:
+    """Read the contents of `works`; what is to be settled of those that have none."""
+    failed: list[tuple[int, int, Settlement]] = []
+    if not works:
+        return failed
+    ids = list({work.message for work in works})
+    contents = {row.id: row.content for row in connection.execute(_CONTENTS, {"ids": ids})}
+    for work in works:
+        try:
+            work.fill(contents.get(work.message))
+        except FieldError as error:
+            failed += [(id_, work.token, _unreadable(error)) for id_ in work.ids]
+    return failed
 
 
 def begin(connection: sa.Connection, works: Iterable[Work]) -> bool:
@@ -373,6 +461,12 @@ def settle(
     return written
 
 
+def unclaim(connection: sa.Connection, tokens: Sequence[int], now: int) -> None:
+    """Give back what was claimed by `tokens`, if anything was: none of it has been sent."""
+    if tokens:
+        connection.execute(_UNCLAIM, {"tokens": list(tokens), "new_changed": now})
+
+
 def renew(connection: sa.Connection, tokens: Sequence[int], lease: int) -> int:
     """Have the leases of `tokens` end at `lease`; how many deliveries are still held by them."""
     if not tokens:
@@ -380,9 +474,50 @@ def renew(connection: sa.Connection, tokens: Sequence[int], lease: int) -> int:
     return connection.execute(_RENEW, {"tokens": list(tokens), "new_lease": lease}).rowcount
 
 
-def end_leases(connection: sa.Connection, now: int, *, hold_doubt: bool = False) -> int:
-    """Take back what workers had that are gone; how many deliveries that were."""
-    rows = connection.execute(_ENDED, {"now": now, "limit": CHUNK}).all()
+def park(connection: sa.Connection, works: Iterable[tuple[Work, str]], now: int) -> None:
+    """Give back what the routes of these names have no room for, until one has."""
+    rows = [
+        {"number": id_, "held": work.token, "new_route": route, "new_changed": now}
+        for work, route in works
+        for id_ in work.ids
+    ]
+    if rows:
+        connection.execute(_PARK, rows)
+
+
+def is_parked(connection: sa.Connection, route: str) -> bool:
+    """True if something waits until the route of this name has room."""
+    return bool(connection.scalar(_PARKED, {"which": route}))
+
+
+def unpark(connection: sa.Connection, known: Collection[str], now: int) -> None:
+    """Let anybody claim what has waited for long for a route that is none of `known`.
+
+    Some of it: routes can be renamed, and what waited for them must not wait for ever.
+    """
+    for name in _waited_for(connection):
+        if name not in known:
+            values = {"which": name, "limit": CHUNK, "before": now - PARKED, "new_changed": now}
+            connection.execute(_unpark(connection.dialect.name == "postgresql"), values)
+
+
+def _waited_for(connection: sa.Connection) -> Iterator[str]:
+    """The routes for which something is parked, found without reading all that is."""
+    name = connection.scalar(_NEXT_ROUTE, {"which": ""})
+    while name is not None:
+        yield name
+        name = connection.scalar(_NEXT_ROUTE, {"which": name})
+
+
+def end_leases(
+    connection: sa.Connection, now: int, lease_now: int | None = None, *, hold_doubt: bool = False
+) -> int:
+    """Take back what workers had that are gone; how many deliveries that were.
+
+    `lease_now` is the time by the clock of leases, if that is another: see `Database.lease_now`.
+    """
+    moment = now if lease_now is None else lease_now
+    rows = connection.execute(_ENDED, {"now": moment, "limit": CHUNK}).all()
     due = None if hold_doubt else now + DOUBT_DELAY
     why = "the worker that was sending it is gone"
     results = [
@@ -409,4 +544,15 @@ def next_due(connection: sa.Connection) -> int | None:
     """When the next delivery is due, in milliseconds since 1970; None if none is."""
     times = [connection.scalar(_NEXT_READY, {"priority": int(p)}) for p in Priority]
     times.append(connection.scalar(_NEXT_LATER))
+    return min((t for t in times if t is not None), default=None)
+
+
+def oldest_due(connection: sa.Connection) -> int | None:
+    """What `next_due` says, of what waits for room on a route, too."""
+    times = [
+        connection.scalar(_PARKED_SINCE, {"which": name, "priority": int(priority)})
+        for name in _waited_for(connection)
+        for priority in Priority
+    ]
+    times.append(next_due(connection))
     return min((t for t in times if t is not None), default=None)

@@ -29,6 +29,7 @@ from sqlalchemy import exc
 from . import postgresql, sqlite, version
 from .backend import Backend
 from .forks import forks
+from .owner import Identity
 from .schema import metadata
 
 #: Seconds that a transaction may wait for others, and for the server.
@@ -38,6 +39,12 @@ PATIENCE = 30.0
 _FIELD = "queue_url"
 #: Those that have to do with a database, and repeat what was to be written.
 _SQLALCHEMY_ERRORS: tuple[type[BaseException], ...] = (exc.StatementError, exc.TimeoutError)
+#: True if there is a clock from the machine's start that goes on while it is suspended.
+_COUNTS_SUSPENSION = hasattr(time, "CLOCK_BOOTTIME")
+_NEW_BOOT = sa.text(
+    "INSERT INTO txmail_boot (id, started) VALUES (:id, :started) ON CONFLICT (id) DO NOTHING"
+)
+_BOOT = sa.text("SELECT started FROM txmail_boot WHERE id = :id")
 #: Pools in which a second connection is the first.
 _SHARING = (sa.StaticPool, sa.SingletonThreadPool, sa.AssertionPool)
 
@@ -374,6 +381,21 @@ class Database:
         """Milliseconds since 1970 by the clock that all users of the database share."""
         seconds = self._backend.clock(connection) if self._clock is None else self._clock()
         return int(seconds * 1000)
+
+    def lease_now(self, connection: sa.Connection) -> int:
+        """What `now` would say if nobody had set the machine's clock: for leases.
+
+        A server has one clock for all. With SQLite each process goes by its machine's, which may
+        be set, or be wrong for one of them only: leases count from the machine's start, and when
+        that was is what the first who asks has written down. To be called in a transaction that
+        writes.
+        """
+        now, boot = self.now(connection), Identity.mine().boot
+        if self._clock is not None or not self.is_sqlite or not boot or not _COUNTS_SUSPENSION:
+            return now
+        uptime = int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)
+        connection.execute(_NEW_BOOT, {"id": boot, "started": now - uptime})
+        return int(connection.execute(_BOOT, {"id": boot}).scalar_one()) + uptime
 
     def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
         """`count` ids of `table`, rising, that no row has or will get from anybody else."""

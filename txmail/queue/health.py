@@ -18,6 +18,7 @@ from .schema import (
     IS_LATER,
     IS_LEASED,
     IS_OPEN,
+    IS_PARKED,
     IS_READY,
     NEEDS_ATTENTION,
     batch,
@@ -52,6 +53,8 @@ class RouteHealth:
     state: str
     failures: int
     reason: str
+    #: messages a second that are left to it because its server wanted less; None if it has not
+    rate: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ def read_health(database: Database) -> Health:
     """How the queue in `database` is now. Raises `QueueUnavailable`, `SchemaError`."""
     with database.read() as connection:
         now = database.now(connection)
-        due = claims.next_due(connection)
+        due = claims.oldest_due(connection)
         undecided = sa.select(sa.func.count()).where(IS_OPEN, batch.c.state == BatchState.UNKNOWN)
         return Health(
             database.name,
@@ -102,7 +105,7 @@ def read_health(database: Database) -> Health:
             connection.scalar(undecided) or 0,
             0.0 if due is None else max(0.0, (now - due) / 1000),
             _workers(connection, now),
-            tuple(_routes(connection)),
+            tuple(_routes(connection, now)),
         )
 
 
@@ -112,7 +115,7 @@ def _counts(connection: sa.Connection) -> dict[str, int]:
     def count(*conditions: Any) -> int:
         return connection.scalar(sa.select(sa.func.count(delivery.c.id)).where(*conditions)) or 0
 
-    counts[State.READY] = count(IS_READY)
+    counts[State.READY] = count(IS_READY) + count(IS_PARKED)
     counts[State.SENDING] = count(IS_LEASED)
     counts[State.DEFERRED] = count(IS_LATER, delivery.c.state == State.DEFERRED)
     attention = (
@@ -140,8 +143,14 @@ def _workers(connection: sa.Connection, now: int) -> int:
     )
 
 
-def _routes(connection: sa.Connection) -> list[RouteHealth]:
+def _routes(connection: sa.Connection, now: int) -> list[RouteHealth]:
     return [
-        RouteHealth(name, row.state, row.failures, row.reason or "")
+        RouteHealth(
+            name,
+            row.state,
+            row.failures,
+            row.reason or "",
+            routes.limit(None, row.rate, row.slowed, now),
+        )
         for name, row in sorted(routes.read(connection).items())
     ]

@@ -123,7 +123,9 @@ class Postgresql:
         self, connection: sa.Connection, seconds: float, *, write: bool, durable: bool
     ) -> None:
         limit = min(max(int(seconds * 1000), 1), 2**31 - 1)
+        # The last is for rows that are locked by somebody of whom nothing is heard any more.
         bounds = f"SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}"
+        bounds += f"; SET LOCAL idle_in_transaction_session_timeout = {limit}"
         if not durable:
             bounds += "; SET LOCAL synchronous_commit = off"
         driver: Any = connection.connection.dbapi_connection
@@ -198,6 +200,7 @@ class Postgresql:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         driver: Any = connection.connection.dbapi_connection
         driver.execute(f"LISTEN {channel}")
+        yield True  # what was told before that, nobody has heard
         while True:
             yield bool(list(driver.notifies(timeout=pause, stop_after=1)))
 
@@ -264,6 +267,7 @@ def _connector(url: sa.URL, field: str) -> Callable[[], Any]:
         "application_name": "txmail",
         # A connection that a firewall has forgotten, or whose other end has lost its power.
         "keepalives_idle": 30,
+        "keepalives_interval": 10,
         "tcp_user_timeout": 30_000,
         **options,
     }

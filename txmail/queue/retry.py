@@ -20,6 +20,8 @@ DOUBT_DELAY = 300_000
 #: The longest time between two tries, and how long a message is tried that says nothing else.
 MAX_DELAY = 4 * 3_600_000
 LIFETIME = 5 * 24 * 3_600_000
+#: How long it is tried, if its mailbox is full.
+FULL_LIFETIME = 3 * 24 * 3_600_000
 
 #: Characters of a reply that are kept.
 MAX_REPLY = 500
@@ -101,6 +103,8 @@ class RetryPolicy:
             due = None if self.hold_doubt else now + max(DOUBT_DELAY, self.delay(attempts))
         born = now if created is None else created
         end = expires if expires is not None else born + self.lifetime
+        if _is_full(outcome):
+            end = min(end, born + FULL_LIFETIME)
         if state is State.DEFERRED and due is not None and due >= end:
             state, due = State.EXPIRED, None
         elif state is State.IN_DOUBT and due is not None and due >= end:
@@ -119,6 +123,12 @@ def settlement(outcome: Outcome, now: int, *, hold_doubt: bool = False) -> Settl
     With `hold_doubt`, what is in doubt waits for a person. A failure of the route is no try.
     """
     return RetryPolicy(hold_doubt=hold_doubt, jitter=float).settle(outcome, now)
+
+
+def _is_full(outcome: Outcome) -> bool:
+    """True if the recipient's mailbox is full (RFC 3463 section 3.3)."""
+    status = outcome.reply.enhanced if outcome.reply is not None else None
+    return status is not None and (status.subject, status.detail) == (2, 2)
 
 
 def said(outcome: Outcome) -> tuple[int | None, str | None]:

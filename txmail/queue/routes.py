@@ -1,4 +1,8 @@
-"""What workers on all hosts know of a route: whether it works, and how much it may carry."""
+"""What workers on all hosts know of a route: whether it works, and how much it may carry.
+
+A server that says that it gets too much is believed: from then on the route carries half of what
+it did, on all hosts together, and more again the longer nothing of that kind is said.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .schema import route
+from .schema import process, route
 
 #: A route that is tried, one that is left alone for a while, and one that needs a person.
 CLOSED, OPEN, STOPPED = "closed", "open", "stopped"
+
+#: Messages a second that are left to a route at least, however often its server wants less; and
+#: how many are no limit any more.
+SLOWEST, UNLIMITED = 1 / 60, 1000.0
+#: Milliseconds in which what a route may carry doubles, if nothing is said.
+DOUBLING = 300_000
+#: Milliseconds in which it is halved once at most: workers hear of the same trouble several times.
+ONCE_IN = 60_000
+#: Milliseconds: what is said of a later moment was said before the clock was set back.
+LONGEST = 20 * ONCE_IN
 
 _WRITE = sa.text(
     "INSERT INTO txmail_route (name, state, until, failures, reason, changed)"
@@ -26,6 +40,19 @@ _ALLOWANCE = (
     sa.select(route.c.allowance, route.c.refilled)
     .where(route.c.name == sa.bindparam("name"))
     .with_for_update()
+)
+_LEARNED = (
+    sa.select(route.c.rate, route.c.slowed)
+    .where(route.c.name == sa.bindparam("name"))
+    .with_for_update()
+)
+_SLOW = (
+    route.update()
+    .where(route.c.name == sa.bindparam("which"))
+    .values(rate=sa.bindparam("new_rate"), slowed=sa.bindparam("new_slowed"))
+)
+_WORKERS = sa.select(sa.func.count()).where(
+    process.c.kind == "worker", process.c.heartbeat > sa.bindparam("since")
 )
 _SPEND = (
     route.update()
@@ -83,3 +110,40 @@ def grant(connection: sa.Connection, name: str, now: int, rate: float, wanted: i
         {"which": name, "new_allowance": allowance - granted, "new_refilled": now},
     )
     return granted
+
+
+def limit(rate: float | None, learned: float | None, slowed: int | None, now: int) -> float | None:
+    """Messages a second that a route may carry at `now`; None for any number.
+
+    `rate` is what it was told to, `learned` what it was slowed down to at `slowed`.
+    """
+    if learned is None or slowed is None or slowed > now + LONGEST:
+        return rate
+    grown = learned * 2 ** min(max(0, now - slowed) / DOUBLING, 64)
+    if rate is None:
+        return None if grown >= UNLIMITED else grown
+    return min(rate, grown)
+
+
+def slow(
+    connection: sa.Connection, name: str, now: int, *, rate: float | None, pace: float, pause: float
+) -> float | None:
+    """The server of the route `name` wants less: halve what it may carry, on all hosts.
+
+    If it might carry any number, that is half of what all workers together send, if each does as
+    many as this one: `pace` messages a second. It grows again after `pause` seconds, in which the
+    route is left alone. Returns what it may carry now, None if that is not changed: it has been
+    halved a moment ago.
+    """
+    connection.execute(_NEW, {"name": name, "now": now})
+    row = connection.execute(_LEARNED, {"name": name}).one()
+    if row.slowed is not None and now < row.slowed <= now + LONGEST:
+        return None
+    before = limit(rate, row.rate, row.slowed, now)
+    if before is None:
+        workers = connection.scalar(_WORKERS, {"since": now - ONCE_IN}) or 0
+        before = pace * max(1, workers)
+    halved = max(SLOWEST, before / 2)
+    slowed = now + max(ONCE_IN, int(pause * 1000))
+    connection.execute(_SLOW, {"which": name, "new_rate": halved, "new_slowed": slowed})
+    return halved

@@ -79,6 +79,14 @@ process = sa.Table(
     sa.Column("heartbeat", sa.BigInteger, nullable=False),
 )
 
+#: when machines were started, by the clock as it was when they first asked: see `lease_clock`
+boot = sa.Table(
+    "txmail_boot",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("started", sa.BigInteger, nullable=False),
+)
+
 #: one transaction's mail; the id is random and stands in the witnesses' databases, too
 batch = sa.Table(
     "txmail_batch",
@@ -143,13 +151,18 @@ delivery = _table(
     sa.Column("reply", sa.Text),
     #: JSON: the merge fields of a job's delivery
     sa.Column("fields", sa.Text),
+    #: the route that had no room for it: who has some, comes for it; null if nobody looked yet
+    sa.Column("route", sa.Text),
 )
 
 
 _d = delivery.c
 #: What a claim reads, in the order of its index.
-IS_READY = _d.state == sa.literal_column("'ready'")
+IS_READY = sa.and_(_d.state == sa.literal_column("'ready'"), _d.route.is_(None))
 _partial("delivery_ready", IS_READY, _d.priority, _d.due, _d.id)
+#: What waits until its route has room, however much that is: other claims do not come by it.
+IS_PARKED = sa.and_(_d.state == sa.literal_column("'ready'"), _d.route.is_not(None))
+_partial("delivery_parked", IS_PARKED, _d.route, _d.priority, _d.due, _d.id)
 #: What becomes ready by itself.
 IS_LATER = sa.and_(_one_of(_d.state, "deferred", "in_doubt"), _d.due.is_not(None))
 _partial("delivery_later", IS_LATER, _d.due, _d.id)
@@ -188,6 +201,20 @@ route = sa.Table(
     #: of a limited rate: how many messages it might carry when it was last counted, and when
     sa.Column("allowance", sa.Float),
     sa.Column("refilled", sa.BigInteger),
+    #: after its server wanted less: messages a second from `slowed` on, when this begins to grow
+    sa.Column("rate", sa.Float),
+    sa.Column("slowed", sa.BigInteger),
+)
+
+#: the right to one connection of a route that may have so many on all hosts together
+slot = sa.Table(
+    "txmail_slot",
+    metadata,
+    sa.Column("route", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    #: a worker, by a random number, and until when it is its own
+    sa.Column("holder", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
 )
 
 #: what a person has paused, such as the queue, a job or a domain

@@ -21,7 +21,17 @@ from .database import Database
 from .model import BatchState, State
 from .owner import Identity, process_id
 from .retry import said, settlement
-from .schema import IS_LATER, IS_LEASED, IS_READY, attempt, batch, delivery, message, process
+from .schema import (
+    IS_LATER,
+    IS_LEASED,
+    IS_PARKED,
+    IS_READY,
+    attempt,
+    batch,
+    delivery,
+    message,
+    process,
+)
 
 #: How many deliveries are moved, or keys claimed, in one transaction.
 CHUNK = 1000
@@ -295,7 +305,7 @@ class Store:
         """Raise `QueueFull` if `more` deliveries would bring those that wait above `limit`."""
         waiting = 0
         # Each of these is read from an index that has nothing else in it.
-        for condition in (IS_READY, IS_LATER, IS_LEASED):
+        for condition in (IS_READY, IS_PARKED, IS_LATER, IS_LEASED):
             some = sa.select(delivery.c.id).where(condition).limit(limit + 1).subquery()
             waiting += connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
         if waiting + more > limit:

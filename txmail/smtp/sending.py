@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 
-from ..envelope import Envelope, Outcome, Status
+from ..envelope import Action, Envelope, Outcome, Scope, Status
 from ..exceptions import TransportError
 from ..reply import Reply
 from . import commands, trouble
@@ -33,6 +34,8 @@ WINDOW = 16
 #: Messages refused in a row after which another connection is better: Postfix sleeps a second for
 #: each error after the tenth, and hangs up after the twentieth.
 REFUSALS_LIMIT = 8
+#: Messages in a row of which MAIL got a 4yz: that many are no matter of the messages any more.
+PUT_OFF_LIMIT = 3
 
 
 class _Turn:
@@ -96,6 +99,8 @@ class Sending:
         self._careful = False
         #: messages refused since one was accepted
         self._refusals = 0
+        #: those in a row of which MAIL got a 4yz, by their Message-IDs
+        self._put_off: set[str] = set()
         #: True if that has become too many
         self.tired = False
         #: True once the server has shown that it does not know BDAT
@@ -273,6 +278,7 @@ class Sending:
             while (refused := streaming.collect(self.ready)) is not None:
                 if streaming.accepted > accepted:
                     self._refusals, accepted = 0, streaming.accepted
+                    self._put_off.clear()
                 self._settle_refused(streaming, *refused)
             self.begun = True
             self._fill(streaming)
@@ -304,6 +310,7 @@ class Sending:
     def _settle_refused(self, streaming: Streaming, flight: Flight, replies: list[Reply]) -> None:
         """Settle a message with a reply that was not positive."""
         progress = account(flight, replies)
+        self._note_mail(progress, None if flight.staged or len(replies) < 2 else replies[1])
         self._open.append(progress)
         streaming.dealt_with()
         self.dirty = True
@@ -366,6 +373,7 @@ class Sending:
     def _settle_recipients(self, turn: _Turn) -> bool:
         """Decide who was refused; True if the content is wanted for somebody."""
         if turn.transaction.clean:
+            self._put_off.clear()
             return True
         progress = turn.progress
         verdicts = turn.transaction.verdicts()
@@ -380,6 +388,7 @@ class Sending:
                     verdict = trouble.DEFER_RECIPIENT
                 progress.settle(index, verdict, reply)
                 refused = True
+        self._note_mail(progress, turn.transaction.to_mail)
         if refused:
             self._not_accepted()
             if self._strict:
@@ -387,6 +396,20 @@ class Sending:
                     trouble.UNSENT, reason="not sent because another recipient was refused"
                 )
         return bool(accepted) and not (refused and self._strict)
+
+    def _note_mail(self, progress: Progress, mail: Reply | None) -> None:
+        """Count messages that are put off at MAIL in a row: of three it is the route's fault."""
+        if mail is None or not mail.temporary:
+            self._put_off.clear()
+            return
+        self._put_off.add(progress.envelope.message_id or str(progress.position))
+        if len(self._put_off) >= PUT_OFF_LIMIT:
+            progress.outcomes = [
+                replace(outcome, scope=Scope.ROUTE, action=Action.DEFER_ROUTE)
+                if outcome is not None and outcome.reply is mail
+                else outcome
+                for outcome in progress.outcomes
+            ]
 
     def _settle_final(self, turn: _Turn, reply: Reply, complete: bool) -> None:
         verdict = judge(Stage.FINAL, reply)

@@ -47,6 +47,11 @@ class FailoverTransport:
         return ", ".join(str(route.name) for route in self.routes)
 
     @property
+    def connections(self) -> int:
+        """How many one `ISession.send` uses at most, whichever route it is."""
+        return max(getattr(route, "connections", 1) for route in self.routes)
+
+    @property
     def asks_server(self) -> bool:
         """True if one of the routes asks."""
         return any(route.asks_server for route in self.routes)

@@ -70,6 +70,11 @@ class SmtpTransport:
         self._logins = Logins(options.account, clock)
 
     @property
+    def connections(self) -> int:
+        """How many one `ISession.send` uses at most."""
+        return self._connections
+
+    @property
     def name(self) -> str:
         """Such as ``smtp://mx.example.com:25``."""
         return self.options.name

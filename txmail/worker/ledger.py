@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from itertools import repeat
 from typing import Any
 
 from ..envelope import Outcome, Scope, Status
-from ..events import DeliverySettled, Event, Events, ResultsRefused
+from ..events import DeliverySettled, Event, Events, ResultsRefused, RouteSlowed
 from ..exceptions import TxmailError
 from ..item import Priority
 from ..queue import claims, routes
@@ -28,7 +28,10 @@ from ..queue.claims import Work
 from ..queue.model import State, check_move
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
+from ..reply import printable
+from .lane import Lane
 from .routing import Circuit, Route, route_of
+from .seats import Seats
 
 log = logging.getLogger("txmail.worker")
 
@@ -44,39 +47,18 @@ GATHER = 0.05
 ROUND = 5.0
 #: At least as long as a transaction took, and as many seconds, others get to write after it.
 BREATH = 0.002
-#: Seconds after which what a busy route could not take is offered again.
-AGAIN = 5.0
+#: Seconds after which mail that no route takes is looked at again.
+NOWHERE = 300.0
 
 _TOKEN_BITS = 63
-_BUSY = "its route is busy"
+#: In place of the seconds until it is due again: its route, whose name is said, has no room for it.
+_PARK = -1.0
 #: States from which a delivery is tried again by itself.
 _GOES_ON = (State.READY, State.DEFERRED, State.IN_DOUBT)
 
 
 class LeaseLost(TxmailError):
     """The lease has ended before the queue could be told that it is still needed."""
-
-
-@dataclass(eq=False)
-class Lane:
-    """One connection's worth of work on a route; `high` is kept free for what is urgent."""
-
-    route: Route
-    circuit: Circuit
-    high: bool = False
-    #: by the monotonic clock: before it, the route's rate allows nothing
-    allowed: float = 0.0
-    #: claimed, and begun
-    pending: deque[Work] = field(default_factory=deque)
-    ready: deque[Work] = field(default_factory=deque)
-    busy: bool = False
-    #: how often leases had been lost when what it is sending was taken
-    losses: int = 0
-
-    @property
-    def waiting(self) -> int:
-        """How many messages it has that are not on their way."""
-        return len(self.pending) + len(self.ready)
 
 
 @dataclass
@@ -126,10 +108,12 @@ class Ledger:
         self.changed = threading.Condition()
         self._results: list[tuple[Work, int, Outcome]] = []
         self._first_result = 0.0
-        #: what goes back, and in how many seconds it is due
+        #: what goes back, in how many seconds it is due, and why
         self._back: list[tuple[Work, float, str]] = []
         #: claimed rows that are not read yet, and their token
         self._unread: tuple[list[Any], int] = [], 0
+        #: tokens of which nobody knows whether anything was claimed by them
+        self._unsure: list[int] = []
         #: what is settled without a try
         self._over: list[tuple[int, int, Settlement]] = []
         #: by the monotonic clock: before it, others get to write
@@ -144,8 +128,13 @@ class Ledger:
         self._next_look = 0.0
         self._stopping = False
         self._woken = False
-        #: when what a busy route could not take is due again; 0 if there is nothing
-        self._again = 0.0
+        #: of which it was written in this round that their servers want less
+        self._slowed: list[Circuit] = []
+        self._seats = Seats(lanes)
+        self._next_search = 0.0
+        #: True if nothing is claimed that becomes due later than the first look; that moment
+        self._bounded = False
+        self._bound: int | None = None
         #: True if the last look has found less than there was room for
         self.drained = False
         self.settled = 0
@@ -165,25 +154,32 @@ class Ledger:
                 return None
             lane.busy = True
             work = lane.ready.popleft()
+            lane.flying += work.size
             if len(lane.ready) <= self._batch // 2:
                 self.changed.notify_all()
             return work
 
     def expects(self, lane: Lane) -> bool:
         """True if there is going to be more for `lane` in a moment."""
-        return bool(lane.pending) or bool(self._unread[0]) or not self.drained
+        return bool(lane.pending or lane.parked or self._unread[0]) or not self.drained
 
     def idle(self, lane: Lane) -> None:
         """`lane` has nothing on its way."""
         with self.changed:
             lane.busy = False
+            lane.flying = 0
             self.changed.notify_all()
 
-    def record(self, work: Work, outcome: Outcome) -> None:
-        """What became of one recipient of `work`."""
-        recipients = work.envelope.recipients
+    def record(self, work: Work, outcome: Outcome, landed: Lane | None = None) -> None:
+        """What became of one recipient of `work`; of the last one, if there is a lane it `landed`
+        from: its content is not needed any more.
+        """
+        recipients = work.head.recipients
         place = 0 if len(recipients) == 1 else recipients.index(outcome.recipient)
         with self.changed:
+            if landed is not None:
+                landed.flying -= work.size
+                work.unload()
             if not self._results:
                 self._first_result = time.monotonic()
                 self.changed.notify_all()  # the keeper may mean to wait for longer
@@ -253,6 +249,11 @@ class Ledger:
         """Say that this process has no worker any more, if it can be said."""
         with suppress(TxmailError), self._queue.database.write(durable=False) as connection:
             self._queue.store.retire(connection)
+            self._seats.leave(connection)
+
+    def bound(self) -> None:
+        """Leave what becomes due from now on to others."""
+        self._bounded = True
 
     @property
     def finished(self) -> bool:
@@ -263,8 +264,10 @@ class Ledger:
                 or self._back
                 or self._over
                 or self._unread[0]
-                or (self._again and not self._stopping)
-                or any(lane.busy or lane.waiting for lane in self._lanes)
+                or any(
+                    lane.busy or lane.waiting or (lane.parked and self._serves(lane))
+                    for lane in self._lanes
+                )
             )
 
     def wait(self, end: float | None = None, *, until_drained: bool = False) -> None:
@@ -304,11 +307,24 @@ class Ledger:
 
     def _is_low(self, lane: Lane) -> bool:
         """True if `lane` will soon have nothing to send, and there may be more."""
-        if lane.pending and time.monotonic() < lane.allowed:
+        if lane.unseated or (lane.pending and time.monotonic() < lane.allowed):
             return False
+        if lane.pending:
+            return bool(lane.next(self._batch) or lane.lacking(self._batch))
         if len(lane.ready) > self._batch // 2:
             return False
-        return bool(lane.pending) or (not self.drained and not self._stopping and not lane.high)
+        if lane.parked and self._serves(lane):
+            return True
+        return not self.drained and not self._stopping and not lane.high
+
+    def _serves(self, lane: Lane) -> bool:
+        """True if `lane` can take what is parked for it, now or when it has less to do."""
+        may = not self._stopping and self._left != 0
+        return may and not lane.circuit.open and not lane.unseated
+
+    def _has_room(self, lane: Lane) -> bool:
+        """True if `lane` can take what is parked for it now."""
+        return lane.waiting <= self._batch // 2 and self._serves(lane)
 
     def cycle(self) -> None:
         """Write what there is to write, and claim. Raises `QueueUnavailable`."""
@@ -321,34 +337,34 @@ class Ledger:
             back, self._back = self._back, []
             begun = [work for lane in self._lanes for work in self._next(lane)]
             room = self._room()
-            again = 0.0 < self._again <= moment
+            more = any(lane.parked and self._has_room(lane) for lane in self._lanes)
             looks = (
                 not self._stopping
                 and self._left != 0
-                and (not self.drained or self._woken or again or moment >= self._next_look)
+                and (not self.drained or self._woken or more or moment >= self._next_look)
             )
             self._woken = False
         rounds = moment >= self._next_round or any(lane.circuit.news for lane in self._lanes)
         over = self._over
-        if looks and not (results or back or over or begun or rounds or self._is_due()):
+        if looks and not (
+            results or back or over or begun or rounds or more or self._unsure or self._is_due()
+        ):
             looks = False
             self.drained = True
-            self._again = 0.0 if again else self._again
             self._next_look = time.monotonic() + POLL
-        if not (results or back or over or begun or rounds or looks):
+        if not (results or back or over or begun or rounds or looks or self._unsure):
             return
         started = self._clock()
         try:
             written = self._write(results, back, begun, room if looks else -1, rounds)
         except BaseException:
+            self._seats.failed()
             with self.changed:
                 self._results[:0] = results
                 self._back[:0] = back
                 for lane in self._lanes if rounds else ():
                     lane.circuit.news = True  # whatever there was to tell, nobody has heard it
             raise
-        if looks and again:
-            self._again = 0.0
         self._committed(results, back, written, started, rounds)
         for event in self._news:
             self._events.emit(event)
@@ -359,36 +375,67 @@ class Ledger:
             self._next_look = time.monotonic() + POLL
 
     def _read(self) -> None:
-        """Read the messages of what was claimed while nobody is kept from writing."""
+        """Read what was claimed, and the contents of what comes next.
+
+        Meanwhile nobody is kept from writing.
+        """
         rows, token = self._unread
-        if not rows:
-            return
+        with self.changed:
+            if not rows and not any(lane.lacking(self._batch) for lane in self._lanes):
+                return
         with self._queue.database.read() as connection:
             works, unreadable = claims.read(connection, rows, token)
+            with self.changed:
+                self._unread = [], 0
+                self._over += unreadable
+                for work in works:
+                    self._hand_out(work, False)
+                lacking = [w for lane in self._lanes for w in lane.lacking(self._batch)]
+            self._load(connection, lacking)
+
+    def _load(self, connection: Any, works: list[Work]) -> None:
+        """Read the contents of `works`, which are pending."""
+        unreadable = claims.load(connection, works)
         with self.changed:
-            self._unread = [], 0
-            self._over += unreadable
-            for work in works:
-                self._hand_out(work, False)
+            for lane in self._lanes if unreadable else ():
+                for work in [w for w in lane.pending if w in works and not w.loaded]:
+                    lane.pending.remove(work)
+                    self._over += [row for row in unreadable if row[0] in work.ids]
             self.changed.notify_all()
 
     def _is_due(self) -> bool:
         """True if there is something to claim: reading holds nobody up."""
-        database = self._queue.database
-        with database.read() as connection:
-            due = claims.next_due(connection)
-            return due is not None and due <= database.now(connection)
+        with self._queue.database.read() as connection:
+            return self._finds(connection)
+
+    def _finds(self, connection: Any) -> bool:
+        due = claims.next_due(connection)
+        if due is not None and due <= self._latest(self._queue.database.now(connection)):
+            return True
+        return any(
+            claims.is_parked(connection, lane.route.name)
+            for lane in self._lanes
+            if not lane.high and self._has_room(lane)
+        )
+
+    def _latest(self, now: int) -> int:
+        """When what is claimed has to be due."""
+        if not self._bounded:
+            return now
+        if self._bound is None:
+            self._bound = now
+        return min(now, self._bound)
 
     def _next(self, lane: Lane) -> list[Work]:
         """What of `lane` is to be begun now. It stays pending until that is committed."""
-        if time.monotonic() < lane.allowed:
-            return []
-        count = self._batch - len(lane.ready)
-        return list(lane.pending)[:count] if len(lane.ready) <= self._batch // 2 else []
+        return [] if time.monotonic() < lane.allowed else lane.next(self._batch)
 
     def _room(self) -> int:
         """How many more deliveries may be claimed; a route that is busy keeps nobody waiting."""
-        waiting = min(lane.waiting for lane in self._lanes if not lane.high)
+        waiting = min(
+            (lane.waiting for lane in self._lanes if not lane.high and not lane.unseated),
+            default=self._batch * 2,
+        )
         room = min(max(0, self._batch * 2 - waiting), self._batch)
         return room if self._left is None else min(room, self._left)
 
@@ -405,7 +452,7 @@ class Ledger:
         done = _Written()
         with database.write(durable=True) as connection:
             began = time.monotonic()
-            now = database.now(connection)
+            now, lease_now = database.now(connection), database.lease_now(connection)
             made = [self._made(result, now) for result in results]
             written = 0
             for route, some in self._by_route(results, made).items():
@@ -416,26 +463,50 @@ class Ledger:
             returned = [
                 (id_, work.token, Settlement(State.READY, now + int(s * 1000), 0, False, None, why))
                 for work, s, why in back
+                if s != _PARK
                 for id_ in work.ids
             ]
             claims.settle(connection, returned + self._over, now)
+            claims.park(connection, [(work, route) for work, s, route in back if s == _PARK], now)
+            lease = lease_now + int(self._lease * 1000)
+            room = self._seat(connection, begun, room, lease_now, lease)
             begun = self._allowed(connection, begun, now)
             done.begun.update(begun)
             done.lost = not claims.begin(connection, begun)
             if rounds:
-                held = sum(self._held.values()) - len(made) - len(returned) - len(self._over)
-                done.lost = self._round(connection, now) < held or done.lost
-            lease = now + int(self._lease * 1000)
+                gone = len(made) + sum(len(work.ids) for work, _, _ in back) + len(self._over)
+                held = sum(self._held.values()) - gone
+                done.lost = self._round(connection, now, lease_now) < held or done.lost
+                done.lost = not self._seats.renew(connection, lease) or done.lost
+            claims.unclaim(connection, self._unsure, now)
+            self._unsure.append(token)
             if room > 0:
                 self._claim(connection, done, token, now, lease, room)
-            elif room == 0 and any(lane.high for lane in self._lanes):
+            elif room == 0:
                 most = self._batch if self._left is None else min(self._batch, self._left)
                 self._claim(connection, done, token, now, lease, most, (Priority.HIGH,))
-                done.drained = None
+                seatless = all(lane.unseated for lane in self._lanes if not lane.high)
+                done.drained = True if seatless else None
+        self._unsure.clear()
         # Transactions back to back would leave nobody else a moment to write.
         ended = time.monotonic()
         self.pause_until = ended + (max(BREATH, ended - began) if database.is_sqlite else BREATH)
         return done
+
+    def _seat(self, connection: Any, begun: list[Work], room: int, now: int, lease: int) -> int:
+        """See to it that lanes may connect that want to; for how many there is `room` then."""
+        wanted = {lane for lane in map(self._lane_of, begun) if lane is not None}
+        some = {lane for lane in self._lanes if not (lane.high or self._seats.has(lane))}
+        if room >= 0 and some and self._finds(connection):
+            # Before something is claimed that cannot be sent.
+            wanted |= {lane for lane in some if not lane.circuit.open}
+        self._seats.take(connection, wanted, now, lease, POLL)
+        begun[:] = [work for work in begun if self._may_connect(work)]
+        return room if room < 0 else min(room, self._room())
+
+    def _may_connect(self, work: Work) -> bool:
+        lane = self._lane_of(work)
+        return lane is not None and self._seats.has(lane)
 
     def _by_route(
         self,
@@ -451,27 +522,36 @@ class Ledger:
         return found
 
     def _allowed(self, connection: Any, works: list[Work], now: int) -> list[Work]:
-        """Those of `works` that the rates of their routes allow now."""
-        granted: dict[Route, int] = {}
+        """Those of `works` that the rates of their routes allow now, the most urgent first."""
+        rates: dict[Route, float] = {}
+        wanted: Counter[Route] = Counter()
+        ways = {work: lane for work in works if (lane := self._lane_of(work)) is not None}
+        for lane in ways.values():
+            rate = _rate(lane, now)
+            if rate is not None:
+                rates[lane.route] = rate
+                wanted[lane.route] += 1
+        # In one order: each row is locked, and two hosts must not wait for each other.
+        granted = {
+            route: routes.grant(connection, route.name, now, rates[route], wanted[route])
+            for route in sorted(rates, key=lambda route: route.name)
+        }
         chosen: list[Work] = []
-        for work in works:
-            lane = self._lane_of(work)
-            assert lane is not None  # it is waiting there
-            route = lane.route
-            if route.rate is not None:
-                if route not in granted:
-                    wanted = sum(1 for w in works if self._is_on(w, route))
-                    granted[route] = routes.grant(connection, route.name, now, route.rate, wanted)
+        for work in sorted(ways, key=lambda work: work.priority):
+            route = ways[work].route
+            if route in granted:
                 granted[route] -= 1
                 if granted[route] < 0:
-                    lane.allowed = time.monotonic() + min(1.0, 1 / route.rate)
+                    self._hold(route, min(1.0, 1 / rates[route]))
                     continue
             chosen.append(work)
         return chosen
 
-    def _is_on(self, work: Work, route: Route) -> bool:
-        lane = self._lane_of(work)
-        return lane is not None and lane.route is route
+    def _hold(self, route: Route, seconds: float) -> None:
+        """Begin nothing on `route` meanwhile, so that then the most urgent comes first again."""
+        for lane in self._lanes:
+            if lane.route is route:
+                lane.allowed = time.monotonic() + seconds
 
     def _claim(
         self,
@@ -483,16 +563,11 @@ class Ledger:
         limit: int,
         priorities: Sequence[Priority] = tuple(Priority),
     ) -> None:
-        rows = claims.take(
-            connection,
-            token=token,
-            now=now,
-            lease=lease,
-            limit=limit,
-            skip_locked=not self._queue.database.is_sqlite,
-            priorities=priorities,
-        )
-        done.drained = len(rows) < limit
+        rows = self._come_back(connection, token, now, lease, limit)
+        limit -= len(rows)
+        some = self._take(connection, token, now, lease, limit, priorities)
+        rows += some
+        done.drained = len(some) < limit
         done.token = token
         expired = [r.id for r in rows if isinstance(r.expires, int) and r.expires <= now]
         if expired:
@@ -507,11 +582,54 @@ class Ledger:
         # A lane that has nothing to do need not wait for another transaction.
         done.claimed, unreadable = claims.read(connection, rows, token)
         claims.settle(connection, unreadable, now)
-        at_once = self._at_once(done.claimed)
+        at_once = self._at_once(done.claimed, now)
+        claims.settle(connection, claims.load(connection, at_once), now)
+        done.claimed = [w for w in done.claimed if w.loaded or w not in at_once]
+        at_once = [w for w in at_once if w.loaded]
         claims.begin(connection, at_once)
         done.begun.update(at_once)
 
-    def _at_once(self, works: list[Work]) -> list[Work]:
+    def _take(
+        self,
+        connection: Any,
+        token: int,
+        now: int,
+        lease: int,
+        limit: int,
+        priorities: Sequence[Priority],
+        route: str | None = None,
+    ) -> list[Any]:
+        return claims.take(
+            connection,
+            token=token,
+            now=now,
+            latest=self._latest(now),
+            lease=lease,
+            limit=limit,
+            skip_locked=not self._queue.database.is_sqlite,
+            priorities=priorities,
+            route=route,
+        )
+
+    def _come_back(
+        self, connection: Any, token: int, now: int, lease: int, limit: int
+    ) -> list[Any]:
+        """Claim what was parked, by whomever, for routes that have room by now."""
+        moment = time.monotonic()
+        search = moment >= self._next_search
+        rows: list[Any] = []
+        for lane in self._lanes:
+            most = min(self._batch, limit - len(rows))
+            if most > 0 and (lane.parked or search) and self._has_room(lane):
+                name = lane.route.name
+                some = self._take(connection, token, now, lease, most, lane.classes, name)
+                lane.parked = len(some) == most
+                rows += some
+        if search:
+            self._next_search = moment + POLL
+        return rows
+
+    def _at_once(self, works: list[Work], now: int) -> list[Work]:
         chosen: list[Work] = []
         for work in works:
             lane = self._lane_of(work)
@@ -519,9 +637,13 @@ class Ledger:
                 lane is not None
                 and not lane.waiting
                 and not lane.circuit.open
-                and lane.route.rate is None
+                and _rate(lane, now) is None
+                and self._seats.has(lane)
             ):
-                chosen.append(work)
+                # Nothing is waiting there, so that all it has is on its way.
+                octets = lane.flying + sum(w.size for w in chosen if self._lane_of(w) is lane)
+                if lane.fits(work, octets):
+                    chosen.append(work)
         return chosen
 
     def _made(self, result: tuple[Work, int, Outcome], now: int) -> tuple[int, int, Settlement]:
@@ -569,12 +691,13 @@ class Ledger:
             None if again is None else max(0.0, (again - now) / 1000),
         )
 
-    def _round(self, connection: Any, now: int) -> int:
+    def _round(self, connection: Any, now: int, lease_now: int) -> int:
         """What has to be done for all, by whoever is there. How many deliveries are held here."""
         # Ours first: the database's clock may have jumped.
-        renewed = claims.renew(connection, list(self._held), now + int(self._lease * 1000))
+        renewed = claims.renew(connection, list(self._held), lease_now + int(self._lease * 1000))
         claims.wake(connection, now)
-        claims.end_leases(connection, now, hold_doubt=self._holds_doubt)
+        claims.unpark(connection, {route.name for route in self._routes}, now)
+        claims.end_leases(connection, now, lease_now, hold_doubt=self._holds_doubt)
         self._queue.store.beat(connection, now, "worker")
         self._share(connection, now)
         return renewed
@@ -582,10 +705,15 @@ class Ledger:
     def _share(self, connection: Any, now: int) -> None:
         """Tell others which routes fail, and hear it from them."""
         known = routes.read(connection)
+        self._slowed.clear()
         for lane in self._lanes:
             if lane.high:
                 continue  # the other of its route has the same circuit
             circuit, row = lane.circuit, known.get(lane.route.name)
+            if circuit.too_fast:
+                self._slow(connection, lane, now)
+            elif row is not None:
+                circuit.learned, circuit.slowed = row.rate, row.slowed
             if circuit.news:
                 circuit.news = False
                 state = routes.STOPPED if circuit.stopped else routes.OPEN
@@ -598,8 +726,22 @@ class Ledger:
                     failures=circuit.failures,
                     reason=circuit.reason,
                 )
-            elif row is not None and _is_news(row, now) and not circuit.open:
-                circuit.adopt((row.until - now) / 1000, row.failures, row.reason or "")
+            elif row is not None and row.state != routes.CLOSED and not circuit.open:
+                # Also if it may be tried again: how that ends matters to all.
+                left = ((row.until or now) - now) / 1000
+                circuit.adopt(left, row.failures, row.reason or "")
+
+    def _slow(self, connection: Any, lane: Lane, now: int) -> None:
+        """Have the route of `lane` carry less, on all hosts."""
+        circuit, name = lane.circuit, lane.route.name
+        halved = routes.slow(
+            connection, name, now, rate=lane.route.rate, pace=circuit.pace, pause=circuit.left
+        )
+        self._slowed.append(circuit)
+        if halved is not None:
+            self._news.append(RouteSlowed(name, printable(circuit.reason), halved))
+        row = routes.read(connection)[name]
+        circuit.learned, circuit.slowed = row.rate, row.slowed
 
     def _committed(
         self,
@@ -614,16 +756,19 @@ class Ledger:
         with self.changed:
             for work, _, _ in results:
                 self._release(work.token, 1)
-            for work, _, why in back:
+            for work, _, _ in back:
                 self._release(work.token, len(work.ids))
-                if why is _BUSY:
-                    self._again = time.monotonic() + AGAIN
+            self._seats.committed()
             for lane in self._lanes:
                 for work in [w for w in lane.pending if w in written.begun]:
                     lane.pending.remove(work)
-                    lane.ready.append(work)
+                    lane.put(work, begun=True)
+                while lane.unseated and lane.pending:
+                    self._park(lane, lane.pending.popleft())
             if rounds:
                 self.deadline = started + self._lease - self._margin
+                for circuit in self._slowed:
+                    circuit.too_fast = False
             for work in written.claimed:
                 self._held[work.token] += len(work.ids)
                 self._hand_out(work, work in written.begun)
@@ -652,13 +797,22 @@ class Ledger:
         if self._stopping:
             self._back.append((work, 0.0, ""))
         elif lane is None:
-            self._back.append((work, AGAIN * 60, "no route takes it"))
+            self._back.append((work, NOWHERE, "no route takes it"))
         elif lane.circuit.open:
             self._back.append((work, max(lane.circuit.left, 1.0), lane.circuit.reason))
-        elif lane.waiting >= self._batch * 2:
-            self._back.append((work, AGAIN, _BUSY))
+        elif lane.unseated or lane.waiting >= self._most(work):
+            self._park(lane, work)
         else:
-            (lane.ready if begun else lane.pending).append(work)
+            lane.put(work, begun=begun)
+
+    def _park(self, lane: Lane, work: Work) -> None:
+        """Leave `work` in the queue until `lane`, or another of its route, has room."""
+        self._back.append((work, _PARK, lane.route.name))
+        lane.parked = True
+
+    def _most(self, work: Work) -> int:
+        """How much may be waiting before it; there is always some room for what is urgent."""
+        return self._batch * (3 if work.priority == Priority.HIGH else 2)
 
     def _lane_of(self, work: Work) -> Lane | None:
         route = route_of(self._routes, work.envelope, work.priority)
@@ -670,6 +824,6 @@ class Ledger:
         return min(lanes, key=lambda lane: lane.high)
 
 
-def _is_news(row: Any, now: int) -> bool:
-    """True if a route is left alone by those who wrote `row`."""
-    return row.state != routes.CLOSED and (row.until or 0) > now
+def _rate(lane: Lane, now: int) -> float | None:
+    """Messages a second that the route of `lane` may carry; None for any number."""
+    return routes.limit(lane.route.rate, lane.circuit.learned, lane.circuit.slowed, now)

@@ -21,14 +21,16 @@ from ..events import (
 )
 from ..exceptions import SchemaError, TxmailError
 from ..interfaces import ITransport
+from ..item import Priority
 from ..queue.claims import Work
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy
 from ..reply import printable
 from ..transports.reconnect import send_all
 from .clock import boottime
-from .ledger import BATCH, LEASE, Lane, LeaseLost, Ledger
-from .routing import Circuit, Route
+from .lane import Lane
+from .ledger import BATCH, LEASE, LeaseLost, Ledger
+from .routing import IN_A_ROW, Circuit, Route, puts_off, wants_less
 
 log = logging.getLogger("txmail.worker")
 
@@ -77,10 +79,7 @@ class Worker:
         )
         lanes: list[Lane] = []
         for route in routes:
-            circuit = Circuit(clock)
-            lanes.append(Lane(route, circuit))
-            if reserve:
-                lanes.append(Lane(route, circuit, high=True))
+            lanes += _lanes_of(route, Circuit(clock), reserve)
         self._queue = queue
         self._events = events if events is not None else Events()
         self._lanes = lanes
@@ -94,6 +93,7 @@ class Worker:
             limit=limit,
             events=self._events,
         )
+        self._limited = limit is not None
         self._stopped = threading.Event()
         self._pid = os.getpid()
 
@@ -119,8 +119,13 @@ class Worker:
     def run_once(self, seconds: float | None = None) -> int:
         """Work until nothing is due any more, or `seconds` are over; how many were tried.
 
+        Without `seconds` and without a limit, what becomes due after it has begun is left to the
+        next run: it ends, however much others enqueue meanwhile.
+
         Raises `SchemaError`, and `QueueUnavailable` if the queue cannot be reached for some time.
         """
+        if seconds is None and not self._limited:
+            self._ledger.bound()
         return self._run(until_drained=True, seconds=seconds)
 
     def _run(self, *, until_drained: bool, seconds: float | None) -> int:
@@ -202,6 +207,8 @@ class Worker:
                 self._tell_failure(lane)
                 self._ledger.route_failed(lane.route)
             finally:
+                if lane.route.connections is not None and not lane.circuit.stopped:
+                    lane.route.transport.close()  # it counts as long as it is open
                 self._ledger.idle(lane)
 
     def _send(self, lane: Lane, first: Work) -> None:
@@ -212,16 +219,11 @@ class Worker:
             window=lane.route.window,
             guard=partial(self._ledger.guard, lane),
         ):
-            if outcome.scope is Scope.ROUTE and outcome.status is not Status.ACCEPTED:
-                if not lane.circuit.open:
-                    self._open(lane, outcome)
-            elif outcome.status not in (Status.UNSENT, Status.IN_DOUBT):
-                failed_before = lane.circuit.failures > 0
-                lane.circuit.succeeded()
-                if failed_before:
-                    self._events.emit(RouteRecovered(lane.route.name))
             work, missing = sent[outcome.position]
-            self._ledger.record(work, outcome)
+            self._learn(lane, outcome)
+            self._ledger.record(work, outcome, lane if missing == 1 else None)
+            if missing == 1 and outcome.status is Status.ACCEPTED:
+                lane.circuit.carried()
             if missing > 1:
                 sent[outcome.position] = work, missing - 1
             else:
@@ -245,15 +247,51 @@ class Worker:
             # The last message leaves when it is known to be the last.
             work = self._ledger.take(lane, LINGER if self._ledger.expects(lane) else 0.0)
 
+    def _learn(self, lane: Lane, outcome: Outcome) -> None:
+        """Make of `outcome` what it says about the route."""
+        circuit = lane.circuit
+        if outcome.scope is Scope.ROUTE and outcome.status is not Status.ACCEPTED:
+            if not circuit.open:
+                self._open(lane, outcome)
+        elif outcome.status not in (Status.UNSENT, Status.IN_DOUBT):
+            # What had been on its way when it failed says nothing of how it is now.
+            if circuit.failures and not circuit.open:
+                circuit.succeeded()
+                self._events.emit(RouteRecovered(lane.route.name))
+            self._count_put_off(circuit, outcome)
+
+    def _count_put_off(self, circuit: Circuit, outcome: Outcome) -> None:
+        """Greylisting is about one recipient; of several messages in a row it is about us."""
+        if not puts_off(outcome):
+            circuit.put_off.clear()
+            return
+        circuit.put_off.add(outcome.message_id)
+        if len(circuit.put_off) >= IN_A_ROW:
+            circuit.put_off.clear()
+            circuit.slow(str(outcome.reply))
+
     def _open(self, lane: Lane, outcome: Outcome) -> None:
         stop = outcome.action is Action.STOP_ROUTE
         lane.circuit.failed(str(outcome.reply or outcome.reason), stop=stop)
+        if wants_less(outcome):
+            lane.circuit.slow(str(outcome.reply))
         self._tell_failure(lane)
 
     def _tell_failure(self, lane: Lane) -> None:
         circuit = lane.circuit
         kind = RouteStopped if circuit.stopped else RouteFailed
         self._events.emit(kind(lane.route.name, printable(circuit.reason), circuit.left))
+
+
+def _lanes_of(route: Route, circuit: Circuit, reserve: bool) -> list[Lane]:
+    """Those of `route`: one for what is urgent, if there are connections for two."""
+    if not reserve or (route.connections is not None and route.connections < route.seats * 2):
+        return [Lane(route, circuit)]
+    rest = tuple(p for p in Priority if p is not Priority.HIGH)
+    return [
+        Lane(route, circuit, classes=rest),
+        Lane(route, circuit, high=True, classes=(Priority.HIGH,)),
+    ]
 
 
 def run_once(
@@ -266,9 +304,9 @@ def run_once(
 ) -> int:
     """Send what is due and return: for cron, systemd or a task system. Runs may overlap.
 
-    At most `limit` deliveries, or for `seconds`. Returns how many were tried; `options` are those
-    of `Worker`. Raises `SchemaError`, and `QueueUnavailable` if the queue cannot be reached for
-    some time.
+    At most `limit` deliveries, or for `seconds`; without either, what was due when it began.
+    Returns how many were tried; `options` are those of `Worker`. Raises `SchemaError`, and
+    `QueueUnavailable` if the queue cannot be reached for some time.
     """
     return Worker(queue, transport, limit=limit, **options).run_once(seconds)
 
@@ -293,8 +331,9 @@ class RunningWorker:
 
 
 def start_worker(mailer: Any, **options: Any) -> RunningWorker:
-    """A worker in a thread of this process, for the queue and the transport of `mailer`.
+    """A worker in a thread of this process, for the queue and the routes of `mailer`.
 
+    Without routes, all mail takes its transport.
     `options` are those of `Worker`. Raises `ConfigurationError` if the mailer has no queue.
     """
     from ..exceptions import ConfigurationError
@@ -302,4 +341,4 @@ def start_worker(mailer: Any, **options: Any) -> RunningWorker:
     if mailer.queue is None:
         raise ConfigurationError("there is no queue: queue_url is needed", field="queue")
     options.setdefault("events", mailer.events)
-    return RunningWorker(Worker(mailer.queue, mailer.transport, **options))
+    return RunningWorker(Worker(mailer.queue, mailer.routes or mailer.transport, **options))

@@ -6,13 +6,17 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..envelope import Envelope
+from ..envelope import Action, Envelope, Outcome, Scope, Status
 from ..exceptions import ConfigurationError
 from ..interfaces import ITransport
 from ..item import PRIORITIES
 
 #: Seconds for which a route is left alone after its first failure, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 900.0
+#: So many messages in a row that are told to come later, as if we sent too much, are no accident.
+IN_A_ROW = 3
+#: Seconds over which it is counted how much a route carries.
+MINUTE = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +36,13 @@ class Route:
     window: int | None = None
     #: messages a second, of all workers on all hosts together; None for no limit
     rate: float | None = None
+    #: open at once, of all workers on all hosts together; None for no limit
+    connections: int | None = None
+
+    @property
+    def seats(self) -> int:
+        """How many connections whoever sends over it has, as its transport was told to."""
+        return int(getattr(self.transport, "connections", 1))
 
     @classmethod
     def to(
@@ -44,6 +55,7 @@ class Route:
         priorities: Iterable[str] = (),
         window: int | None = None,
         rate: float | None = None,
+        connections: int | None = None,
     ) -> Route:
         """A route by its rules. Raises `ConfigurationError`."""
         if rate is not None and not rate > 0:
@@ -57,7 +69,7 @@ class Route:
                     f"one of {', '.join(PRIORITIES)} is needed", field="priorities", value=word
                 )
             numbers.add(int(PRIORITIES[word]))
-        return cls(
+        route = cls(
             name,
             transport,
             frozenset(s.lower() for s in senders),
@@ -65,7 +77,13 @@ class Route:
             frozenset(numbers),
             window,
             rate,
+            connections,
         )
+        if connections is not None and connections < route.seats:
+            raise ConfigurationError(
+                f"{route.seats} or more are needed, as its transport has them", field="connections"
+            )
+        return route
 
     def takes(self, envelope: Envelope, priority: int) -> bool:
         """True if `envelope` goes this way."""
@@ -85,6 +103,23 @@ def route_of(routes: Sequence[Route], envelope: Envelope, priority: int) -> Rout
     return next((route for route in routes if route.takes(envelope, priority)), None)
 
 
+def wants_less(outcome: Outcome) -> bool:
+    """True if the server says that we send too much, or that our quota is used up."""
+    status = outcome.reply.enhanced if outcome.reply is not None else None
+    if outcome.action is not Action.DEFER_ROUTE or outcome.reply is None or status is None:
+        return False
+    if outcome.status is Status.UNSENT:  # STARTTLS and AUTH have a 4.7.0 of another meaning
+        return outcome.reply.code == 421 and str(status) == "4.7.0"
+    return str(status) == "5.4.5" or (status.klass, status.subject) == (4, 7)
+
+
+def puts_off(outcome: Outcome) -> bool:
+    """True if one recipient has to wait for what may be greylisting, or too much of our mail."""
+    status = outcome.reply.enhanced if outcome.reply is not None else None
+    deferred = outcome.status is Status.DEFERRED and outcome.scope is Scope.RECIPIENT
+    return deferred and status is not None and (status.klass, status.subject) == (4, 7)
+
+
 @dataclass(slots=True)
 class Circuit:
     """Whether a route is tried: not for a while after it has failed, longer each time."""
@@ -98,6 +133,15 @@ class Circuit:
     stopped: bool = False
     #: True if others have still to be told
     news: bool = False
+    #: True if it has still to be written that the server wants less
+    too_fast: bool = False
+    #: what it was slowed down to, in messages a second, and when, by the queue's clock
+    learned: float | None = None
+    slowed: int | None = None
+    #: messages in a row that were put off, by their Message-IDs
+    put_off: set[str] = field(default_factory=set)
+    #: by the second of `clock`, how many messages were accepted of late
+    _carried: dict[int, int] = field(default_factory=dict, repr=False)
     _jitter: Callable[[], float] = field(default=random.random, repr=False)
 
     @property
@@ -124,8 +168,27 @@ class Circuit:
         self.news = self.news or self.failures > 0
         self.failures, self.until, self.reason, self.stopped = 0, 0.0, "", False
 
+    def slow(self, reason: str) -> None:
+        """The server wants less."""
+        self.reason, self.too_fast, self.news = reason, True, True
+
+    def carried(self) -> None:
+        """A message was accepted."""
+        second = int(self.clock())
+        self._carried[second] = self._carried.get(second, 0) + 1
+        if len(self._carried) > 2 * MINUTE:
+            self._carried.pop(min(list(self._carried)), None)
+
+    @property
+    def pace(self) -> float:
+        """Messages a second that were accepted in the last minute; 1.0 if none was."""
+        now = int(self.clock())
+        recent = {s: count for s, count in list(self._carried.items()) if s > now - MINUTE}
+        return sum(recent.values()) / (now - min(recent) + 1) if recent else 1.0
+
     def adopt(self, left: float, failures: int, reason: str) -> None:
-        """Another worker has found that it fails, and leaves it alone for `left` seconds."""
-        # A clock that has jumped must not keep it so for longer than anybody wanted.
-        self.until = max(self.until, self.clock() + min(left, LONGEST_PAUSE * 1.25))
+        """Another worker has found that it fails, and leaves it alone for `left` more seconds."""
+        # Nobody does that for longer: the clock has been set back meanwhile.
+        if left <= LONGEST_PAUSE * 1.25:
+            self.until = max(self.until, self.clock() + left)
         self.failures, self.reason = max(self.failures, failures), reason

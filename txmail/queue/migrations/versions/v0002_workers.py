@@ -22,5 +22,36 @@ def upgrade() -> None:
         sa.Column("changed", sa.BigInteger(), nullable=False),
         sa.Column("allowance", sa.Float()),
         sa.Column("refilled", sa.BigInteger()),
+        sa.Column("rate", sa.Float()),
+        sa.Column("slowed", sa.BigInteger()),
         sa.PrimaryKeyConstraint("name", name="pk_txmail_route"),
+    )
+    op.create_table(
+        "txmail_slot",
+        sa.Column("route", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("holder", sa.BigInteger(), nullable=False),
+        sa.Column("until", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("route", "number", name="pk_txmail_slot"),
+    )
+    op.create_table(
+        "txmail_boot",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("started", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_txmail_boot"),
+    )
+    op.add_column("txmail_delivery", sa.Column("route", sa.Text()))
+    op.drop_index("ix_txmail_delivery_ready", "txmail_delivery")
+    _partial("ready", ["priority", "due", "id"], "state = 'ready' AND route IS NULL")
+    _partial("parked", ["route", "priority", "due", "id"], "state = 'ready' AND route IS NOT NULL")
+
+
+def _partial(name: str, columns: list[str], condition: str) -> None:
+    where = sa.text(condition)
+    op.create_index(
+        f"ix_txmail_delivery_{name}",
+        "txmail_delivery",
+        columns,
+        sqlite_where=where,
+        postgresql_where=where,
     )

@@ -1,0 +1,95 @@
+"""A lane: what one connection of a route has to send, in the order in which it goes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
+
+from ..item import Priority
+from ..queue.claims import Work
+from .routing import Circuit, Route
+
+#: Octets of contents that a lane has in memory; of a larger message, that one alone.
+HOLD = 32 * 1024 * 1024
+
+
+@dataclass(eq=False)
+class Lane:
+    """One connection's worth of work on a route; `high` is kept free for what is urgent."""
+
+    route: Route
+    circuit: Circuit
+    high: bool = False
+    #: what it sends
+    classes: tuple[Priority, ...] = tuple(Priority)
+    #: by the monotonic clock: before it, the route's rate allows nothing
+    allowed: float = 0.0
+    #: claimed, and begun
+    pending: deque[Work] = field(default_factory=deque)
+    ready: deque[Work] = field(default_factory=deque)
+    busy: bool = False
+    #: how often leases had been lost when what it is sending was taken
+    losses: int = 0
+    #: octets that are on their way
+    flying: int = 0
+    #: True if something may be parked in the queue until it has room
+    parked: bool = False
+    #: the numbers of its connections, if the route may have so many only
+    seats: tuple[int, ...] = ()
+    #: by the monotonic clock: before it, all connections of the route are others'
+    seatless: float = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """How many messages it has that are not on their way."""
+        return len(self.pending) + len(self.ready)
+
+    @property
+    def octets(self) -> int:
+        """How much of contents it has in memory."""
+        waiting = sum(w.size for some in (self.ready, self.pending) for w in some if w.loaded)
+        return self.flying + waiting
+
+    @property
+    def unseated(self) -> bool:
+        """True if it may have no connection, as far as that is known."""
+        return not self.seats and time.monotonic() < self.seatless
+
+    def put(self, work: Work, *, begun: bool) -> None:
+        """Add `work`; what is urgent comes before what is not."""
+        some = self.ready if begun else self.pending
+        if work.priority > Priority.HIGH or not some or some[-1].priority <= Priority.HIGH:
+            some.append(work)
+            return
+        some.insert(next(n for n, w in enumerate(some) if w.priority > Priority.HIGH), work)
+
+    def fits(self, work: Work, octets: int) -> bool:
+        """True if the content of `work` may be in memory beside so many `octets`."""
+        return not octets or octets + work.size <= HOLD
+
+    def upcoming(self, batch: int) -> list[Work]:
+        """What is to be begun next: so much that there are always some; what is urgent at once."""
+        count = batch - len(self.ready) if len(self.ready) <= batch // 2 else 0
+        some = list(islice(self.pending, count))
+        if not count:
+            some = list(takewhile(lambda work: work.priority <= Priority.HIGH, self.pending))
+        return some
+
+    def lacking(self, batch: int) -> list[Work]:
+        """Of what is to be begun next, what has no content yet and may have it now."""
+        chosen: list[Work] = []
+        octets = self.octets if self.pending else 0
+        for work in self.upcoming(batch):
+            if work.loaded:
+                continue
+            if not self.fits(work, octets):
+                break
+            octets += work.size
+            chosen.append(work)
+        return chosen
+
+    def next(self, batch: int) -> list[Work]:
+        """What can be begun now. It stays pending until that is committed."""
+        return [work for work in self.upcoming(batch) if work.loaded]
