@@ -232,7 +232,7 @@ def test_a_message_that_is_gone_when_its_turn_comes_fails_and_stops_nothing(app,
 
     def losing(connection, works):
         for work in works:
-            if work.head.recipients == ("gone@example.net",):
+            if work.envelope.recipients == ("gone@example.net",):
                 work.message = -1
         return load(connection, works)
 
@@ -417,7 +417,7 @@ def test_without_a_connection_of_its_own_it_waits_for_no_more_than_is_on_its_way
         assert only.waiting >= ledger.BATCH
         put(app, note("urgent"), priority="high")
         worker.wait_rounds(5)
-        assert only.ready[0].head.recipients == ("urgent@example.net",)
+        assert only.ready[0].envelope.recipients == ("urgent@example.net",)
         # What is on its way, one that was taken and waits for room there, and the urgent one.
         gate.release(window + 2)
         server.wait_for(lambda: "urgent@example.net" in received(server), PATIENCE)

@@ -106,6 +106,9 @@ def test_what_a_host_was_sending_when_it_was_cut_off_is_taken_over_and_flagged(
     wait_for(settled(app), "it has not come back")
     start.workers.stop()
     assert set(audit.by_process()) == taken
+    # Who was cut off has got an answer in the end, and that is not his to write any more.
+    rows = app.deliveries()
+    assert {rows[recipient].state for recipient in doubtful} == {"in_doubt"}
     audit.check()
     check_copies(app, wanted, server)
 

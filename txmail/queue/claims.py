@@ -9,23 +9,20 @@ leave: a lease that ends without it leaves the delivery ready again, with it in 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
-from ..envelope import Envelope
-from ..exceptions import FieldError
 from ..item import Priority
+from .many import execute_many
 from .model import State
 from .owner import process_id
-from .retry import DOUBT_DELAY, MAX_REPLY, Settlement
-from .schema import IS_PARKED, IS_READY, attempt, delivery, message
+from .retry import DOUBT_DELAY, Settlement
+from .schema import IS_PARKED, IS_READY, attempt, delivery
 from .statements import move
+from .work import COLUMNS, Work, load, read
 
-#: Recipients of one message that travel in one SMTP transaction.
-MAX_RECIPIENTS = 100
 #: Of the deliveries in one claim, how many are left to each class if it has as many that are due:
 #: nothing starves, and what is urgent goes first.
 SHARES = {Priority.HIGH: 40, Priority.NORMAL: 16, Priority.BULK: 8}
@@ -33,52 +30,6 @@ SHARES = {Priority.HIGH: 40, Priority.NORMAL: 16, Priority.BULK: 8}
 CHUNK = 500
 #: Milliseconds for which mail waits for a route that no worker seems to have any more.
 PARKED = 600_000
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """One message for those of its recipients that are due.
-
-    Many wait at once: the content is there only from `load` to `unload`.
-    """
-
-    #: the deliveries, in the order of the envelope's recipients
-    ids: tuple[int, ...]
-    #: tries before this one
-    attempts: tuple[int, ...]
-    #: without its content
-    head: Envelope
-    priority: int
-    #: milliseconds since 1970: when it was enqueued, and when nobody wants it any more
-    created: int
-    expires: int | None
-    token: int
-    message: int
-    #: octets of the content
-    size: int
-    _full: Envelope | None = None
-
-    @property
-    def loaded(self) -> bool:
-        """True if the content is there."""
-        return self._full is not None
-
-    @property
-    def envelope(self) -> Envelope:
-        """What is to be sent; without its content as long as that is not there."""
-        return self.head if self._full is None else self._full
-
-    def fill(self, content: Any) -> None:
-        """Here is the content. Raises `FieldError` if it is none."""
-        if content is None:
-            raise FieldError("its message is missing")
-        if not isinstance(content, bytes):
-            raise FieldError("its content is not octets")
-        self._full = self.head.with_content(content)
-
-    def unload(self) -> None:
-        """The content is not needed any more."""
-        self._full = None
 
 
 def _next(priority: Priority, *, parked: bool) -> sa.Select[Any]:
@@ -115,28 +66,10 @@ def _claim(priority: Priority, skip_locked: bool, parked: bool) -> sa.sql.dml.Re
             lease=sa.bindparam("new_lease"),
             begun=0,
         )
-        .returning(
-            delivery.c.id,
-            delivery.c.message,
-            delivery.c.recipient,
-            delivery.c.priority,
-            delivery.c.attempts,
-            delivery.c.expires,
-        )
+        .returning(*(delivery.c[name] for name in COLUMNS))
     )
 
 
-_IDS: Any = sa.bindparam("ids", expanding=True)
-_MESSAGES = sa.select(
-    message.c.id,
-    message.c.sender,
-    message.c.created,
-    sa.func.length(message.c.content).label("octets"),
-).where(message.c.id.in_(_IDS))
-# The content as it comes: what is none must not keep others from being read.
-_CONTENTS = sa.select(
-    message.c.id, sa.type_coerce(message.c.content, sa.types.NullType()).label("content")
-).where(message.c.id.in_(_IDS))
 _MINE = (
     delivery.update()
     .where(delivery.c.id == sa.bindparam("number"))
@@ -273,7 +206,7 @@ def claim(
     )
     works, unreadable = read(connection, found, token)
     settle(connection, unreadable + load(connection, works), now)
-    return [work for work in works if work.loaded], len(found)
+    return [each for each in works if each.loaded], len(found)
 
 
 def take(
@@ -288,7 +221,7 @@ def take(
     route: str | None = None,
     latest: int | None = None,
 ) -> list[Any]:
-    """The first half of `claim`: rows, whose messages `read` reads. There others may write.
+    """The first half of `claim`: rows, whose messages `work.read` reads. There others may write.
 
     With `route`, what was parked because that had no room for it. What is due later than `latest`
     is left alone; that is `now` if it is not given.
@@ -324,95 +257,10 @@ def take(
     return found
 
 
-def read(
-    connection: sa.Connection, found: Sequence[Any], token: int
-) -> tuple[list[Work], list[tuple[int, int, Settlement]]]:
-    """The messages of claimed deliveries, most urgent first, in the order of their ids.
-
-    Without their contents; and what is to be settled of those that cannot be read.
-    """
-    unreadable: list[tuple[int, int, Settlement]] = []
-    if not found:
-        return [], unreadable
-    together: dict[tuple[int, int, int | None], list[Any]] = {}
-    for row in sorted(found, key=lambda row: (row.priority, row.id)):
-        together.setdefault((row.priority, row.message, row.expires), []).append(row)
-    ids = list({row.message for row in found})
-    contents = {row.id: row for row in connection.execute(_MESSAGES, {"ids": ids})}
-    works: list[Work] = []
-    for rows in together.values():
-        for start in range(0, len(rows), MAX_RECIPIENTS):
-            some = rows[start : start + MAX_RECIPIENTS]
-            try:
-                works.append(_work(some, contents.get(some[0].message), token))
-            except (FieldError, TypeError, ValueError):
-                works += _readable(some, contents, token, unreadable)
-    return works, unreadable
-
-
-def _work(rows: Sequence[Any], content: Any, token: int) -> Work:
-    """Raises `FieldError`, TypeError or ValueError for what cannot be read."""
-    if content is None:
-        raise FieldError("its message is missing")
-    for row in rows:
-        if not isinstance(row.attempts, int) or not isinstance(row.expires, int | None):
-            raise FieldError("a number is none")
-    head = Envelope(content.sender, tuple(row.recipient for row in rows), b"")
-    if len(head.recipients) != len(rows):
-        raise FieldError("a recipient is there twice")
-    return Work(
-        tuple(row.id for row in rows),
-        tuple(row.attempts for row in rows),
-        head,
-        rows[0].priority,
-        content.created,
-        rows[0].expires,
-        token,
-        content.id,
-        content.octets or 0,
-    )
-
-
-def _readable(
-    rows: Sequence[Any],
-    contents: Any,
-    token: int,
-    unreadable: list[tuple[int, int, Settlement]],
-) -> list[Work]:
-    """Those of `rows` that can be read, each for itself; the others are to fail."""
-    works: list[Work] = []
-    for row in rows:
-        try:
-            works.append(_work([row], contents.get(row.message), token))
-        except (FieldError, TypeError, ValueError) as error:
-            unreadable.append((row.id, token, _unreadable(error)))
-    return works
-
-
-def _unreadable(error: Exception) -> Settlement:
-    why = f"it cannot be read: {error}"[:MAX_REPLY]
-    return Settlement(State.FAILED, None, 0, False, None, why)
-
-
-def load(connection: sa.Connection, works: Sequence[Work]) -> list[tuple[int, int, Settlement]]:
-    """Read the contents of `works`; what is to be settled of those that have none."""
-    failed: list[tuple[int, int, Settlement]] = []
-    if not works:
-        return failed
-    ids = list({work.message for work in works})
-    contents = {row.id: row.content for row in connection.execute(_CONTENTS, {"ids": ids})}
-    for work in works:
-        try:
-            work.fill(contents.get(work.message))
-        except FieldError as error:
-            failed += [(id_, work.token, _unreadable(error)) for id_ in work.ids]
-    return failed
-
-
 def begin(connection: sa.Connection, works: Iterable[Work]) -> bool:
     """From now on their final dots may leave. False if some are another's by now."""
     rows = [{"number": id_, "held": work.token} for work in works for id_ in work.ids]
-    return not rows or connection.execute(_BEGIN, rows).rowcount == len(rows)
+    return execute_many(connection, _BEGIN, rows) == len(rows)
 
 
 def settle(
@@ -457,7 +305,7 @@ def settle(
         connection.execute(_HISTORY, history)  # as long as it can be seen whose they are
     written = 0
     for state, some in changes.items():
-        written += connection.execute(_settle(state), some).rowcount
+        written += execute_many(connection, _settle(state), some)
     return written
 
 
@@ -481,8 +329,7 @@ def park(connection: sa.Connection, works: Iterable[tuple[Work, str]], now: int)
         for work, route in works
         for id_ in work.ids
     ]
-    if rows:
-        connection.execute(_PARK, rows)
+    execute_many(connection, _PARK, rows)
 
 
 def is_parked(connection: sa.Connection, route: str) -> bool:

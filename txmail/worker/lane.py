@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
 from ..item import Priority
-from ..queue.claims import Work
+from ..queue.work import Work
 from .routing import Circuit, Route
 
 #: Octets of contents that a lane has in memory; of a larger message, that one alone.

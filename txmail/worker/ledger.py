@@ -24,10 +24,10 @@ from ..events import DeliverySettled, Event, Events, ResultsRefused, RouteSlowed
 from ..exceptions import TxmailError
 from ..item import Priority
 from ..queue import claims, routes
-from ..queue.claims import Work
 from ..queue.model import State, check_move
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
+from ..queue.work import Work, load, read
 from ..reply import printable
 from .lane import Lane
 from .routing import Circuit, Route, route_of
@@ -174,7 +174,7 @@ class Ledger:
         """What became of one recipient of `work`; of the last one, if there is a lane it `landed`
         from: its content is not needed any more.
         """
-        recipients = work.head.recipients
+        recipients = work.envelope.recipients
         place = 0 if len(recipients) == 1 else recipients.index(outcome.recipient)
         with self.changed:
             if landed is not None:
@@ -384,7 +384,7 @@ class Ledger:
             if not rows and not any(lane.lacking(self._batch) for lane in self._lanes):
                 return
         with self._queue.database.read() as connection:
-            works, unreadable = claims.read(connection, rows, token)
+            works, unreadable = read(connection, rows, token)
             with self.changed:
                 self._unread = [], 0
                 self._over += unreadable
@@ -395,7 +395,7 @@ class Ledger:
 
     def _load(self, connection: Any, works: list[Work]) -> None:
         """Read the contents of `works`, which are pending."""
-        unreadable = claims.load(connection, works)
+        unreadable = load(connection, works)
         with self.changed:
             for lane in self._lanes if unreadable else ():
                 for work in [w for w in lane.pending if w in works and not w.loaded]:
@@ -580,10 +580,10 @@ class Ledger:
             done.rows = rows  # there is much to do: nobody is to be kept from writing meanwhile
             return
         # A lane that has nothing to do need not wait for another transaction.
-        done.claimed, unreadable = claims.read(connection, rows, token)
+        done.claimed, unreadable = read(connection, rows, token)
         claims.settle(connection, unreadable, now)
         at_once = self._at_once(done.claimed, now)
-        claims.settle(connection, claims.load(connection, at_once), now)
+        claims.settle(connection, load(connection, at_once), now)
         done.claimed = [w for w in done.claimed if w.loaded or w not in at_once]
         at_once = [w for w in at_once if w.loaded]
         claims.begin(connection, at_once)

@@ -22,9 +22,9 @@ from ..events import (
 from ..exceptions import SchemaError, TxmailError
 from ..interfaces import ITransport
 from ..item import Priority
-from ..queue.claims import Work
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy
+from ..queue.work import Work
 from ..reply import printable
 from ..transports.reconnect import send_all
 from .clock import boottime
