@@ -285,7 +285,7 @@ def grown(
 _RAW = """
 UPDATE txmail_delivery
 SET state = 'sending', process = 'x', token = 1, lease = 2, begun = 0, changed = 3
-WHERE id IN (SELECT id FROM txmail_delivery WHERE state = 'ready' AND due <= %s
+WHERE id IN (SELECT id FROM txmail_delivery WHERE state = 'ready' AND route IS NULL AND due <= %s
              ORDER BY priority, due, id LIMIT 100 FOR UPDATE SKIP LOCKED)
 RETURNING id, message, recipient, priority, attempts, expires
 """
@@ -319,7 +319,7 @@ def claimed(
     ours: Ours, reset: Callable[[], object], count: int, contents: bool
 ) -> tuple[int, float]:
     """Claim `count` deliveries in batches, by txmail."""
-    from txmail.queue import claims
+    from txmail.queue import claims, work
 
     reset()
     database, taken = ours.mailer.queue.database, 0
@@ -338,7 +338,7 @@ def claimed(
         taken += len(found)
         if contents:  # as a worker does it: when others may write again
             with database.read() as connection:
-                claims.read(connection, found, taken)
+                work.load(connection, work.read(connection, found, taken)[0])
     return taken, time.perf_counter() - started
 
 

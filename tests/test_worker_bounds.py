@@ -29,9 +29,8 @@ from workers import (  # noqa: E402
 from txmail import transport_from_url  # noqa: E402
 from txmail.envelope import Envelope, Outcome, Status  # noqa: E402
 from txmail.interfaces import ISession, ITransport  # noqa: E402
-from txmail.queue import claims  # noqa: E402
 from txmail.testing import HANG, Callback, ScriptedServer  # noqa: E402
-from txmail.worker import Worker, lane, ledger, run_once  # noqa: E402
+from txmail.worker import Worker, keeper, lane, ledger, run_once  # noqa: E402
 from txmail.worker.routing import Route  # noqa: E402
 
 KIB, MIB = 1024, 1024 * 1024
@@ -129,7 +128,7 @@ def test_what_is_claimed_is_not_all_in_memory_at_once(app, monkeypatch):
 @pytest.fixture
 def held(monkeypatch):
     """Have written down how many octets a worker has, each time that it has read some."""
-    load = claims.load
+    load = keeper.load
 
     def watch(worker):
         octets = []
@@ -141,7 +140,7 @@ def held(monkeypatch):
             octets.append(sum(each.flying for each in worker._lanes) + sum(there.values()))
             return failed
 
-        monkeypatch.setattr(claims, "load", noting)
+        monkeypatch.setattr(keeper, "load", noting)
         return octets
 
     return watch
@@ -228,7 +227,7 @@ def test_a_message_that_is_gone_when_its_turn_comes_fails_and_stops_nothing(app,
     put_many(app, "n", 3)
     put(app, note("gone"))
     put_many(app, "m", 3)
-    load = claims.load
+    load = keeper.load
 
     def losing(connection, works):
         for work in works:
@@ -236,7 +235,7 @@ def test_a_message_that_is_gone_when_its_turn_comes_fails_and_stops_nothing(app,
                 work.message = -1
         return load(connection, works)
 
-    monkeypatch.setattr(claims, "load", losing)
+    monkeypatch.setattr(keeper, "load", losing)
     memory = transport_from_url("memory:")
     assert run_once(app.queue, memory) == 6
     assert app.queue.counts() == {"sent": 6, "failed": 1}

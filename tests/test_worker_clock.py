@@ -34,7 +34,7 @@ from workers import (  # noqa: E402
 from txmail import transport_from_url  # noqa: E402
 from txmail.queue import routes, schema  # noqa: E402
 from txmail.testing import Callback, then  # noqa: E402
-from txmail.worker import ledger, run_once  # noqa: E402
+from txmail.worker import keeper, run_once  # noqa: E402
 
 HOUR, DAY = 3600.0, 86400.0
 JUMPS = [HOUR, -HOUR, DAY, -DAY]
@@ -315,7 +315,7 @@ def test_a_worker_does_not_wait_by_a_clock_that_can_be_set(
     """It looks again after the time it looks after, not after that and a day."""
     clock = Clock()
     app = make_queue(kind, clock=clock)
-    monkeypatch.setattr(ledger, "POLL", 0.05)
+    monkeypatch.setattr(keeper, "POLL", 0.05)
     with working(app.queue, smtp) as worker:
         worker.wait_rounds()
         clock.advance(-DAY)

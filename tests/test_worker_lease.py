@@ -33,7 +33,7 @@ from workers import (  # noqa: E402
 from txmail import transport_from_url  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.testing import Callback, then  # noqa: E402
-from txmail.worker import Worker, ledger, run_once  # noqa: E402
+from txmail.worker import Worker, keeper, run_once  # noqa: E402
 
 LEASE = 300.0
 JUMPS = [3600.0, -3600.0, 86400.0, -86400.0]
@@ -60,7 +60,7 @@ def smtp(server):
 @pytest.fixture
 def rounds(monkeypatch):
     """Everything that is due from time to time is done whenever a worker looks."""
-    monkeypatch.setattr(ledger, "ROUND", 0.0)
+    monkeypatch.setattr(keeper, "ROUND", 0.0)
 
 
 class Gate:
@@ -225,7 +225,7 @@ WORKER = """
 import sys
 from txmail import transport_from_url
 from txmail.queue.queue import Queue
-from txmail.worker import Worker, ledger
+from txmail.worker import Worker, keeper
 queue, transport = Queue(sys.argv[1]), transport_from_url(sys.argv[2])
 worker = Worker(queue, transport, lease=float(sys.argv[3]))
 import threading
@@ -477,7 +477,7 @@ def test_a_worker_that_stops_waits_without_turning_round_and_round(
     kind, make_queue, server, smtp, monkeypatch
 ):
     app = make_queue(kind)
-    monkeypatch.setattr(ledger, "POLL", 0.0)
+    monkeypatch.setattr(keeper, "POLL", 0.0)
     put_many(app, "n", 10)
     gate = Gate(server, ".")
     worker = Worker(app.queue, smtp)

@@ -32,7 +32,7 @@ from txmail.testing import Callback, then  # noqa: E402
 
 MESSAGES = 1500
 #: A worker that is told of mail by nobody does not look for it within any test.
-DEAF = "ledger.POLL = 10_000.0"
+DEAF = "keeper.POLL = 10_000.0"
 
 
 @pytest.fixture(scope="module")

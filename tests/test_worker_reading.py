@@ -12,10 +12,9 @@ sa = pytest.importorskip("sqlalchemy")
 from txmail import Message, transport_from_url  # noqa: E402
 from txmail.exceptions import QueueUnavailable  # noqa: E402
 from txmail.mailer import Mailer  # noqa: E402
-from txmail.queue import claims  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402
 from txmail.queue.schema import delivery, message  # noqa: E402
-from txmail.worker import Worker, ledger  # noqa: E402
+from txmail.worker import Worker, keeper, ledger  # noqa: E402
 
 #: more than are claimed at once
 MANY = 3 * ledger.BATCH
@@ -70,7 +69,7 @@ def arrived(server):
 @pytest.fixture
 def reading(monkeypatch):
     """Have something happen before each reading of more than half a batch."""
-    read = claims.read
+    read = keeper.read
 
     def arrange(before):
         def other(connection, found, token):
@@ -78,7 +77,7 @@ def reading(monkeypatch):
                 before()
             return read(connection, found, token)
 
-        monkeypatch.setattr(claims, "read", other)
+        monkeypatch.setattr(keeper, "read", other)
 
     return arrange
 

@@ -27,7 +27,7 @@ from txmail import transport_from_url  # noqa: E402
 from txmail.exceptions import ConfigurationError  # noqa: E402
 from txmail.queue import schema, slots  # noqa: E402
 from txmail.testing import CLOSE, Callback, then  # noqa: E402
-from txmail.worker import ledger, run_once  # noqa: E402
+from txmail.worker import keeper, ledger, run_once  # noqa: E402
 from txmail.worker.routing import Route  # noqa: E402
 
 HOUR = 3600.0
@@ -225,7 +225,7 @@ def test_of_a_worker_that_is_gone_they_are_free_when_its_lease_ends(
     app, server, make_route, clock, monkeypatch
 ):
     """Somebody who waits for them finds it out without being told."""
-    monkeypatch.setattr(ledger, "POLL", 0.05)
+    monkeypatch.setattr(keeper, "POLL", 0.05)
     wanted = put_many(app, "n", 50)
     in_write(
         app,
@@ -245,7 +245,7 @@ def test_who_has_the_connection_sends_what_others_have_no_room_for(
     app, server, hosts, make_route, peaks, monkeypatch
 ):
     """All of it, though another worker has claimed and left it again and again."""
-    monkeypatch.setattr(ledger, "POLL", 0.05)
+    monkeypatch.setattr(keeper, "POLL", 0.05)
     first, second = hosts(2)
     wanted = put_many(app, "n", 20)
     held = threading.Event()
@@ -314,8 +314,8 @@ def test_a_connection_that_is_not_needed_any_more_is_others(
     app, server, hosts, make_route, monkeypatch
 ):
     """It is closed at once, and free when the worker next says what it needs."""
-    monkeypatch.setattr(ledger, "POLL", 0.05)
-    monkeypatch.setattr(ledger, "ROUND", 0.05)
+    monkeypatch.setattr(keeper, "POLL", 0.05)
+    monkeypatch.setattr(keeper, "ROUND", 0.05)
     first, second = hosts(2)
     with working(first, make_route(1)) as idle:
         put(app, note("one"))
@@ -333,8 +333,8 @@ def test_who_has_lost_it_to_another_sends_nothing_more_over_it(
     app, server, make_route, monkeypatch
 ):
     """By a clock that has jumped, say. What was on its way may have arrived; the rest is left."""
-    monkeypatch.setattr(ledger, "POLL", 0.05)
-    monkeypatch.setattr(ledger, "ROUND", 0.05)
+    monkeypatch.setattr(keeper, "POLL", 0.05)
+    monkeypatch.setattr(keeper, "ROUND", 0.05)
     put_many(app, "n", 100)
     gate = threading.Semaphore(0)
     server.on(".", Callback(lambda: gate.acquire(timeout=PATIENCE)), times=None)

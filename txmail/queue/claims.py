@@ -9,6 +9,7 @@ leave: a lease that ends without it leaves the delivery ready again, with it in 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,11 +22,14 @@ from .owner import process_id
 from .retry import DOUBT_DELAY, Settlement
 from .schema import IS_PARKED, IS_READY, attempt, delivery
 from .statements import move
+from .turns import DUE_OF_MESSAGE, Turns
 from .work import COLUMNS, Work, load, read
 
 #: Of the deliveries in one claim, how many are left to each class if it has as many that are due:
 #: nothing starves, and what is urgent goes first.
 SHARES = {Priority.HIGH: 40, Priority.NORMAL: 16, Priority.BULK: 8}
+#: How many other messages get a turn in one claim, beside bulk mail of which there is much.
+TURNS = 4
 #: How many deliveries are looked at in one step of what is done for all of them.
 CHUNK = 500
 #: Milliseconds for which mail waits for a route that no worker seems to have any more.
@@ -56,9 +60,18 @@ def _is_among(some: sa.Select[Any], skip_locked: bool) -> sa.ColumnElement[bool]
 
 @cache
 def _claim(priority: Priority, skip_locked: bool, parked: bool) -> sa.sql.dml.ReturningUpdate[Any]:
+    return _claim_of(_next(priority, parked=parked), skip_locked)
+
+
+@cache
+def _claim_turn(skip_locked: bool) -> sa.sql.dml.ReturningUpdate[Any]:
+    return _claim_of(DUE_OF_MESSAGE, skip_locked)
+
+
+def _claim_of(some: sa.Select[Any], skip_locked: bool) -> sa.sql.dml.ReturningUpdate[Any]:
     return (
         move(State.SENDING, State.READY)
-        .where(_is_among(_next(priority, parked=parked), skip_locked))
+        .where(_is_among(some, skip_locked))
         .values(
             route=None,
             process=sa.bindparam("new_process"),
@@ -220,13 +233,14 @@ def take(
     priorities: Sequence[Priority] = tuple(Priority),
     route: str | None = None,
     latest: int | None = None,
+    turn: Turns | None = None,
 ) -> list[Any]:
     """The first half of `claim`: rows, whose messages `work.read` reads. There others may write.
 
     With `route`, what was parked because that had no room for it. What is due later than `latest`
-    is left alone; that is `now` if it is not given.
+    is left alone; that is `now` if it is not given. With `turn`, bulk mail of which there is much
+    leaves half of the claim to others.
     """
-    found: list[Any] = []
     values = {
         "now": now if latest is None else latest,
         "new_changed": now,
@@ -235,26 +249,54 @@ def take(
         "new_lease": lease,
         **({} if route is None else {"which": route}),
     }
-
-    def claimed(priority: Priority, wanted: int) -> Sequence[Any]:
-        if wanted <= 0:
-            return ()
-        statement = _claim(priority, skip_locked, route is not None)
-        return connection.execute(statement, {**values, "limit": wanted}).all()
-
+    taking = _Taking(connection, values, skip_locked, route is not None, turn)
     whole = sum(SHARES.values())
+    found: list[Any] = []
     more: list[Priority] = []
     for number, priority in enumerate(priorities):
         kept = sum(SHARES[other] for other in priorities[number + 1 :]) * limit // whole
         wanted = limit - len(found) - kept
-        some = claimed(priority, wanted)
+        some = taking.some(priority, wanted)
         found += some
         if len(some) >= wanted:
             more.append(priority)
-    if len(found) < limit:  # the shares of those that had nothing
-        for priority in more:
-            found += claimed(priority, limit - len(found))
+    for priority in more:  # the shares of those that had nothing
+        found += taking.some(priority, limit - len(found))
     return found
+
+
+@dataclass(frozen=True)
+class _Taking:
+    """One claim: its `values` are those of `_claim_of`."""
+
+    connection: sa.Connection
+    values: dict[str, Any]
+    skip_locked: bool
+    parked: bool
+    turn: Turns | None
+
+    def some(self, priority: Priority, wanted: int) -> list[Any]:
+        """At most `wanted` deliveries of the class `priority`."""
+        if priority is not Priority.BULK or self.turn is None:
+            return self._first(priority, wanted)
+        half = wanted // 2
+        found = self._first(priority, wanted - half)
+        if len(found) < wanted - half:
+            return found
+        if half and len({row.message for row in found}) == 1:
+            share = -(-half // TURNS)
+            for number in self.turn.others(self.connection, TURNS, found[0].message):
+                most = min(share, wanted - len(found))
+                found += self._claimed(_claim_turn(self.skip_locked), most, which=number)
+        return found + self._first(priority, wanted - len(found))
+
+    def _first(self, priority: Priority, wanted: int) -> list[Any]:
+        return self._claimed(_claim(priority, self.skip_locked, self.parked), wanted)
+
+    def _claimed(self, statement: Any, limit: int, **more: Any) -> list[Any]:
+        if limit <= 0:
+            return []
+        return list(self.connection.execute(statement, {**self.values, "limit": limit, **more}))
 
 
 def begin(connection: sa.Connection, works: Iterable[Work]) -> bool:

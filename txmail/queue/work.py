@@ -6,7 +6,7 @@ What cannot be read is to fail, and nothing else suffers from it: anybody can wr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -71,6 +71,16 @@ class Work:
     loaded: bool
     #: where the worker has put it
     lane: Any = None
+
+    def only(self, places: Sequence[int]) -> Work:
+        """The same for those of its recipients who have these places."""
+        recipients = tuple(self.envelope.recipients[place] for place in places)
+        return replace(
+            self,
+            ids=tuple(self.ids[place] for place in places),
+            attempts=tuple(self.attempts[place] for place in places),
+            envelope=Envelope(self.envelope.sender, recipients, self.envelope.content),
+        )
 
     def fill(self, content: Any) -> None:
         """Here is the content. Raises `FieldError` if it is none."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
 from ..item import Priority
 from ..queue.work import Work
-from .routing import Circuit, Route
+from .routing import Circuit, Route, route_of
 
 #: Octets of contents that a lane has in memory; of a larger message, that one alone.
 HOLD = 32 * 1024 * 1024
@@ -93,3 +94,42 @@ class Lane:
     def next(self, batch: int) -> list[Work]:
         """What can be begun now. It stays pending until that is committed."""
         return [work for work in self.upcoming(batch) if work.loaded]
+
+
+class Ways:
+    """Which lane takes what: that of the first route whose rules fit."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self._lanes: dict[Route, list[Lane]] = {}
+        for lane in sorted(lanes, key=lambda lane: lane.high):
+            self._lanes.setdefault(lane.route, []).append(lane)
+        self._routes = list(dict.fromkeys(lane.route for lane in lanes))
+        self._splits = any(route.domains for route in self._routes)
+        #: of the routes
+        self.names = {route.name for route in self._routes}
+
+    def assign(self, works: Iterable[Work]) -> list[Work]:
+        """`works` with their lanes; one becomes several if its recipients take several routes."""
+        if self._splits:
+            return [part for work in works for part in self._split(work)]
+        chosen = list(works)
+        for work in chosen:
+            work.lane = self._lane(work.envelope.sender, "", work.priority)
+        return chosen
+
+    def _split(self, work: Work) -> Iterator[Work]:
+        places: dict[Lane | None, list[int]] = {}
+        for place, recipient in enumerate(work.envelope.recipients):
+            lane = self._lane(work.envelope.sender, recipient, work.priority)
+            places.setdefault(lane, []).append(place)
+        for lane, some in places.items():
+            part = work if len(places) == 1 else work.only(some)
+            part.lane = lane
+            yield part
+
+    def _lane(self, sender: str, recipient: str, priority: int) -> Lane | None:
+        route = route_of(self._routes, sender, recipient, priority)
+        if route is None:
+            return None
+        # The last is the one that is kept free, if there is one.
+        return self._lanes[route][-1 if priority <= Priority.HIGH else 0]

@@ -28,8 +28,9 @@ from ..queue.work import Work
 from ..reply import printable
 from ..transports.reconnect import send_all
 from .clock import boottime
+from .keeper import Keeper
 from .lane import Lane
-from .ledger import BATCH, LEASE, LeaseLost, Ledger
+from .ledger import BATCH, LEASE, LeaseLost
 from .routing import IN_A_ROW, Circuit, Route, puts_off, wants_less
 
 log = logging.getLogger("txmail.worker")
@@ -83,7 +84,7 @@ class Worker:
         self._queue = queue
         self._events = events if events is not None else Events()
         self._lanes = lanes
-        self._ledger = Ledger(
+        self._ledger = Keeper(
             queue,
             lanes,
             policy if policy is not None else RetryPolicy(hold_doubt=queue.on_doubt == "hold"),
@@ -161,10 +162,12 @@ class Worker:
             try:
                 self._ledger.cycle()
                 pause = FIRST_PAUSE
-            except TxmailError as error:
+            except Exception as error:
                 if until_drained and (isinstance(error, SchemaError) or pause > ONCE_PATIENCE):
                     raise
-                log.warning("%s: %s; trying again in %g s", self._queue.name, error, pause)
+                if not isinstance(error, TxmailError):
+                    log.exception("%s: unexpected", self._queue.name)
+                log.warning("%s; trying again in %g s", error, pause)
                 self._stopped.wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
@@ -181,7 +184,7 @@ class Worker:
             except TxmailError as error:
                 if self._ledger.finished:
                     break  # there is nothing that would have to be written
-                log.warning("%s: %s", self._queue.name, error)
+                log.warning("%s", error)
                 time.sleep(FIRST_PAUSE)
                 continue
             if self._ledger.finished:

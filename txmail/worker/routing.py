@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..envelope import Action, Envelope, Outcome, Scope, Status
+from ..envelope import Action, Outcome, Scope, Status
 from ..exceptions import ConfigurationError
 from ..interfaces import ITransport
 from ..item import PRIORITIES
@@ -85,22 +85,23 @@ class Route:
             )
         return route
 
-    def takes(self, envelope: Envelope, priority: int) -> bool:
-        """True if `envelope` goes this way."""
+    def takes(self, sender: str, recipient: str, priority: int) -> bool:
+        """True if what `sender` sends to `recipient` goes this way."""
         if self.priorities and priority not in self.priorities:
             return False
         if self.senders:
-            sender = envelope.sender.lower()
-            if not {sender, sender.rpartition("@")[2]} & self.senders:
+            address = sender.lower()
+            if not {address, address.rpartition("@")[2]} & self.senders:
                 return False
-        if self.domains:
-            return all(r.rpartition("@")[2].lower() in self.domains for r in envelope.recipients)
-        return True
+        return not self.domains or recipient.rpartition("@")[2].lower() in self.domains
 
 
-def route_of(routes: Sequence[Route], envelope: Envelope, priority: int) -> Route | None:
-    """The first of `routes` that takes `envelope`; None if none does."""
-    return next((route for route in routes if route.takes(envelope, priority)), None)
+def route_of(routes: Sequence[Route], sender: str, recipient: str, priority: int) -> Route | None:
+    """The first of `routes` that takes what `sender` sends to `recipient`; None if none does."""
+    for route in routes:
+        if route.takes(sender, recipient, priority):
+            return route
+    return None
 
 
 def wants_less(outcome: Outcome) -> bool:

@@ -1,0 +1,72 @@
+"""What becomes of deliveries that were tried, by the retry policy, and what is told of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..envelope import Outcome, Scope, Status
+from ..events import DeliverySettled, Event
+from ..queue.model import State, check_move
+from ..queue.queue import Queue
+from ..queue.retry import RetryPolicy, Settlement
+from ..queue.work import Work
+
+log = logging.getLogger("txmail.worker")
+
+#: States from which a delivery is tried again by itself.
+_GOES_ON = (State.READY, State.DEFERRED, State.IN_DOUBT)
+
+#: What became of one recipient: whose message it is, the recipient's place in it, and the outcome.
+Result = tuple[Work, int, Outcome]
+
+
+class Judge:
+    """Asks a policy, which users may have written."""
+
+    def __init__(self, queue: Queue, policy: RetryPolicy) -> None:
+        self._queue = queue
+        self._policy = policy
+
+    @property
+    def holds_doubt(self) -> bool:
+        """True if what is in doubt waits for a person."""
+        return bool(getattr(self._policy, "hold_doubt", self._queue.on_doubt == "hold"))
+
+    def settle(self, result: Result, now: int) -> tuple[int, int, Settlement]:
+        """The delivery, the token it is held by, and what is written of it."""
+        work, place, outcome = result
+        made = self._settlement(work, place, outcome, now)
+        if outcome.scope is Scope.ROUTE and outcome.status is Status.UNSENT:
+            due = now + int(work.lane.circuit.left * 1000)
+            made = Settlement(State.READY, due, 0, False, made.code, made.reply)
+        return work.ids[place], work.token, made
+
+    def _settlement(self, work: Work, place: int, outcome: Outcome, now: int) -> Settlement:
+        """What the policy says; what ours says if it fails, or asks for what cannot be."""
+        known: Any = {
+            "attempts": work.attempts[place],
+            "created": work.created,
+            "expires": work.expires,
+        }
+        try:
+            made = self._policy.settle(outcome, now, **known)
+            check_move(State.SENDING, made.state)
+        except Exception:
+            log.exception("the retry policy failed; the usual one is used")
+            return RetryPolicy(hold_doubt=self.holds_doubt).settle(outcome, now, **known)
+        return made
+
+    def tell(self, result: Result, settled: Settlement, now: int) -> Event:
+        """The event for those who want to know."""
+        work, place, outcome = result
+        again = settled.due if settled.state in _GOES_ON else None
+        return DeliverySettled(
+            self._queue.name,
+            work.lane.route.name,
+            outcome,
+            settled.state.value,
+            work.attempts[place] + settled.attempts,
+            max(0.0, (now - work.created) / 1000),
+            None if again is None else max(0.0, (again - now) / 1000),
+        )
