@@ -8,12 +8,12 @@ from queues import OWN_QUEUES, OWN_SQLITE, kinds
 
 pytest.importorskip("sqlalchemy")
 
-from workers import Clock, put, put_many  # noqa: E402
+from workers import Clock, put, put_many
 
-from txmail import transport_from_url  # noqa: E402
-from txmail.queue import claims  # noqa: E402
-from txmail.queue.turns import Turns  # noqa: E402
-from txmail.worker import Route, run_once  # noqa: E402
+from txmail import transport_from_url
+from txmail.queue import claims
+from txmail.queue.turns import Turns
+from txmail.worker import Route, run_once
 
 BATCH = 64
 
