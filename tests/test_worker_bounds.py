@@ -29,6 +29,7 @@ from workers import (  # noqa: E402
 from txmail import transport_from_url  # noqa: E402
 from txmail.envelope import Envelope, Outcome, Status  # noqa: E402
 from txmail.interfaces import ISession, ITransport  # noqa: E402
+from txmail.queue.work import SMALL  # noqa: E402
 from txmail.testing import HANG, Callback, ScriptedServer  # noqa: E402
 from txmail.worker import Worker, keeper, lane, ledger, run_once  # noqa: E402
 from txmail.worker.routing import Route  # noqa: E402
@@ -170,7 +171,7 @@ def test_a_content_is_forgotten_as_soon_as_it_has_its_replies(
     kind, make_queue, server, smtp, monkeypatch
 ):
     app = make_queue(kind)
-    put_many(app, "n", 20)
+    put(app, *[large(f"n{number}", 2 * SMALL) for number in range(20)])
     worker = Worker(app.queue, smtp)
     committed, loaded = worker._ledger._committed, []
 
@@ -225,7 +226,7 @@ def test_what_is_urgent_does_not_wait_for_large_mail_to_make_room(
 def test_a_message_that_is_gone_when_its_turn_comes_fails_and_stops_nothing(app, monkeypatch):
     """It is there when it is claimed, and not when it is read."""
     put_many(app, "n", 3)
-    put(app, note("gone"))
+    put(app, large("gone", 2 * SMALL))
     put_many(app, "m", 3)
     load = keeper.load
 

@@ -134,6 +134,7 @@ def test_a_result_that_comes_after_the_lease_went_to_another_is_not_written(
     with working(app.queue, smtp, clock=own, lease=LEASE) as worker:
         gate.wait()
         own.advance(LEASE + 1)
+        worker.wait_rounds()  # what had begun before would renew it
         clock.advance(LEASE + 1)
         run_once(queue, others)
         ((before,),) = [app.deliveries().values()]

@@ -535,7 +535,7 @@ def test_that_a_route_is_slowed_down_can_be_seen(kind, make_queue, server, smtp,
     app = make_queue(kind)
     server.on(".", TOO_FAST)
     put_many(app, "n", 2)
-    run_once(app.queue, smtp)
+    run_once(app.queue, [Route.to("default", smtp, rate=1.0)])
     (route,) = read_health(app.queue.database).routes
     assert route.rate == 0.5
     assert f"route default is slowed down to 30 message(s) a minute: {TOO_FAST}" in caplog.messages

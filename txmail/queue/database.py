@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -306,7 +307,11 @@ class Database:
         process = self._processes.get(pid)
         if process is None:
             # Two threads at once: one of the engines is never used.
-            process = self._processes.setdefault(pid, _Process(self._backend.engine()))
+            made = _Process(self._backend.engine())
+            process = self._processes.setdefault(pid, made)
+            if process is made and self._owned:
+                # Whoever comes after `close` gets an engine that nobody closes.
+                weakref.finalize(made, _dispose, made.engine, pid).atexit = False
         return process
 
     def close(self) -> None:
@@ -452,6 +457,11 @@ class Database:
                 return self._backend.checkpoint(process.engine, timeout)
         finally:
             process.writer.release()
+
+
+def _dispose(engine: sa.Engine, pid: int) -> None:
+    if os.getpid() == pid:  # a parent's connections are not to be closed here
+        engine.dispose()
 
 
 def _cause(error: BaseException) -> BaseException:
