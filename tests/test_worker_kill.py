@@ -1,6 +1,6 @@
 """Workers that are killed or told to end at any moment: nothing is lost, and a duplicate says so.
 
-Four workers, and every half second one of them is killed, for 20 seconds and 700 messages; with
+Four workers, and every half second one of them is killed, for 10 seconds and 350 messages; with
 ``TXMAIL_FULL_SWEEP=1`` for a minute and 2,000.
 """
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(txmail.__file__).parents[1]
 FULL = bool(os.environ.get("TXMAIL_FULL_SWEEP"))
-SECONDS, MESSAGES = (60.0, 2000) if FULL else (20.0, 700)
+SECONDS, MESSAGES = (60.0, 2000) if FULL else (10.0, 350)
 WORKERS = 4
 #: Seconds between two kills.
 PACE = 0.5

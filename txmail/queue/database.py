@@ -59,6 +59,8 @@ class _Process:
         #: the tables are there, and of the right version
         self.prepared = False
         self.closed = False
+        #: when the machine was started, as the first has written it down who asked; see `lease_now`
+        self.boot: int | None = None
 
 
 class Database:
@@ -399,6 +401,11 @@ class Database:
         if self._clock is not None or not self.is_sqlite or not boot or not _COUNTS_SUSPENSION:
             return now
         uptime = int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)
+        process = self._process()
+        if process.boot is None:
+            process.boot = connection.execute(_BOOT, {"id": boot}).scalar()
+        if process.boot is not None:  # and committed: that will not change any more
+            return process.boot + uptime
         connection.execute(_NEW_BOOT, {"id": boot, "started": now - uptime})
         return int(connection.execute(_BOOT, {"id": boot}).scalar_one()) + uptime
 
