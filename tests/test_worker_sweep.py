@@ -1,8 +1,8 @@
 """kill -9 of a worker, wherever it writes or sends: see `workers_kill`.
 
 ``TXMAIL_FULL_SWEEP=1`` has it killed everywhere, with both stores and whatever the server offers.
-Otherwise that is done with SQLite and a server that takes messages in a stream; of the many writes
-of the other combinations there are samples.
+Otherwise of the keeper's many writes there are samples, most of them with SQLite; of all else that
+writes or sends, everything.
 """
 
 from __future__ import annotations
