@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,8 +23,9 @@ pytest.importorskip("alembic")
 from alembic.autogenerate import compare_metadata  # noqa: E402
 from alembic.migration import MigrationContext  # noqa: E402
 
-from txmail.queue import schema, upgrade, version  # noqa: E402
+from txmail.queue import claims, schema, upgrade, version  # noqa: E402
 from txmail.queue.database import Database  # noqa: E402
+from txmail.queue.turns import Turns  # noqa: E402
 
 ROOT = Path(txmail.__file__).parents[1]
 #: The version after ours.
@@ -463,6 +465,50 @@ def test_what_is_finished_costs_nothing(finished, kind, index):
     assert index in text, text
     assert "SCAN" not in text, text
     assert "Seq Scan" not in text, text
+
+
+class Undone(Exception):
+    pass
+
+
+def test_nothing_that_a_worker_asks_reads_what_is_finished(finished):
+    """Each statement as it is run, with its parameters: SQLite plans by these."""
+    database = finished["SQLite"]
+    engine, asked, plans = database._process().engine, [], {}
+
+    def note(connection, cursor, statement, parameters, context, many):
+        asked.append((statement, parameters[0] if many else parameters))
+
+    with contextlib.suppress(Undone), database.write() as connection:
+        connection.exec_driver_sql("UPDATE txmail_delivery SET priority = 2 WHERE id % 100 = 1")
+        sa.event.listen(engine, "before_cursor_execute", note)
+        _ask_as_a_worker(connection)
+        sa.event.remove(engine, "before_cursor_execute", note)
+        for statement, parameters in asked:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans[statement] = [row.detail for row in plan]
+        raise Undone
+    assert len(plans) > 10
+    for statement, plan in plans.items():
+        for line in plan:
+            assert "USE TEMP B-TREE" not in line, (statement, plan)
+            # What others are sending is not much, and may be looked through.
+            if "SCAN txmail_delivery" in line:
+                assert "ix_txmail_delivery_lease" in line, (statement, plan)
+    assert "ix_txmail_delivery_bulk" in str(plans.values())
+
+
+def _ask_as_a_worker(connection):
+    claims.wake(connection, 10)
+    claims.end_leases(connection, 10, 10)
+    claims.renew(connection, [1, 2], 10)
+    claims.unclaim(connection, [1, 2], 10)
+    claims.unpark(connection, {"default"}, 10)
+    claims.is_parked(connection, "default")
+    claims.oldest_due(connection)
+    sum(1 for _ in Turns().others(connection, 4, 0))
+    for options in ({"turn": Turns()}, {"route": "default"}):
+        claims.take(connection, token=1, now=10, lease=20, limit=64, skip_locked=False, **options)
 
 
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])

@@ -472,11 +472,15 @@ def _no_message(app):
 
 
 def _content(value):
+    return _message("content", value)
+
+
+def _message(column, value):
     def poison(app):
         ids = sa.select(schema.delivery.c.message).where(
             schema.delivery.c.recipient == "bad@example.net"
         )
-        statement = sa.text(f"UPDATE txmail_message SET content = {value} WHERE id = :number")
+        statement = sa.text(f"UPDATE txmail_message SET {column} = {value} WHERE id = :number")
         with app.engine.connect() as connection:
             number = connection.scalar(ids)
         change(app, statement.bindparams(number=number))
@@ -501,6 +505,7 @@ POISON = {
     "an address with a line end": _column("recipient", "'a@b.example' || char(13,10) || 'QUIT'"),
     "an empty address": _column("recipient", "''"),
     "no message": _no_message,
+    "as many tries as can be counted": _column("attempts", "32767"),
 }
 SQLITE_POISON = {
     "text for content": _content("'text'"),
@@ -508,6 +513,7 @@ SQLITE_POISON = {
     "octets that are no text": _column("recipient", "CAST(x'ff40622e63' AS TEXT)"),
     "a word for attempts": _column("attempts", "'many'"),
     "a word for expires": _column("expires", "'soon'"),
+    "a word for the time it was enqueued": _message("created", "'once'"),
 }
 
 

@@ -534,10 +534,24 @@ class Broken:
     def settle(self, outcome, now, **_):
         if self.made is None:
             raise ZeroDivisionError
+        if isinstance(self.made, Settlement):
+            return self.made
         return Settlement(self.made, None, 1, False, None, None)
 
 
-@pytest.mark.parametrize("made", [None, State.HELD, State.STAGED])
+NONSENSE = [
+    Settlement(State.DEFERRED, None, 1, False, None, None),
+    Settlement(State.DEFERRED, "soon", 1, False, None, None),
+    Settlement(State.DEFERRED, 2**63, 1, False, None, None),
+    Settlement(State.FAILED, None, 2, False, None, None),
+    Settlement(State.FAILED, None, 1, False, "550", None),
+    Settlement(State.FAILED, None, 1, False, 2**15, None),
+    Settlement(State.FAILED, None, 1, False, None, "a\0b"),
+    Settlement(State.FAILED, None, 1, False, None, "\ud800"),
+]
+
+
+@pytest.mark.parametrize("made", [None, State.HELD, State.STAGED, *NONSENSE])
 @kinds(OWN_SQLITE)
 def test_a_policy_that_fails_or_asks_for_what_cannot_be_stops_nothing(app, server, smtp, made):
     server.refuse(BAD)

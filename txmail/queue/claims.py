@@ -20,7 +20,7 @@ from .many import execute_many
 from .model import State
 from .owner import process_id
 from .retry import DOUBT_DELAY, Settlement
-from .schema import IS_PARKED, IS_READY, attempt, delivery
+from .schema import IS_LATER, IS_LEASED, IS_PARKED, IS_READY, attempt, delivery
 from .statements import move
 from .turns import DUE_OF_MESSAGE, Turns
 from .work import COLUMNS, Work, load, read
@@ -92,7 +92,7 @@ _BEGIN = _MINE.values(begun=1)
 _PARK = (
     move(State.READY, State.SENDING)
     .where(delivery.c.id == sa.bindparam("number"), delivery.c.token == sa.bindparam("held"))
-    .values(route=sa.bindparam("new_route"), token=None, lease=None, process=None)
+    .values(route=sa.bindparam("new_route"), begun=0, token=None, lease=None, process=None)
 )
 
 
@@ -131,18 +131,17 @@ def _history() -> sa.Insert:
 _HISTORY = _history()
 _UNCLAIM = (
     move(State.READY, State.SENDING)
-    .where(delivery.c.token.in_(sa.bindparam("tokens", expanding=True)))
+    .where(IS_LEASED, delivery.c.token.in_(sa.bindparam("tokens", expanding=True)))
     .values(begun=0, token=None, lease=None, process=None)
 )
 _RENEW = (
     delivery.update()
-    .where(delivery.c.token.in_(sa.bindparam("tokens", expanding=True)))
-    .where(delivery.c.state == State.SENDING)
+    .where(IS_LEASED, delivery.c.token.in_(sa.bindparam("tokens", expanding=True)))
     .values(lease=sa.bindparam("new_lease"))
 )
 _ENDED = (
     sa.select(delivery.c.id, delivery.c.token, delivery.c.begun)
-    .where(delivery.c.state == State.SENDING, delivery.c.lease < sa.bindparam("now"))
+    .where(IS_LEASED, delivery.c.lease < sa.bindparam("now"))
     .order_by(delivery.c.lease)
     .limit(sa.bindparam("limit"))
     # Whoever is writing to one has it, and may wait for another that we would have.
@@ -154,8 +153,7 @@ _ENDED = (
 def _wake(skip_locked: bool) -> sa.Update:
     some = (
         sa.select(delivery.c.id)
-        .where(delivery.c.state.in_([State.DEFERRED, State.IN_DOUBT]))
-        .where(delivery.c.due.is_not(None), delivery.c.due <= sa.bindparam("now"))
+        .where(IS_LATER, delivery.c.due <= sa.bindparam("now"))
         .order_by(delivery.c.due)
         .limit(sa.bindparam("limit"))
     )
@@ -188,9 +186,7 @@ def _unpark(skip_locked: bool) -> sa.Update:
     return delivery.update().where(among).values(route=None, changed=sa.bindparam("new_changed"))
 
 
-_NEXT_LATER = sa.select(sa.func.min(delivery.c.due)).where(
-    delivery.c.state.in_([State.DEFERRED, State.IN_DOUBT]), delivery.c.due.is_not(None)
-)
+_NEXT_LATER = sa.select(sa.func.min(delivery.c.due)).where(IS_LATER)
 
 
 def claim(

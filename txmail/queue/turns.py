@@ -7,17 +7,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..item import Priority
 from .schema import IS_BULK, delivery
 
 _NEXT = sa.select(sa.func.min(delivery.c.message)).where(
-    IS_BULK, delivery.c.message > sa.bindparam("after")
+    IS_BULK, delivery.c.priority == int(Priority.BULK), delivery.c.message > sa.bindparam("after")
 )
 
 
 #: Of message ``which``, the ids of at most ``limit`` bulk deliveries that are due.
 DUE_OF_MESSAGE: sa.Select[Any] = (
     sa.select(delivery.c.id)
-    .where(IS_BULK, delivery.c.message == sa.bindparam("which"))
+    .where(IS_BULK, delivery.c.priority == int(Priority.BULK))
+    .where(delivery.c.message == sa.bindparam("which"))
     .where(delivery.c.due <= sa.bindparam("now"))
     .order_by(delivery.c.due, delivery.c.id)
     .limit(sa.bindparam("limit"))

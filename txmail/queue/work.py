@@ -20,6 +20,8 @@ from .schema import message
 
 #: Recipients of one message that travel in one SMTP transaction.
 MAX_RECIPIENTS = 100
+#: As many tries as the column can count.
+MAX_ATTEMPTS = 2**15 - 1
 #: Octets of a content that is read with all else: dozens of them may wait in memory at once.
 SMALL = 64 * 1024
 
@@ -136,10 +138,11 @@ def _work(rows: Sequence[Any], found: Any, token: int) -> Work:
     number, sender, created, octets, content = found
     ids, _, recipients, priorities, attempts, expires = zip(*rows, strict=True)
     for tries in attempts:
-        if not isinstance(tries, int):
-            raise FieldError("a number is none")
-    if not isinstance(expires[0], int | None):  # all have the same
-        raise FieldError("a number is none")
+        if not isinstance(tries, int) or not 0 <= tries < MAX_ATTEMPTS:
+            raise FieldError("the number of its tries is none")
+    # All have the same end.
+    if not isinstance(created, int) or not isinstance(expires[0], int | None):
+        raise FieldError("a time is none")
     small = content is not None
     envelope = Envelope(sender, recipients, _checked(content) if small else b"")
     if len(envelope.recipients) != len(rows):

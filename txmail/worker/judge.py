@@ -51,7 +51,7 @@ class Judge:
         }
         try:
             made = self._policy.settle(outcome, now, **known)
-            check_move(State.SENDING, made.state)
+            _check(made)
         except Exception:
             log.exception("the retry policy failed; the usual one is used")
             return RetryPolicy(hold_doubt=self.holds_doubt).settle(outcome, now, **known)
@@ -70,3 +70,19 @@ class Judge:
             max(0.0, (now - work.created) / 1000),
             None if again is None else max(0.0, (again - now) / 1000),
         )
+
+
+def _check(made: Settlement) -> None:
+    """Raise an error for what cannot be written."""
+    check_move(State.SENDING, made.state)
+    if made.due is None:
+        if made.state in (State.READY, State.DEFERRED):
+            raise ValueError(f"{made.state.value} at no time")
+    elif not isinstance(made.due, int) or not 0 <= made.due < 2**63:
+        raise ValueError("due is not in milliseconds since 1970")
+    if made.attempts not in (0, 1):
+        raise ValueError("one try, or none")
+    if made.code is not None and not 0 <= made.code < 2**15:
+        raise ValueError("no code of a reply")
+    if made.reply is not None and b"\0" in made.reply.encode():
+        raise ValueError("a NUL in the reply")

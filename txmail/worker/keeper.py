@@ -7,6 +7,7 @@ to be sent next, gives back and claims.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -100,6 +101,11 @@ class Keeper(Ledger):
             self._queue.store.retire(connection)
             self._seats.leave(connection)
 
+    def start(self) -> None:
+        """From now on it is this process's, which may be a child of that which has made it."""
+        self._pid = os.getpid()
+        self._seats = Seats(self._lanes)
+
     def bound(self) -> None:
         """Leave what becomes due from now on to others."""
         self._bounded = True
@@ -107,7 +113,8 @@ class Keeper(Ledger):
     def cycle(self) -> None:
         """Write what there is to write, and claim. Raises `QueueUnavailable`."""
         moment = time.monotonic()
-        if self._clock() >= self.deadline:
+        lost = self._clock() >= self.deadline
+        if lost:
             self._lose()
         self._read()
         with self.changed:
@@ -117,12 +124,12 @@ class Keeper(Ledger):
             room = self._room()
             more = any(lane.parked and self._has_room(lane) for lane in self._lanes)
             looks = (
-                not self._stopping
+                not (self._stopping or lost)
                 and self._left != 0
                 and (not self.drained or self._woken or more or moment >= self._next_look)
             )
             self._woken = False
-        rounds = moment >= self._next_round or self._traffic.has_news
+        rounds = lost or moment >= self._next_round or self._traffic.has_news
         over = self._over
         if looks and not (
             results or back or over or begun or rounds or more or self._unsure or self._is_due()
@@ -162,8 +169,9 @@ class Keeper(Ledger):
                 log.error("%s: the lease has ended; others may have what is held", self._queue.name)
                 self._losses += 1
             self._return_waiting()
-            self._unread = [], 0
-            self._over.clear()
+            if self._unread[0]:
+                self._unsure.append(self._unread[1])
+                self._unread = [], 0
             self._held.clear()
             self.changed.notify_all()
 
@@ -454,11 +462,6 @@ class Keeper(Ledger):
             self.drained = self.drained or self._left == 0
             self.settled += len(results)
             self.begun.notify_all()
-
-    def _release(self, token: int, count: int) -> None:
-        self._held[token] -= count
-        if self._held[token] <= 0:
-            del self._held[token]
 
     def _hand_out(self, work: Work, begun: bool) -> None:
         lane: Lane | None = work.lane

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..envelope import Outcome
@@ -127,6 +127,17 @@ class Ledger:
             if len(self._results) == self._batch:
                 self.changed.notify_all()
 
+    def forget(self, works: Iterable[tuple[Work, int]]) -> None:
+        """Nobody will tell what became of so many recipients of each: their leases are to end."""
+        with self.changed:
+            for work, recipients in works:
+                self._release(work.token, recipients)
+
+    def _release(self, token: int, count: int) -> None:
+        self._held[token] -= count
+        if self._held[token] <= 0:
+            del self._held[token]
+
     def guard(self, lane: Lane) -> None:
         """Raise `LeaseLost` if `lane` may send nothing any more. Called before each write."""
         if self._clock() >= self.deadline or lane.losses != self._losses:
@@ -205,8 +216,10 @@ class Ledger:
 
     def _next_time(self, end: float | None) -> float:
         """By the monotonic clock: when there will be something to do."""
-        moments = [self._next_round, *(lane.allowed for lane in self._lanes if lane.pending)]
-        if not self._stopping:
+        now = time.monotonic()
+        waiting = (lane.allowed for lane in self._lanes if lane.pending)
+        moments = [self._next_round, *(allowed for allowed in waiting if allowed > now)]
+        if not self._stopping and self._left != 0:
             moments.append(self._next_look)
         if self._results:
             moments.append(self._first_result + GATHER)

@@ -131,6 +131,8 @@ class Worker:
 
     def _run(self, *, until_drained: bool, seconds: float | None) -> int:
         end = None if seconds is None else time.monotonic() + seconds
+        self._pid = os.getpid()
+        self._ledger.start()
         threads = [
             threading.Thread(
                 target=self._send_for, args=(lane,), name=f"txmail {lane.route.name}", daemon=True
@@ -181,10 +183,10 @@ class Worker:
         while time.monotonic() < end:
             try:
                 self._ledger.cycle()
-            except TxmailError as error:
+            except Exception as error:
                 if self._ledger.finished:
                     break  # there is nothing that would have to be written
-                log.warning("%s", error)
+                log.warning("%s", error, exc_info=not isinstance(error, TxmailError))
                 time.sleep(FIRST_PAUSE)
                 continue
             if self._ledger.finished:
@@ -216,6 +218,15 @@ class Worker:
 
     def _send(self, lane: Lane, first: Work) -> None:
         sent: dict[int, tuple[Work, int]] = {}
+        try:
+            self._send_all(lane, first, sent)
+        except BaseException:
+            self._ledger.forget(sent.values())
+            raise
+        if lane.circuit.open:
+            self._ledger.route_failed(lane.route)
+
+    def _send_all(self, lane: Lane, first: Work, sent: dict[int, tuple[Work, int]]) -> None:
         for outcome in send_all(
             lane.route.transport,
             self._feed(lane, first, sent),
@@ -231,8 +242,6 @@ class Worker:
                 sent[outcome.position] = work, missing - 1
             else:
                 del sent[outcome.position]  # and with it the content
-        if lane.circuit.open:
-            self._ledger.route_failed(lane.route)
 
     def _feed(
         self, lane: Lane, first: Work, sent: dict[int, tuple[Work, int]]

@@ -66,7 +66,7 @@ class Traffic:
         known = routes.read(connection)
         self._slowed.clear()
         news: list[Event] = []
-        for lane in self._lanes:
+        for lane in sorted(self._lanes, key=lambda lane: lane.route.name):
             if lane.high:
                 continue  # the other of its route has the same circuit
             circuit, row = lane.circuit, known.get(lane.route.name)

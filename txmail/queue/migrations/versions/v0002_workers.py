@@ -43,7 +43,8 @@ def upgrade() -> None:
     op.add_column("txmail_delivery", sa.Column("route", sa.Text()))
     op.drop_index("ix_txmail_delivery_ready", "txmail_delivery")
     _partial("ready", ["priority", "due", "id"], "state = 'ready' AND route IS NULL")
-    _partial("bulk", ["message", "due", "id"], "state = 'ready' AND route IS NULL AND priority = 2")
+    bulk = "state = 'ready' AND route IS NULL AND priority = 2"
+    _partial("bulk", ["priority", "message", "due", "id"], bulk)
     _partial("parked", ["route", "priority", "due", "id"], "state = 'ready' AND route IS NOT NULL")
 
 
