@@ -176,7 +176,7 @@ def test_a_worker_that_is_told_to_end_under_load_leaves_nothing_in_doubt(make_qu
     chosen = random.Random(4711)
     never = threading.Event()
     server.on(".", Callback(lambda: never.wait(0.002)), times=None)
-    for _ in range(10):
+    for _ in range(10 if FULL else 4):
         before = len(server.messages)
         wait = chosen.randrange(1, 60)
         with subprocess.Popen(command, cwd=ROOT, env=environment) as process, killed(process):

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 FULL = bool(os.environ.get("TXMAIL_FULL_SWEEP"))
 #: Kinds of queues, what the server offers, and the stride: of calls that there are many of, one in
 #: so many is taken.
-BENCHES = [(OWN_SQLITE, "stream", 4), (OWN_SQLITE, "pipeline", 16), (OWN_POSTGRESQL, "stream", 16)]
+BENCHES = [(OWN_SQLITE, "stream", 8), (OWN_SQLITE, "pipeline", 32), (OWN_POSTGRESQL, "stream", 32)]
 if FULL:
     BENCHES = [(kind, offer, 1) for kind in OWN_QUEUES for offer in OFFERS]
 #: Of the steps that Python sees, one in so many.
