@@ -69,6 +69,9 @@ class Ours:
         """Have `count` mails in it, and nothing else; `options` are those of `Mailer.enqueue`."""
         self._queue.clear()
         self._queue.put(self._queue.ready(mails(count)), **options)
+        # A large transaction is made ready in steps, behind its commit.
+        if not self.mailer.queue.flush(60):
+            raise RuntimeError("the queue is not filled yet")
         gc.collect()
 
     def put(self, *recipients: str, **options: Any) -> None:

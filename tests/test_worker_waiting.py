@@ -110,7 +110,6 @@ def test_who_finds_the_lease_over_renews_it_before_anything_is_claimed(app, serv
 
 
 def _work_in_child(worker, told):
-    worker.stop_in_child = True
     told.put(worker.run_once())
 
 
