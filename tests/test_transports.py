@@ -330,10 +330,11 @@ LOCAL = "smtp://localhost?"
         ("smtp://local%0Ahost", "url"),
         ("smtp://localhost%00", "url"),
         # hosts
-        ("smtp://local_host", "url"),
         ("smtp://-a.example?tls=off", "url"),
+        ("smtp://a-.example?tls=off", "url"),
+        ("smtp://a.example..?tls=off", "url"),
+        ("smtp://.?tls=off", "url"),
         ("smtp://a..example?tls=off", "url"),
-        ("smtp://a.example.?tls=off", "url"),
         ("smtp://\u2488.example?tls=off", "url"),
         ("smtp://[localhost]", "url"),
         ("smtp://[127.0.0.1]", "url"),

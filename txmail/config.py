@@ -45,8 +45,9 @@ from .readers import (
 from .secret import Secret, Unshown, bare
 from .smtp.tls import TlsFiles
 from .transports import from_urls
+from .transports.hosts import is_loopback
 from .transports.sendmail import Command
-from .transports.url import Account, is_loopback
+from .transports.url import CLEAR_AT_FIRST, TLS_AT_ONCE, Account
 
 #: What pyramid_mailer calls its settings begin with.
 PREFIX = "mail."
@@ -267,8 +268,19 @@ def _legacy_url(combined: dict[str, Any], prefix: str) -> str:
         )
     shown = f"[{host}]" if ":" in host else quote(host)
     if combined.get("ssl"):
-        return f"smtps://{shown}:{combined.get('port', 465)}"
+        port = combined.get("port", 465)
+        if port in CLEAR_AT_FIRST:
+            raise ConfigurationError(
+                f"on port {port} TLS begins with STARTTLS: say {prefix}tls = true "
+                f"in place of {prefix}ssl",
+                field=prefix + "port",
+            )
+        return f"smtps://{shown}:{port}"
     port = combined.get("port", 25)
+    if port == TLS_AT_ONCE and not combined.get("tls"):
+        raise ConfigurationError(
+            f"on port {port} TLS begins at once: say {prefix}ssl = true", field=prefix + "port"
+        )
     return f"smtp://{shown}:{port}" + ("?tls=required" if combined.get("tls") else "")
 
 

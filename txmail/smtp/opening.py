@@ -18,7 +18,8 @@ from .extensions import Extensions
 from .options import Options
 from .protocol import Protocol
 from .replies import MalformedReply
-from .transactions import Conversation, answer
+from .tls import TlsMode
+from .transactions import ConnectionEnded, Conversation, answer
 from .trouble import Stage, judge
 
 
@@ -35,7 +36,13 @@ class Opening:
 
     def greeting(self) -> Conversation:
         """Read the greeting (RFC 5321 section 3.1)."""
-        reply = yield from answer(self._protocol)
+        try:
+            reply = yield from answer(self._protocol)
+        except ConnectionEnded as ended:
+            if ended.lost or self._options.tls is TlsMode.IMPLICIT:
+                raise
+            problem = f"{ended}; if TLS begins at once on this port, it is smtps://"
+            raise ConnectionEnded(problem, lost=False) from ended
         if not reply.positive:
             raise _refused(f"turned away by {self._options.name}", Stage.GREETING, reply)
 

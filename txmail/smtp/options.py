@@ -32,12 +32,14 @@ class Options:
     window: int | None = None
     tls: TlsMode = TlsMode.OFF
     files: TlsFiles = NO_FILES
+    #: certificates have to be exactly as RFC 5280 wants them
+    x509_strict: bool = True
     #: who we are; empty for nobody
     user: str = ""
     password: Secret | None = None
     #: the one SASL mechanism to use; None is the strongest that is offered
     auth: str | None = None
-    #: authenticate although nothing is encrypted
+    #: authenticate although nothing is encrypted, or with a server that has proved nothing
     auth_in_clear: bool = False
 
     @property
@@ -49,8 +51,11 @@ class Options:
 
     @property
     def tls_name(self) -> str:
-        """The name or address that a certificate has to have: without the zone of an address."""
-        return self.host.partition("%")[0]
+        """The name or address that a certificate has to have.
+
+        It has neither the zone of an address nor the dot at the end of a name (RFC 9525 section 3).
+        """
+        return self.host.partition("%")[0].removesuffix(".")
 
     @property
     def account(self) -> str:

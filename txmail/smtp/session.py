@@ -27,7 +27,7 @@ from .protocol import Protocol
 from .sending import WINDOW, Sending
 from .stream import Stream
 from .streaming import WINDOW_OCTETS
-from .tls import TlsMode
+from .tls import SpeaksInClear, TlsMode
 from .transactions import ConnectionEnded, Group, MailTransaction
 from .trouble import Stage
 
@@ -140,7 +140,13 @@ class Session:
     def _encrypt(self, tls: ssl.SSLContext | None) -> None:
         assert tls is not None
         self.driver.expect()
-        self._stream.start_tls(tls, self.options.tls_name, self.driver.left)
+        try:
+            self._stream.start_tls(tls, self.options.tls_name, self.driver.left)
+        except TransportError as error:
+            implicit = self.options.tls is TlsMode.IMPLICIT
+            if implicit and getattr(error.__cause__, "reason", None) == "WRONG_VERSION_NUMBER":
+                raise SpeaksInClear(self.host) from error.__cause__
+            raise
 
     def _password(self) -> Secret | None:
         """The password, asked once for a connection: a token may be another one the next time.
@@ -156,13 +162,25 @@ class Session:
         return password
 
     def _authenticate(self, opening: Opening, password: Secret) -> None:
-        options = self.options
-        if not (self._stream.encrypted or options.auth_in_clear):
+        self._check_safe_for_credentials()
+        self.driver.run(opening.authentication(password, self._stream.channel_binding()))
+
+    def _check_safe_for_credentials(self) -> None:
+        """Raise `TransportError` unless the password goes to the right server alone (CWE-295)."""
+        options, stream = self.options, self._stream
+        if options.auth_in_clear:
+            return
+        if not stream.encrypted:
             raise TransportError(
                 f"{self.host} offers no encryption, and {options.account} does not log in in clear",
                 temporary=False,
             )
-        self.driver.run(opening.authentication(password, self._stream.channel_binding()))
+        if not (options.tls.verified or stream.loopback):
+            raise TransportError(
+                f"{self.host} has not proved who it is, and {options.account} does not log in "
+                "with an unknown server: say tls=required",
+                temporary=False,
+            )
 
     # -- ISession
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import select
 import socket
 import ssl
@@ -99,6 +100,15 @@ class Stream:
         """Our end's address as a literal for EHLO (RFC 5321 section 4.1.3)."""
         address = str(self._socket.getsockname()[0])
         return f"[IPv6:{address.partition('%')[0]}]" if ":" in address else f"[{address}]"
+
+    @property
+    def loopback(self) -> bool:
+        """True if the other end is on this machine, whatever its name is; False if it is gone."""
+        try:
+            address = ipaddress.ip_address(str(self._socket.getpeername()[0]))
+        except OSError:
+            return False
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
     @property
     def encrypted(self) -> bool:

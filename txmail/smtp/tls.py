@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, TransportError
 
 
 class TlsMode(StrEnum):
@@ -42,12 +42,32 @@ class TlsFiles:
 NO_FILES = TlsFiles()
 
 
-def client_context(mode: TlsMode, files: TlsFiles) -> ssl.SSLContext | None:
+class SpeaksInClear(TransportError, ConfigurationError):
+    """A server speaks first, in clear, where the URL has TLS begin at once.
+
+    The mail can wait, as for any `TransportError`; what mends it is another URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        """`url` is the printable name of the server."""
+        right = url.replace("smtps://", "smtp://")
+        super().__init__(
+            f"{url}: the server speaks first, in clear, so that this port is {right}; "
+            "TLS begins with STARTTLS there"
+        )
+        self.field = url
+
+
+def client_context(
+    mode: TlsMode, files: TlsFiles, *, x509_strict: bool = True
+) -> ssl.SSLContext | None:
     """The context for `mode`; None where nothing is encrypted. Takes some 20 milliseconds.
 
     TLS 1.2 or later. Certificate and host name are verified unless the mode is opportunistic, which
-    cannot prove anything but is better than clear text. Raises `ConfigurationError`, naming the
-    option, for a file that cannot be used.
+    cannot prove anything but is better than clear text. The host is looked for among the subject
+    alternative names only (RFC 9525 section 6.3). With `x509_strict` all certificates of the chain
+    have to be as RFC 5280 wants them. Raises `ConfigurationError`, naming the option, for a file
+    that cannot be used.
     """
     if mode is TlsMode.OFF:
         return None
@@ -57,6 +77,12 @@ def client_context(mode: TlsMode, files: TlsFiles) -> ssl.SSLContext | None:
         raise _unusable("cafile", error) from None
     context.options |= ssl.OP_NO_RENEGOTIATION  # so that reading never has to write
     context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+    context.hostname_checks_common_name = False
+    # Python 3.13 sets both of these by default, and earlier ones neither.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    if not x509_strict:
+        context.verify_flags ^= ssl.VERIFY_X509_STRICT
     if not mode.verified:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

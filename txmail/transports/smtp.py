@@ -52,7 +52,7 @@ class SmtpTransport:
         logins that failed are counted by. Raises `ConfigurationError` for a certificate that
         cannot be used.
         """
-        self._setup(options, pool, clock, connections, client_context(options.tls, options.files))
+        self._setup(options, pool, clock, connections, _context(options))
 
     def _setup(
         self,
@@ -139,7 +139,7 @@ class SmtpTransport:
 
     def _context(self) -> ssl.SSLContext | None:
         if self._tls is None:
-            self._tls = client_context(self.options.tls, self.options.files)
+            self._tls = _context(self.options)
         return self._tls
 
     def close(self) -> None:
@@ -152,6 +152,10 @@ class SmtpTransport:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+def _context(options: Options) -> ssl.SSLContext | None:
+    return client_context(options.tls, options.files, x509_strict=options.x509_strict)
 
 
 def _restored(

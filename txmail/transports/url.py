@@ -7,7 +7,6 @@ none should be.
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE
 from ..smtp.tls import NO_FILES, TlsFiles, TlsMode
 from .failover import FailoverTransport
+from .hosts import is_loopback, read_host
 from .local_url import SCHEMES, local_transport
 from .memory import MemoryTransport
 from .sendmail import Command
@@ -30,6 +30,10 @@ from .smtp import SmtpTransport
 
 #: Schemes that mean SMTP, and their ports (RFC 5321, RFC 8314).
 _PORTS = {"smtp": 25, "smtps": 465}
+#: The port where TLS begins at once (RFC 8314).
+TLS_AT_ONCE = 465
+#: Ports where TLS begins with STARTTLS, if at all (RFC 5321, RFC 6409).
+CLEAR_AT_FIRST = (25, 587)
 _YES_NO = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
 #: What may be the name of an option, so that an error can show it.
 _OPTION = re.compile(r"[a-z_]{1,32}")
@@ -61,7 +65,8 @@ def from_url(
     take the options ``tls`` (``required``, ``implicit``, ``opportunistic``, ``off``; required
     unless the host is loopback), ``cafile``, ``certfile``, ``keyfile``, ``auth`` (the one
     mechanism to use), ``password_from`` (see `txmail.secret`), ``auth_in_clear`` (``yes`` to log in
-    without TLS), ``timeout`` (seconds for a reply), ``pool`` (connections kept),
+    without verified TLS), ``x509_strict`` (``no`` takes certificates that are not quite as RFC 5280
+    wants them), ``timeout`` (seconds for a reply), ``pool`` (connections kept),
     ``local_hostname`` (our name in EHLO), ``pipelining`` and ``chunking`` (``no`` turns it off),
     ``window`` (messages that may be on their way, and so in doubt, at once on one connection) and
     ``connections`` (used by one `ISession.send`). ``memory:``, ``console:`` and ``file:///folder``
@@ -100,6 +105,8 @@ def _transport(given: Unshown, field: str, command: Command | None, account: Acc
     if parts.path not in ("", "/") or parts.fragment:
         raise ConfigurationError("smtp://host:port takes no path and no fragment", field=field)
     options = _query(parts.query, field)
+    if "tls" not in options:
+        _check_port(scheme, port, field)
     if user:
         if password is not None and "password_from" in options:
             raise ConfigurationError(
@@ -120,11 +127,19 @@ def from_urls(
 ) -> ITransport:
     """The transport of one URL, or of several: the first that works is used.
 
-    Raises `ConfigurationError`, as `from_url` does.
+    Raises `ConfigurationError`, as `from_url` does, and for the user of an `account` who would log
+    in at several hosts: only one of them is whose password it is.
     """
     given = Unshown(urls)
     del urls
     routes = [from_url(u, field=field, command=command, account=account) for u in given.get()]
+    hosts = {r.options.tls_name.lower() for r in routes if isinstance(r, SmtpTransport)}
+    if account is not None and account.user and len(hosts) > 1:
+        raise ConfigurationError(
+            f"{field} has several servers, and all of them would get the password; "
+            "name the user in each URL, as in smtp://USER@HOST",
+            field=account.prefix + "username",
+        )
     return routes[0] if len(routes) == 1 else FailoverTransport(routes)
 
 
@@ -178,6 +193,8 @@ def _smtp(
 ) -> SmtpTransport:
     mode = _tls_mode(scheme, options.pop("tls", None), host, field)
     files, named = _files(options, account, field)
+    if "x509_strict" in options:
+        named["x509_strict"] = f"{field} option x509_strict"
     if named and mode is TlsMode.OFF:
         raise ConfigurationError("there is no TLS to use it for", field=min(named.values()))
     password = options.pop("password_from", None) or account.password
@@ -185,12 +202,8 @@ def _smtp(
         raise ConfigurationError("a user without a password", field=field)
     if password is not None and not account.user:
         raise ConfigurationError("a password without a user", field=_where(password, account))
-    if account.user and mode is TlsMode.OFF and not options.get("auth_in_clear"):
-        raise ConfigurationError(
-            "credentials would go out in clear; say tls=required, "
-            "or auth_in_clear=yes if that is what you want",
-            field=field,
-        )
+    if account.user and not options.get("auth_in_clear"):
+        _check_safe_for_credentials(mode, host, field)
     connections = options.pop("connections", 1)
     pool = options.pop("pool", max(POOL_SIZE, connections))
     known = Options(
@@ -202,6 +215,19 @@ def _smtp(
         problem = error
     reason = str(problem).removeprefix(f"{problem.field}: ")
     raise ConfigurationError(reason, field=named.get(problem.field, field))
+
+
+def _check_safe_for_credentials(mode: TlsMode, host: str, field: str) -> None:
+    """Raise `ConfigurationError` if somebody in between could get a password (CWE-295)."""
+    if mode is TlsMode.OFF:
+        problem = "credentials would go out in clear"
+    elif not mode.verified and not is_loopback(host):
+        problem = "with tls=opportunistic credentials would go to whoever answers, unverified"
+    else:
+        return
+    raise ConfigurationError(
+        f"{problem}; say tls=required, or auth_in_clear=yes if that is what you want", field=field
+    )
 
 
 def _where(password: Secret, account: Account) -> str:
@@ -235,53 +261,41 @@ def _tls_mode(scheme: str, said: str | None, host: str, field: str) -> TlsMode:
     return TlsMode(said)
 
 
-def is_loopback(host: str) -> bool:
-    """True if mail to `host` cannot leave this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+def _check_port(scheme: str, port: int, field: str) -> None:
+    """Raise `ConfigurationError` if `port` is known to begin in the other way than `scheme`.
+
+    A client and a server that both wait for the other to begin would wait until a time-out.
+    """
+    if scheme == "smtp" and port == TLS_AT_ONCE:
+        raise ConfigurationError(
+            "on port 465 TLS begins at once, so that this port is smtps://; "
+            "if this server is different, say tls=required or what else it needs",
+            field=field,
+        )
+    if scheme == "smtps" and port in CLEAR_AT_FIRST:
+        raise ConfigurationError(
+            f"on port {port} the server speaks first, in clear, and TLS begins with STARTTLS, "
+            "so that this port is smtp://; if this server is different, say tls=implicit",
+            field=field,
+        )
 
 
 def _host(parts: SplitResult, field: str) -> str:
     if not parts.hostname:
         raise ConfigurationError("there is no host", field=field)
     host = unquote(parts.hostname)
-    bracketed = parts.netloc.startswith("[")
-    known = _is_ip(host) or (None if bracketed or "[" in host else _domain(host))
-    if known is None or bracketed is not (":" in host):
+    known = read_host(host)
+    if known is None or parts.netloc.startswith("[") is not (":" in host):
         raise ConfigurationError("that is no host name and no address", field=field)
     return known
-
-
-def _is_ip(host: str) -> str | None:
-    """`host` if it is an IP address; the zone of an IPv6 one is the name of an interface."""
-    address, _, zone = host.partition("%")
-    if zone and not re.fullmatch(r"[A-Za-z0-9._-]+", zone):
-        return None
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        return None
-    return host
-
-
-def _domain(text: str) -> str | None:
-    """The domain or address literal `text` in A-labels, None if it is neither.
-
-    The error is not passed on: it repeats what may be a part of a password.
-    """
-    try:
-        return parse_domain(text)
-    except AddressError:
-        return None
 
 
 def _query(query: str, field: str) -> dict[str, Any]:
     """Options by name, converted; every name once."""
     found: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        where = f"{field} option {name}" if _OPTION.fullmatch(name) else f"{field} option"
+        shown = name in _CONVERTERS or _OPTION.fullmatch(name)
+        where = f"{field} option {name}" if shown else f"{field} option"
         if name in found:
             raise ConfigurationError("it is given twice", field=where)
         convert = _CONVERTERS.get(name)
@@ -316,10 +330,11 @@ def _yes_no(value: str, field: str) -> bool:
 
 
 def _hostname(value: str, field: str) -> str:
-    domain = _domain(value)
-    if domain is None:
-        raise ConfigurationError("a domain or an address literal is needed", field=field)
-    return domain
+    try:
+        return parse_domain(value)
+    except AddressError:
+        pass  # its text repeats what may be a part of a password
+    raise ConfigurationError("a domain or an address literal is needed", field=field)
 
 
 def _text(value: str, field: str) -> str:
@@ -348,6 +363,7 @@ _CONVERTERS: dict[str, Callable[[str, str], Any]] = {
     "auth": check_mechanism,
     "auth_in_clear": _yes_no,
     "password_from": _source,
+    "x509_strict": _yes_no,
     "cafile": _file,
     "certfile": _file,
     "keyfile": _file,
