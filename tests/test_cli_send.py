@@ -266,7 +266,8 @@ def test_an_ini_file_has_the_settings(server, tmp_path, capsys):
     path = ini(
         tmp_path,
         f"[DEFAULT]\nmail.url = {server.url}\n"
-        "[app:main]\nuse = egg:app\nmail.default_sender = shop@example.com\n"
+        "[app:main]\nuse = egg:app\nget mail.url = mail.url\n"
+        "mail.default_sender = shop@example.com\n"
         "[app:other]\npyramid_mailer.prefix = post.\n"
         f"post.url = file://%(here)s/mails\npost.default_sender = other@example.com\n",
     )

@@ -58,7 +58,15 @@ _SERVER = ("url", "host", "sendmail_app", "sendmail_template")
 _ABOUT_SERVER = ("port", "tls", "ssl", "username", "password", "password_from", *_FILES)
 #: Settings that say together what one part needs.
 _COMBINED = frozenset(
-    [*_SERVER, *_ABOUT_SERVER, "queue_url", "queue_path", "queue_limit", "on_doubt"]
+    [
+        *_SERVER,
+        *_ABOUT_SERVER,
+        "queue_url",
+        "queue_path",
+        "queue_engine_url",
+        "queue_limit",
+        "on_doubt",
+    ]
 )
 
 #: What settings of a worker's route begin with, such as ``route.newsletter.url``.
@@ -73,6 +81,9 @@ DIRECT = "direct"
 DELIVERY = (DIRECT, QUEUE)
 #: The URL of a queue that is in the application's database, behind the session of a bound mailer.
 IN_SESSION = "session:"
+#: What settings of the application's database begin with, as SQLAlchemy's `engine_from_config`
+#: reads them.
+APPLICATION_DATABASE = "sqlalchemy."
 #: The file of a queue whose folder is named by pyramid_mailer's ``queue_path``.
 QUEUE_FILE = "txmail.db"
 
@@ -137,7 +148,7 @@ def _read(settings: Mapping[str, Any], prefix: str) -> Settings:
             combined[name] = read
         elif read is not None and name in Settings.__slots__:
             found[name] = read
-    queue = _queue(combined, prefix)
+    queue = _queue(combined, prefix, settings)
     for name in ("delivery", "on_unavailable", "on_partial"):
         if found.get(name) == QUEUE and queue is None:
             raise ConfigurationError(
@@ -187,12 +198,18 @@ def _routes(ways: dict[str, dict[str, Any]], transport: ITransport, prefix: str)
     return tuple(routes)
 
 
-def _queue(combined: dict[str, Any], prefix: str) -> IQueue | None:
+def _queue(combined: dict[str, Any], prefix: str, settings: Mapping[str, Any]) -> IQueue | None:
     """The queue of the settings that tell of it together."""
     url, path = combined.get("queue_url"), combined.get("queue_path")
     if url is not None and path is not None:
         raise ConfigurationError(
             f"it is said by {prefix}queue_url already", field=f"{prefix}queue_path"
+        )
+    in_session = url == Secret(IN_SESSION)
+    if not in_session and "queue_engine_url" in combined:
+        raise ConfigurationError(
+            f"it is for {prefix}queue_url = {IN_SESSION}, and has no meaning without that",
+            field=f"{prefix}queue_engine_url",
         )
     if url is None and path is None:
         for name in ("on_doubt", "queue_limit"):
@@ -202,19 +219,35 @@ def _queue(combined: dict[str, Any], prefix: str) -> IQueue | None:
         return None
     if path is not None:
         url = Secret("sqlite:///" + quote(os.path.join(os.path.abspath(path), QUEUE_FILE)))
-    options = {
+    options: dict[str, Any] = {
         "on_doubt": combined.get("on_doubt", "retry"),
         "limit": combined.get("queue_limit"),
     }
+    name, needed = ("queue.queue", "SQLAlchemy")
+    if in_session:
+        name, needed = ("integrations.session_queue", "zope.sqlalchemy")
+        options |= _engines(combined.get("queue_engine_url"), settings, prefix)
+    module = _module(name, needed, prefix)
     try:
-        if url == Secret(IN_SESSION):
-            module = _module("integrations.session_queue", "zope.sqlalchemy", prefix)
-            return cast("IQueue", module.session_queue(**options))
-        queue = _module("queue.queue", "SQLAlchemy", prefix).Queue(url, **options)
+        queue = module.session_queue(**options) if in_session else module.Queue(url, **options)
     except ConfigurationError as error:
         problem = str(error).removeprefix(f"{error.field}: ")
         raise ConfigurationError(problem, field=prefix + error.field) from None
     return cast("IQueue", queue)
+
+
+def _engines(
+    url: Secret | None, settings: Mapping[str, Any], prefix: str
+) -> dict[str, Callable[[], Any]]:
+    """What makes engines for a queue in the application's database, where no session does."""
+    named = _module("queue.named_engine", "SQLAlchemy", prefix)
+    if url is not None:
+        return {"engine": named.engine_of_url(url, f"{prefix}queue_engine_url")}
+    if not settings.get(f"{APPLICATION_DATABASE}url"):
+        return {}
+    database = {k: v for k, v in settings.items() if str(k).startswith(APPLICATION_DATABASE)}
+    make = named.engine_of_settings(Unshown(database), APPLICATION_DATABASE)
+    return {"default_engine": make}
 
 
 def _module(name: str, needed: str, prefix: str) -> Any:
@@ -337,6 +370,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "on_partial": as_one_of(ABORT, QUEUE),
     "queue_url": as_secret_url,
     "queue_path": as_folder,
+    "queue_engine_url": as_secret_url,
     "queue_limit": as_count,
     "on_doubt": as_one_of("retry", "hold"),
     "username": as_user,

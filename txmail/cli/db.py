@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 def _database(arguments: argparse.Namespace) -> Database:
     found: Any = read_settings(*settings.read_queue(arguments)).queue
+    settings.require_database(found)
     database: Database = found.database
     return database
 

@@ -100,6 +100,7 @@ def _health(arguments: argparse.Namespace) -> Iterator[_Finding]:
     require("queue", "sqlalchemy", "alembic")
     try:
         found = read_settings(*settings.read_queue(arguments))
+        settings.require_database(found.queue)
     except ConfigurationError as error:
         raise CannotRun(printable(str(error))) from None
     yield from _of_queue(found.queue, arguments.max_age, arguments.workers)
@@ -108,6 +109,7 @@ def _health(arguments: argparse.Namespace) -> Iterator[_Finding]:
 def _findings(arguments: argparse.Namespace) -> Iterator[_Finding]:
     try:
         found = read_settings(*settings.read_any(arguments))
+        named = found.queue is not None and settings.names_database(found.queue)
     except ConfigurationError as error:
         raise CannotRun(printable(str(error))) from None
     yield _Mark.OK, "the settings can be read"
@@ -117,8 +119,8 @@ def _findings(arguments: argparse.Namespace) -> Iterator[_Finding]:
     if found.queue is None:
         yield _Mark.ADVICE, "there is no queue: a mail server that is down aborts transactions"
         return
-    if getattr(found.queue, "in_session", False):
-        yield _Mark.ADVICE, "the queue is in the application's database: name that by --queue-url"
+    if not named:
+        yield _Mark.ADVICE, settings.UNNAMED_DATABASE
         return
     require("queue", "sqlalchemy", "alembic")
     yield from _of_database(found.queue)

@@ -6,12 +6,12 @@ For commands that are about a queue it is ``--queue-url``.
 from __future__ import annotations
 
 import argparse
-import configparser
 import os
 from typing import Any
 
-from ..config import IN_SESSION, PREFIX
+from ..config import APPLICATION_DATABASE, IN_SESSION, PREFIX
 from ..exceptions import ConfigurationError
+from .inifile import Ini, read_ini
 
 #: The environment variable that names the mail server.
 URL_VARIABLE = "TXMAIL_URL"
@@ -20,9 +20,11 @@ QUEUE_VARIABLE = "TXMAIL_QUEUE_URL"
 #: The settings that name a queue.
 QUEUE_SETTINGS = ("queue_url", "queue_path")
 #: What else there is to be said of one.
-_QUEUE_OPTIONS = ("on_doubt", "queue_limit")
-#: Where a Pyramid ini has the settings of the application.
-SECTION = "app:main"
+_QUEUE_OPTIONS = ("queue_engine_url", "on_doubt", "queue_limit")
+#: The settings that name a mail server.
+_SERVER_SETTINGS = ("url", "host", "sendmail_app", "sendmail_template")
+#: Where an application says which prefix its mail settings have.
+_PREFIX_SETTING = "pyramid_mailer.prefix"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,15 +45,30 @@ def _add_file(group: argparse._ArgumentGroup, setting: str) -> None:
     group.add_argument(
         "-c",
         "--config",
-        metavar="FILE",
-        help=f"an ini file with {setting} and other settings, as Pyramid has them",
+        metavar="FILE[#NAME]",
+        help=f"an ini file with {setting} and other settings, read as pserve reads it",
     )
     group.add_argument(
         "--section",
         metavar="NAME",
-        default=SECTION,
-        help=f"the section of that file (default: {SECTION})",
+        help="the application in that file, or a section of it (default: app:main)",
     )
+    group.add_argument(
+        "-D",
+        "--define",
+        metavar="NAME=VALUE",
+        action="append",
+        type=_pair,
+        default=[],
+        help="a value for %%(NAME)s in that file, as pserve takes it",
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError("NAME=VALUE is needed")
+    return name, value
 
 
 def read(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -59,7 +76,7 @@ def read(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if arguments.url is not None:
         return {f"{PREFIX}url": arguments.url}, PREFIX
     if arguments.config is not None:
-        return _from_ini(arguments.config, arguments.section)
+        return _from_ini(arguments, _SERVER_SETTINGS)
     url = os.environ.get(URL_VARIABLE)
     if url:
         return {f"{PREFIX}url": url}, PREFIX
@@ -73,13 +90,9 @@ def read_queue(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if arguments.queue_url is not None:
         return {f"{PREFIX}queue_url": arguments.queue_url}, PREFIX
     if arguments.config is not None:
-        settings, prefix = _from_ini(arguments.config, arguments.section)
-        found = {
-            prefix + name: settings[prefix + name]
-            for name in QUEUE_SETTINGS
-            if settings.get(prefix + name)
-        }
-        if not found:
+        settings, prefix = _from_ini(arguments, QUEUE_SETTINGS)
+        found = _of_queue(settings, prefix)
+        if not _names_queue(found, prefix):
             raise ConfigurationError(f"{arguments.config}: there is no {prefix}queue_url")
         return found, prefix
     url = os.environ.get(QUEUE_VARIABLE)
@@ -107,21 +120,38 @@ def read_worker(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if arguments.config is None:
         queue, prefix = read_queue(arguments)
         return {**queue, **read(arguments)[0]}, prefix
-    found, prefix = _from_ini(arguments.config, arguments.section)
+    found, prefix = _from_ini(
+        arguments,
+        *([] if arguments.queue_url is not None else [QUEUE_SETTINGS]),
+        *([] if arguments.url is not None else [_SERVER_SETTINGS]),
+    )
     if arguments.url is not None:
         found = {**_of_queue(found, prefix), f"{prefix}url": arguments.url}
     if arguments.queue_url is not None:
-        for name in QUEUE_SETTINGS:
+        for name in (*QUEUE_SETTINGS, "queue_engine_url"):
             found.pop(prefix + name, None)
         found[f"{prefix}queue_url"] = arguments.queue_url
-    if not any(found.get(prefix + name) for name in QUEUE_SETTINGS):
+    if not _names_queue(found, prefix):
         raise ConfigurationError(f"{arguments.config}: there is no {prefix}queue_url")
-    if found.get(f"{prefix}queue_url") == IN_SESSION:
-        raise ConfigurationError(
-            f"{prefix}queue_url: the queue is in the application's database, which is not named "
-            "here: add --queue-url"
-        )
     return found, prefix
+
+
+#: What to do where a queue is in a database that nothing names.
+UNNAMED_DATABASE = (
+    "the queue is in the application's database, which is not named here: "
+    f"add {APPLICATION_DATABASE}url or {PREFIX}queue_engine_url to the ini file, or --queue-url"
+)
+
+
+def names_database(queue: Any) -> bool:
+    """Whether it is known in which database `queue` is. Raises `ConfigurationError`."""
+    return not queue.in_session or bool(queue.database.determine())
+
+
+def require_database(queue: Any) -> None:
+    """Raise `ConfigurationError` if nothing names the database in which `queue` is."""
+    if not names_database(queue):
+        raise ConfigurationError(UNNAMED_DATABASE)
 
 
 def read_any(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -132,42 +162,54 @@ def read_any(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         return read_worker(arguments)
     if arguments.config is None:
         return read(arguments)
-    found, prefix = _from_ini(arguments.config, arguments.section)
+    found, prefix = _from_ini(
+        arguments, QUEUE_SETTINGS, *([] if arguments.url is not None else [_SERVER_SETTINGS])
+    )
     if arguments.url is None:
         return found, prefix
     return {**_of_queue(found, prefix), f"{prefix}url": arguments.url}, prefix
 
 
+def _names_queue(found: dict[str, Any], prefix: str) -> bool:
+    return any(found.get(prefix + name) for name in QUEUE_SETTINGS)
+
+
 def _of_queue(found: dict[str, Any], prefix: str) -> dict[str, Any]:
     kept = [prefix + name for name in (*QUEUE_SETTINGS, *_QUEUE_OPTIONS)]
-    return {name: value for name, value in found.items() if name in kept}
+    return {
+        name: value
+        for name, value in found.items()
+        if name in kept or name.startswith(APPLICATION_DATABASE)
+    }
 
 
-def _from_ini(path: str, section: str) -> tuple[dict[str, Any], str]:
-    # Errors of configparser repeat lines of the file, and a password may stand in them.
-    parser = configparser.ConfigParser(
-        {"here": os.path.dirname(os.path.abspath(path)), "__file__": os.path.abspath(path)}
-    )
-    try:
-        with open(path, encoding="utf-8") as file:
-            parser.read_file(file)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from None
-    except (configparser.Error, UnicodeDecodeError) as error:
-        number = getattr(error, "lineno", None)
-        where = f"line {number}: " if number else ""
-        raise ConfigurationError(f"{path}: {where}it is not an ini file") from None
-    if not parser.has_section(section):
-        raise ConfigurationError(f"{path}: there is no section [{section}]")
-    prefix = _value(parser, path, section, "pyramid_mailer.prefix") or PREFIX
-    names = [name for name in parser.options(section) if name.startswith(prefix)]
-    return {name: _value(parser, path, section, name) for name in names}, prefix
+def _from_ini(
+    arguments: argparse.Namespace, *wanted: tuple[str, ...]
+) -> tuple[dict[str, Any], str]:
+    """The settings of the file; of each of `wanted`, one may not stand in [DEFAULT] only."""
+    ini = read_ini(arguments.config, arguments.section, dict(arguments.define))
+    prefix = ini.get(_PREFIX_SETTING) or PREFIX
+    found: dict[str, Any] = {name: ini.get(name) for name in ini if name.startswith(prefix)}
+    groups = [[prefix + name for name in names] for names in wanted]
+    if found.get(f"{prefix}queue_url") == IN_SESSION:
+        found |= {name: ini.get(name) for name in ini if name.startswith(APPLICATION_DATABASE)}
+        groups.append([f"{prefix}queue_engine_url", f"{APPLICATION_DATABASE}url"])
+    for names in groups:
+        _refuse_defaults(arguments.config, ini, found, names)
+    return found, prefix
 
 
-def _value(parser: configparser.ConfigParser, path: str, section: str, name: str) -> str:
-    try:
-        return parser.get(section, name, fallback="")
-    except configparser.InterpolationError:
-        raise ConfigurationError(
-            f"{path}: [{section}] {name}: a % has to be written as %%, or names what is not there"
-        ) from None
+def _refuse_defaults(file: str, ini: Ini, found: dict[str, Any], names: list[str]) -> None:
+    """Raise `ConfigurationError` for what looks like a setting, and is none for an application.
+
+    The application goes by its defaults instead, such as another mail server.
+    """
+    if any(found.get(name) for name in names):
+        return
+    for name in names:
+        if name in ini.shared:
+            raise ConfigurationError(
+                f"{file}: {name} stands in [DEFAULT], and an application gets no setting from "
+                f'there: move it to the section of the application, or add "get {name} = {name}" '
+                "to that"
+            )

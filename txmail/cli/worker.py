@@ -106,6 +106,7 @@ def run(arguments: argparse.Namespace) -> Exit:
         require("metrics", "prometheus_client")
     try:
         found = read_settings(*settings.read_worker(arguments))
+        settings.require_database(found.queue)
     except ConfigurationError as error:
         raise CannotRun(printable(str(error))) from None
     with logging_to_stderr(quiet=arguments.quiet):

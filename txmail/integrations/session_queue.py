@@ -23,7 +23,8 @@ from ..queue.session import SessionQueue, Sessions
 def session_queue(
     session: Sessions | None = None,
     *,
-    engine: sa.Engine | None = None,
+    engine: sa.Engine | Callable[[], sa.Engine] | None = None,
+    default_engine: Callable[[], sa.Engine] | None = None,
     keep_session: bool = False,
     on_doubt: str = "retry",
     limit: int | None = None,
@@ -34,6 +35,7 @@ def session_queue(
         session,
         mark_changed,
         engine=engine,
+        default_engine=default_engine,
         keep_session=keep_session,
         on_doubt=on_doubt,
         limit=limit,

@@ -22,6 +22,8 @@ class DebugMailer(Mailer):
     back is not there.
     """
 
+    needs_worker = False
+
     def __init__(
         self,
         top_level_directory: str | os.PathLike[str],

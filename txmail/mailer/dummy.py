@@ -155,6 +155,8 @@ class DummyMailer(Mailer):
     transaction: for tests written for mailers that know no better.
     """
 
+    needs_worker = False
+
     def __init__(
         self,
         transactional: bool = True,

@@ -60,6 +60,8 @@ class Mailer:
     default_sender: str | None
     #: the ways out for workers, if they are others than `transport`
     routes: tuple[Any, ...] = ()
+    #: False if what it enqueues is not for a worker
+    needs_worker = True
 
     def __init__(
         self,

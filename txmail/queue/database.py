@@ -67,10 +67,17 @@ class Database:
     """A database with the tables of a queue. Shared by threads; works in a forked child."""
 
     def __init__(
-        self, backend: Backend | None, *, owned: bool, clock: Callable[[], float] | None = None
+        self,
+        backend: Backend | None,
+        *,
+        owned: bool,
+        make: Callable[[], sa.Engine] | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._known = backend
         self._owned = owned
+        #: makes an engine for each process, where none is adopted before one is needed
+        self._make = make
         self._clock = clock
         # By pid, and never emptied of others: a parent's connections are not to be closed here.
         self._processes: dict[int, _Process] = {}
@@ -92,14 +99,19 @@ class Database:
 
     @classmethod
     def of(
-        cls, engine: sa.Engine | None = None, *, clock: Callable[[], float] | None = None
+        cls,
+        engine: sa.Engine | None = None,
+        *,
+        make: Callable[[], sa.Engine] | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> Database:
         """The application's own database, in which it has made the tables of `schema.metadata`.
 
         No setting of its connections is changed, and they are the application's to close. Without
-        `engine`, `adopt` gives it later. Raises what `adopt` raises.
+        `engine`, `adopt` gives it later; where an engine is needed before that, `make` makes one,
+        which is ours to close. Raises what `adopt` raises.
         """
-        database = cls(None, owned=False, clock=clock)
+        database = cls(None, owned=False, make=make, clock=clock)
         if engine is not None:
             database.adopt(engine)
         return database
@@ -112,26 +124,36 @@ class Database:
         """
         if self._known is not None:
             return
-        if isinstance(engine.pool, _SHARING):
+        if engine.dialect.is_async:
+            if self._make is not None:
+                return
             raise ConfigurationError(
-                "its pool gives one connection to several users, as for a database in memory; "
-                "name a file, or use a QueuePool or a NullPool",
+                "its driver works in an event loop only, and the queue has threads of its own: "
+                "name the database with another driver, by mail.queue_engine_url or engine=",
                 field="engine",
             )
-        if engine.dialect.name == "sqlite":
-            self._known = sqlite.Sqlite(engine=engine)
-        elif engine.dialect.name == "postgresql":
-            self._known = postgresql.Postgresql(engine=engine)
-        else:
-            raise ConfigurationError("a database of SQLite or PostgreSQL is needed", field="engine")
+        self._known = _backend_of(engine)
 
     @property
     def _backend(self) -> Backend:
         if self._known is None:
-            raise ConfigurationError(
-                "it is that of the first session, and there was none yet", field="engine"
-            )
+            if self._make is None:
+                raise ConfigurationError(
+                    "it is that of the first session, and there was none yet; "
+                    "mail.queue_engine_url or sqlalchemy.url names it before that",
+                    field="engine",
+                )
+            # Two threads at once: one of the two is never used.
+            self._known = _backend_of(self._make())
+            self._owned = True
         return self._known
+
+    def determine(self) -> bool:
+        """Know which database it is; False if only the first session will tell.
+
+        Nothing is opened. Raises `ConfigurationError` if there can be no engine for it.
+        """
+        return (self._known is not None or self._make is not None) and bool(self._backend)
 
     @property
     def name(self) -> str:
@@ -309,7 +331,10 @@ class Database:
         process = self._processes.get(pid)
         if process is None:
             # Two threads at once: one of the engines is never used.
-            made = _Process(self._backend.engine())
+            backend = self._backend  # and who owns its engine
+            made = _Process(
+                self._make() if self._owned and self._make is not None else backend.engine()
+            )
             process = self._processes.setdefault(pid, made)
             if process is made and self._owned:
                 # Whoever comes after `close` gets an engine that nobody closes.
@@ -464,6 +489,20 @@ class Database:
                 return self._backend.checkpoint(process.engine, timeout)
         finally:
             process.writer.release()
+
+
+def _backend_of(engine: sa.Engine) -> Backend:
+    if isinstance(engine.pool, _SHARING):
+        raise ConfigurationError(
+            "its pool gives one connection to several users, as for a database in memory; "
+            "name a file, or use a QueuePool or a NullPool",
+            field="engine",
+        )
+    if engine.dialect.name == "sqlite":
+        return sqlite.Sqlite(engine=engine)
+    if engine.dialect.name == "postgresql":
+        return postgresql.Postgresql(engine=engine)
+    raise ConfigurationError("a database of SQLite or PostgreSQL is needed", field="engine")
 
 
 def _dispose(engine: sa.Engine, pid: int) -> None:

@@ -45,7 +45,8 @@ class SessionQueue(Queue):
         session: Sessions | None,
         mark_changed: MarkChanged,
         *,
-        engine: sa.Engine | None = None,
+        engine: sa.Engine | Callable[[], sa.Engine] | None = None,
+        default_engine: Callable[[], sa.Engine] | None = None,
         keep_session: bool = False,
         on_doubt: str = "retry",
         limit: int | None = None,
@@ -54,17 +55,22 @@ class SessionQueue(Queue):
         """Raises `ConfigurationError`.
 
         Without `session`, mailers are bound to one: ``mailer.bind(session=request.dbsession)``.
-        `engine` is for connections of our own, by default that of the first session. With
+        `engine`, or what makes one for each process, is for connections of our own; by default it
+        is that of the first session, and before there was one, what `default_engine` makes. With
         `keep_session`, the session is not closed at the end of its transaction if our rows were
         the first it took part with.
         """
         self._session = session
         self._mark_changed = mark_changed
         self._keep_session = keep_session
-        if engine is None and session is not None:
-            engine = _engine_of(_current(session))
+        #: True if the database is not that of a session, as long as that is only the default
+        self._adopts = engine is None
+        given, make = (engine, None) if isinstance(engine, sa.Engine) else (None, engine)
+        if self._adopts and session is not None:
+            given = _engine_of(_current(session))
+        make = make or default_engine
         super().__init__(
-            Database.of(engine, clock=clock), on_doubt=on_doubt, limit=limit, clock=clock
+            Database.of(given, make=make, clock=clock), on_doubt=on_doubt, limit=limit, clock=clock
         )
 
     def bind(self, session: Sessions) -> Self:
@@ -78,7 +84,9 @@ class SessionQueue(Queue):
         if transaction is None:
             return super().begin(transaction, transaction_manager)
         session = _current(self._session)
-        self.database.adopt(_engine_of(session))
+        engine = _engine_of(session)
+        if self._adopts:
+            self.database.adopt(engine)
         return SessionBatch(self, secrets.randbits(NUMBER_BITS), session, transaction_manager)
 
     def begin_apart(self, transaction_manager: Any) -> IBatch:

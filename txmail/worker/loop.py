@@ -19,7 +19,7 @@ from ..events import (
     WorkerStarted,
     WorkerStopped,
 )
-from ..exceptions import SchemaError, TxmailError
+from ..exceptions import ConfigurationError, SchemaError, TxmailError
 from ..interfaces import ITransport
 from ..item import Priority
 from ..queue.queue import Queue
@@ -326,31 +326,43 @@ def run_once(
 class RunningWorker:
     """A worker in a thread of this process; made by `start_worker`."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker | None) -> None:
+        """Without a `worker` there is no mail that would need one."""
         self.worker = worker
-        self._thread = threading.Thread(target=worker.run, name="txmail worker", daemon=True)
-        self._thread.start()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        if worker is not None:
+            self._thread = threading.Thread(target=worker.run, name="txmail worker", daemon=True)
+            self._thread.start()
 
     def stop(self, timeout: float | None = GRACE) -> None:
         """Finish what is on the wire, give back the rest; wait at most `timeout` seconds."""
-        self.worker.stop()
-        self._thread.join(timeout)
+        self._stopped.set()
+        if self.worker is not None:
+            self.worker.stop()
+        if self._thread is not None:
+            self._thread.join(timeout)
 
     @property
     def running(self) -> bool:
         """True while it works."""
+        if self._thread is None:
+            return not self._stopped.is_set()
         return self._thread.is_alive()
 
 
 def start_worker(mailer: Any, **options: Any) -> RunningWorker:
     """A worker in a thread of this process, for the queue and the routes of `mailer`.
 
-    Without routes, all mail takes its transport.
+    Without routes, all mail takes its transport. A `DummyMailer` and a `DebugMailer` have no mail
+    for a worker: theirs does nothing.
     `options` are those of `Worker`. Raises `ConfigurationError` if the mailer has no queue.
     """
-    from ..exceptions import ConfigurationError
-
+    if not getattr(mailer, "needs_worker", True):
+        return RunningWorker(None)
     if mailer.queue is None:
-        raise ConfigurationError("there is no queue: queue_url is needed", field="queue")
+        raise ConfigurationError(
+            "the mailer has no queue: the setting queue_url is needed", field="queue"
+        )
     options.setdefault("events", mailer.events)
     return RunningWorker(Worker(mailer.queue, mailer.routes or mailer.transport, **options))
