@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from email.utils import format_datetime
 
 from ..address import Mailbox
-from .fields import mailbox_header, text_header
+from .fields import header as written_header
+from .fields import mailbox_header
 from .headers import check_value
 from .lists import list_headers
 from .merge import in_uri
 from .message import Message
 from .places import NotPlain, Places, has_fields, plain
-from .render import MAILBOX_HEADERS, new_date
+from .render import MAILBOX_HEADERS, date_text, new_date
 from .template import HeaderTemplate, MailboxTemplate, Template, UriTemplate
 
 #: Makes a header, or the value of one, from the values of the fields.
@@ -64,7 +64,7 @@ class Headers:
             raise NotPlain
         headers = self._fixed.copy()
         headers[self._to] = mailbox_header("To", [recipient])
-        headers[self._date] = f"Date: {new_date() if date is None else format_datetime(date)}\r\n"
+        headers[self._date] = f"Date: {new_date() if date is None else date_text(date)}\r\n"
         headers[self._id] = f"Message-ID: {message_id}\r\n"
         for index, make in self._makers:
             headers[index] = make(values)
@@ -90,7 +90,7 @@ def _text(places: Places, name: str, header: HeaderTemplate) -> _Maker:
         if not text and name == "Subject":
             raise NotPlain  # there is no such header then
         check_value(text, header.field)
-        return text_header(name, text)
+        return written_header(name, text)
 
     return make
 

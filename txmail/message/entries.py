@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from ..address import Mailbox, parse_address, parse_mailbox
 from ..envelope import NULL_SENDER
-from ..exceptions import FieldError, InvalidMessage
+from ..exceptions import AddressError, FieldError, InvalidMessage
 from .headers import check_value
 
 #: One entry of an address header: addr-spec, ``"Name <addr-spec>"`` or (name, addr-spec).
@@ -17,6 +18,9 @@ Entry = str | tuple[str, str] | Mailbox
 #: How many entries are remembered with their mailboxes, and of how many characters at most.
 _CACHE_SIZE = 4096
 _CACHED_ENTRY = 400
+
+#: An item of a list and the comma or end behind it; a comma in a quoted string parts nothing.
+_ITEM = re.compile(r'((?:[^",\\]++|"(?:[^"\\]++|\\.)*+"|\\.)*+)(?:,|\Z)', re.DOTALL)
 
 
 def entries_of(entries: Iterable[Entry] | None, field: str) -> list[Entry]:
@@ -65,6 +69,32 @@ def check_entry(entry: Any, field: str) -> None:
 def mailboxes_of(entries: Iterable[Entry], field: str) -> list[Mailbox]:
     """The mailboxes of `entries`; errors are those of `mailbox_of`."""
     return [mailbox_of(entry, field) for entry in entries]
+
+
+def items_of(text: str) -> list[str]:
+    """The items of a comma-separated list, without the blanks around them; empty ones are left out.
+
+    All of `text` is one item if there is a quoted string in it that does not end.
+    """
+    items, position = [], 0
+    while position < len(text):
+        found = _ITEM.match(text, position)
+        if found is None:
+            return [text]
+        items.append(found[1].strip(" \t"))
+        position = found.end()
+    return [item for item in items if item]
+
+
+def parse_mailboxes(text: str, *, field: str) -> list[Mailbox]:
+    """The mailboxes of a mailbox-list (RFC 5322 section 3.4), by our own grammar.
+
+    Raises `AddressError`, naming `field`, for an item that is no mailbox, or if there is none.
+    """
+    items = items_of(text)
+    if not items:
+        raise AddressError("there is none", field=field, value=text)
+    return [parse_mailbox(item, field=field) for item in items]
 
 
 def overriding(recipients: Iterable[Entry]) -> list[Mailbox]:

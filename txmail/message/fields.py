@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from ..address import Mailbox
+from ..exceptions import BadHeaders
 from .headers import looks_encoded
 
 #: Octets of a line with encoded words in it (RFC 2047 section 2), and the goal for all others.
@@ -26,16 +27,37 @@ _WORD_ROOM = 63
 _LEAST_ROOM = 12
 #: A word of plain text longer than this is encoded, because it could not be folded.
 _LONGEST_PLAIN = 900
+#: A word of a header that cannot be encoded: as long as a line may be, less a name and its colon.
+_LONGEST_UNFOLDED = 998 - 78
 #: A quoted name or parameter longer than this is written in a form that can be folded.
 _LONGEST_QUOTED = 60
 #: How many display names are kept with the way they are written.
 _CACHE_SIZE = 4096
 
+#: Headers that hold a mailbox-list, beside those of RFC 5322: RFC 8098, and what is in use of old.
+_LISTS = b"disposition-notification-to return-receipt-to errors-to mail-followup-to mail-reply-to"
+MAILBOX_LISTS = frozenset(_LISTS.decode().split())
+#: Headers with a syntax of their own: an encoded word in them would be data (RFC 2047 section 5).
+_OWN_SYNTAX = (
+    b"message-id in-reply-to references content-id resent-message-id original-message-id "
+    b"supersedes obsoletes date resent-date expires expiry-date reply-by received return-path "
+    b"delivered-to mime-version content-transfer-encoding content-language accept-language "
+    b"content-location content-base content-md5 content-duration content-features list-help "
+    b"list-unsubscribe list-subscribe list-post list-owner list-archive list-unsubscribe-post "
+    b"archived-at auto-submitted importance priority precedence sensitivity x-priority "
+    b"x-msmail-priority dkim-signature domainkey-signature arc-seal arc-message-signature "
+    b"arc-authentication-results authentication-results received-spf autocrypt autocrypt-gossip "
+    b"mt-priority tls-required disposition-notification-options require-recipient-valid-since "
+)
+_STRUCTURED = frozenset(_OWN_SYNTAX.decode().split())
+
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _PLAIN_PHRASE = re.compile(rf"{_ATOM}(?: {_ATOM})*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+-]+")
 _NEEDS_BACKSLASH = re.compile(r'(["\\])')
-_PIECE = re.compile(r" *[^ ]+")
+# Blanks at the end are a piece of their own. Otherwise a search would try each of them in turn, and
+# take time by the square of their number.
+_PIECE = re.compile(r" *+(?:[^ ]++|\Z)")
 
 _ALPHANUMERIC = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 #: Octets, as the characters of Latin-1, to what stands for them: in Q, where a phrase allows the
@@ -45,16 +67,52 @@ _IN_WORDS[0x20] = "_"
 _IN_PARAMETERS = {n: f"%{n:02X}" for n in range(256) if n not in _ALPHANUMERIC + b"!+-._"}
 
 
+def header(name: str, text: str) -> str:
+    """The header `name` that has `text`, structured or not; of those that hold no mailboxes.
+
+    Raises `BadHeaders` if it has a syntax of its own, which `text` cannot be written in.
+    """
+    if name.lower() in _STRUCTURED:
+        return structured_header(name, text)
+    return text_header(name, text)
+
+
+def structured_header(name: str, text: str) -> str:
+    """A header with a syntax of its own. It is folded at its blanks and never encoded.
+
+    Raises `BadHeaders` if `text` is not ASCII, or has a word that is too long for a line.
+    """
+    text = text.replace("\t", " ").strip(" ")
+    if not text.isascii():
+        problem = "takes ASCII only, and no encoded words (RFC 2047 section 5)"
+        raise BadHeaders(problem, field=name, value=text)
+    pieces = _pieces(text)
+    if any(len(piece) > _LONGEST_UNFOLDED for piece in pieces):
+        problem = f"a word of more than {_LONGEST_UNFOLDED} octets, which cannot be folded"
+        raise BadHeaders(problem, field=name, value=text)
+    return _folded(name, pieces)
+
+
 def text_header(name: str, text: str) -> str:
-    """An unstructured header (RFC 5322 section 2.2.1) that shows `text`."""
+    """An unstructured header (RFC 5322 section 2.2.1) that shows `text`; a TAB as a blank."""
+    text = text.replace("\t", " ")
     line = f"{name}: {text}\r\n"
     tidy = text.isascii() and text == text.strip(" ") and not looks_encoded(text)
     if tidy and text and len(line) <= LINE + 2:
         return line
-    pieces = _PIECE.findall(text)
+    pieces = _pieces(text) if tidy else []
     if not tidy or any(len(piece) > _LONGEST_PLAIN for piece in pieces):
         return fold(name, encoded_words(text, LINE - len(name) - 2))
-    # Each piece keeps the blanks in front of it: unfolding gives back the very text.
+    return _folded(name, pieces)
+
+
+def _pieces(text: str) -> list[str]:
+    """The words of `text`, each with the blanks in front of it."""
+    return [piece for piece in _PIECE.findall(text) if piece]
+
+
+def _folded(name: str, pieces: list[str]) -> str:
+    # Each piece keeps its blanks: unfolding gives back the very text.
     lines = [f"{name}:"]
     for piece in [f" {pieces[0]}", *pieces[1:]] if pieces else [""]:
         if len(lines[-1]) + len(piece) > LINE and lines != [f"{name}:"]:

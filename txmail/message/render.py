@@ -18,7 +18,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +27,8 @@ from ..address import Mailbox, parse_mailbox
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from . import gate
 from .attachment import Attachment
-from .fields import mailbox_header, text_header
+from .entries import parse_mailboxes
+from .fields import MAILBOX_LISTS, header, mailbox_header, text_header
 from .lists import has_list_headers, list_headers
 from .transfer import crlf_text, encode_text
 from .writer import Part, header_names, multipart, write
@@ -40,10 +41,8 @@ _MESSAGE_ID = re.compile(
 )
 _MAX_MESSAGE_ID = 250
 
-#: Extra headers that hold a mailbox, not text.
-MAILBOX_HEADERS = frozenset(
-    {"sender", "errors-to", "disposition-notification-to", "return-receipt-to"}
-)
+#: Extra headers that hold mailboxes, not text.
+MAILBOX_HEADERS = MAILBOX_LISTS | {"sender"}
 #: Multiparts and bodies that a message may have beside its attachments.
 _OTHER_PARTS = 6
 #: What an invitation asks for (RFC 5546 section 1.4); the part has to say it too.
@@ -75,7 +74,7 @@ def render(
     part = body_of(message, html_to_text)
     message_id = message_id_of(message.message_id, people.author)
     headers = headers_of(message, people, message_id)
-    names = [header.partition(":")[0] for header in headers] + header_names(part)
+    names = [line.partition(":")[0] for line in headers] + header_names(part)
     content, boundaries = write(headers, part, message_id)
     gate.check(content, intended_headers=names, boundaries=boundaries)
     return content
@@ -89,6 +88,18 @@ def new_message_id(author: Mailbox) -> str:
 def new_date() -> str:
     """The present time as a Date header has it, in UTC (RFC 5322 section 3.3)."""
     return _date(int(time.time()))
+
+
+def date_text(moment: datetime) -> str:
+    """`moment` as a Date header has it: its zone in hours and minutes (RFC 5322 section 3.3).
+
+    The same moment is given in a zone of whole minutes where its own has seconds.
+    """
+    offset = moment.utcoffset()
+    if offset is not None and offset % timedelta(minutes=1):
+        whole = offset // timedelta(minutes=1) * timedelta(minutes=1)
+        moment = moment.astimezone(timezone(whole))
+    return format_datetime(moment)
 
 
 @lru_cache(4)
@@ -110,16 +121,18 @@ def headers_of(message: Message, people: People, message_id: str) -> list[str]:
         headers.append(mailbox_header("Reply-To", people.replies))
     if message.subject:
         headers.append(text_header("Subject", message.subject))
-    date = new_date() if message.date is None else format_datetime(message.date)
+    date = new_date() if message.date is None else date_text(message.date)
     headers.append(f"Date: {date}\r\n")
     headers.append(f"Message-ID: {message_id}\r\n")
     if has_list_headers(message):
         headers += list_headers(message)
     for name, value in message.header_pairs():
-        if name.lower() in MAILBOX_HEADERS:
+        if name.lower() in MAILBOX_LISTS:
+            headers.append(mailbox_header(name, parse_mailboxes(value, field=name)))
+        elif name.lower() in MAILBOX_HEADERS:
             headers.append(mailbox_header(name, [parse_mailbox(value, field=name)]))
         else:
-            headers.append(text_header(name, value))
+            headers.append(header(name, value))
     headers.append("MIME-Version: 1.0\r\n")
     return headers
 

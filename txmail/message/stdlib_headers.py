@@ -1,0 +1,194 @@
+"""Headers of messages of the standard library: what they say, and how they are written.
+
+What came from a parser stays as it came, folds included, if that can be sent. All else is written
+anew by `txmail.message.fields`, because the standard library's own folding turns data into syntax
+on many versions of Python.
+"""
+
+from __future__ import annotations
+
+import re
+from email.errors import NonASCIILocalPartDefect, ObsoleteHeaderDefect
+from email.header import Header
+from email.headerregistry import AddressHeader, HeaderRegistry
+from typing import Any
+
+from ..address import Mailbox, parse_address
+from ..exceptions import BadHeaders, TxmailError
+from .entries import items_of, parse_mailboxes
+from .fields import (
+    LINE,
+    MAILBOX_LISTS,
+    fold,
+    header,
+    mailbox_tokens,
+    parameter_header,
+    phrase,
+)
+from .gate import MAX_LINE
+from .headers import check_value
+from .render import date_text
+
+_ADDRESSES = ("from", "sender", "reply-to", "to", "cc", "bcc")
+_ADDRESS_HEADERS = MAILBOX_LISTS.union(_ADDRESSES, [f"resent-{name}" for name in _ADDRESSES])
+PARAMETER_HEADERS = frozenset({"content-type", "content-disposition"})
+_FOLD = re.compile(r"\r?\n[ \t]+(?=[^ \t\r\n])")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+/-]+")
+
+#: What the standard library calls obsolete, and is about the name in front of an address.
+_HARMLESS = ("period in 'phrase'", "comment found without atom", "no content")
+
+_registry: Any = HeaderRegistry()
+for _name in MAILBOX_LISTS:
+    _registry.map_to_type(_name, AddressHeader)
+
+#: The groups of an address header, with the mailboxes of each.
+Groups = list[tuple[str | None, list[Mailbox]]]
+
+
+def text_of(name: str, value: object) -> str:
+    """The text of a header, unfolded; decoded as far as the standard library has done it.
+
+    Octets beyond ASCII are read as UTF-8 (RFC 6532). Raises `BadHeaders` if they are not.
+    """
+    if isinstance(value, Header):
+        return str(value)
+    if not isinstance(value, str):
+        raise BadHeaders("a string is needed", field=name, value=value)
+    return _FOLD.sub(" ", _decoded(name, str(value)))
+
+
+def _decoded(name: str, text: str) -> str:
+    """`text` with the octets that a parser has kept as surrogates read as UTF-8."""
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:
+        pass
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        problem = "octets that are neither ASCII nor UTF-8; encode the text (RFC 2047)"
+        raise BadHeaders(problem, field=name) from None
+
+
+def groups_of(name: str, value: Any) -> Groups:
+    """The groups of an address header; mailboxes outside of groups stand in one without a name."""
+    try:
+        parsed = value if hasattr(value, "groups") else _registry(name, text_of(name, value))
+        groups, defects = parsed.groups, parsed.defects
+    except TxmailError:
+        raise
+    except Exception:
+        # The parser fails in many ways on what is no address list, and on some that are.
+        return [(None, _strictly(name, value))]
+    found: Groups = []
+    for group in groups:
+        mailboxes = []
+        for entry in group.addresses:
+            check_value(entry.display_name, name, tab=True)
+            address = parse_address(entry.addr_spec, field=name)
+            mailboxes.append(Mailbox(entry.display_name, address))
+        if group.display_name is not None:
+            check_value(group.display_name, name, tab=True)
+        found.append((group.display_name, mailboxes))
+    if not all(map(_is_harmless, defects)):
+        addresses = [mailbox.address for _, mailboxes in found for mailbox in mailboxes]
+        if addresses != [mailbox.address for mailbox in _strictly(name, value)]:
+            raise BadHeaders("not a list of addresses", field=name, value=str(value))
+    return found
+
+
+def _is_harmless(defect: object) -> bool:
+    """True for what is often found, and never in an addr-spec."""
+    if isinstance(defect, ObsoleteHeaderDefect):
+        return any(known in str(defect) for known in _HARMLESS)
+    return isinstance(defect, NonASCIILocalPartDefect)
+
+
+def _strictly(name: str, value: Any) -> list[Mailbox]:
+    """The mailboxes of a header that our own grammar can read: nothing of it was mended."""
+    # The text of a header object is what the parser made of it; its tree has what it was made of.
+    source = str(getattr(value, "_parse_tree", "")) if hasattr(value, "defects") else value
+    try:
+        return parse_mailboxes(text_of(name, source), field=name)
+    except TxmailError:
+        raise BadHeaders("not a list of addresses", field=name, value=str(value)) from None
+
+
+def written(name: str, value: Any, *, utf8: bool = False) -> bytes:
+    """One header with its line end.
+
+    `utf8` says that it may keep octets of UTF-8 that it came with (RFC 6532).
+    Raises `BadHeaders` or `AddressError` for what cannot be written.
+    """
+    kind = name.lower()
+    came_parsed = not isinstance(value, Header) and not hasattr(value, "defects")
+    if came_parsed and _is_octets(value, utf8) and not _lacks_quotes(kind, value):
+        octets = _LINE_END.sub("\r\n", value).encode("ascii", "surrogateescape")
+        if max(map(len, octets.split(b"\r\n"))) + len(name) + 2 <= MAX_LINE:
+            return f"{name}: ".encode() + octets + b"\r\n"
+    return _anew(name, kind, value).encode()
+
+
+def _is_octets(value: str, utf8: bool) -> bool:
+    """True if `value` is ASCII or, where `utf8` allows it, octets that a parser has kept."""
+    if not utf8 or value.isascii():
+        return value.isascii()
+    return re.search("[^\x00-\x7f\udc80-\udcff]", value) is None
+
+
+def _lacks_quotes(kind: str, value: str) -> bool:
+    """True if there are names with a period in `value` that are not quoted, as they have to be."""
+    if kind not in _ADDRESS_HEADERS or "." not in value:
+        return False
+    names = [item.partition("<")[0] for item in items_of(value) if "<" in item]
+    if not any("." in name and '"' not in name for name in names):
+        return False
+    try:
+        groups_of(kind, value)
+    except TxmailError:
+        return False
+    return True
+
+
+def _anew(name: str, kind: str, value: Any) -> str:
+    text = text_of(name, value)
+    if kind in _ADDRESS_HEADERS:
+        return _written_groups(name, groups_of(name, value))
+    if kind in PARAMETER_HEADERS:
+        parsed = _registry(name, text) if not hasattr(value, "params") else value
+        return _written_parameters(name, parsed)
+    if moment := getattr(value, "datetime", None):
+        text = date_text(moment)
+    return header(name, text)
+
+
+def _written_groups(name: str, groups: Groups) -> str:
+    tokens: list[str] = []
+    for group, mailboxes in groups:
+        if tokens:
+            tokens[-1] += ","
+        room = LINE - 1 if tokens else LINE - len(name) - 2
+        if group is None:
+            tokens += mailbox_tokens(mailboxes, room)
+        else:
+            tokens += phrase(group, room)
+            tokens[-1] += ":"
+            tokens += mailbox_tokens(mailboxes, LINE - 1)
+            tokens[-1] += ";"
+    return fold(name, tokens or [""])
+
+
+def _written_parameters(name: str, parsed: Any) -> str:
+    value = getattr(parsed, name.lower().replace("-", "_"))
+    parameters = dict(parsed.params)
+    for part in (value, *parameters):
+        if not isinstance(part, str) or _TOKEN.fullmatch(part) is None:
+            raise BadHeaders("not a value with parameters", field=name, value=str(parsed))
+    for text in parameters.values():
+        check_value(text, name, parameter=True)
+    return parameter_header(name, value, parameters)
