@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import stat
 
 import pytest
 from authority import Authority
 from commits import commit, note
 
 from txmail import mailer_from_settings, transport_from_url
+from txmail.cli.catch import _folder
+from txmail.cli.exits import CannotRun
 from txmail.exceptions import ConfigurationError, TransportError
+from txmail.queue.file import guard
 from txmail.secret import Secret
 from txmail.smtp.auth import MECHANISMS
 from txmail.smtp.options import Options
@@ -207,3 +212,99 @@ def test_s11_a_subject_alternative_name_verifies_whatever_the_subject_is(
     with ScriptedServer(tls_context=authority.server(names, subject="/CN=other")) as server:
         url = f"smtp://localhost:{server.port}?tls=required&cafile={authority.cafile}"
         assert commit(tm, make_mailer(url), ONE).statuses == ["accepted"]
+
+
+# S9
+
+UMASKS = [0o000, 0o002, 0o077, 0o277, 0o777]
+
+
+@pytest.fixture
+def umask():
+    """Set the umask; the old one is set again at the end."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+def by_transport(path):
+    transport_from_url(f"file://{path}").open().close()
+
+
+def by_catch(path):
+    _folder(path)
+
+
+def by_queue(path):
+    guard(os.path.join(path, "mail.db"))
+
+
+WAYS = [by_transport, by_catch, by_queue]
+
+
+@pytest.mark.parametrize("mask", UMASKS)
+@pytest.mark.parametrize("way", WAYS)
+def test_s9_every_folder_that_is_made_is_ours_alone_whatever_the_umask(tmp_path, umask, way, mask):
+    """Parents made with the mode that the umask leaves (CWE-732)."""
+    umask(mask)
+    way(str(tmp_path / "a" / "b" / "mails"))
+    for path in ("a", "a/b", "a/b/mails"):
+        assert stat.S_IMODE((tmp_path / path).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("made", "modes"),
+    [
+        ("mails", [0o777]),
+        ("mails", [0o773]),
+        ("shared/mails", [0o777]),
+        ("shared/mails", [0o707, 0o700]),
+        ("shared/a/mails", [0o777, 0o700, 0o700]),
+        ("shared/a/mails", [0o755, 0o757]),
+    ],
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_s9_a_folder_below_one_that_anybody_may_write_to_is_refused(tmp_path, way, made, modes):
+    """Whoever may write above it can put a folder of his own in its place."""
+    here, bad = tmp_path, None
+    for name, mode in zip(made.split("/"), modes, strict=False):
+        here /= name
+        here.mkdir()
+        here.chmod(mode)
+        bad = here if mode & stat.S_IWOTH and bad is None else bad
+    with pytest.raises((TransportError, CannotRun, ConfigurationError)) as raised:
+        way(str(tmp_path / made))
+    assert f"{bad}" in str(raised.value)
+    assert "anybody may write" in str(raised.value)
+    for folder in (tmp_path / made, bad):
+        assert not folder.exists() or list(folder.glob("*.*")) == []
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o775, 0o755, 0o700])
+@pytest.mark.parametrize("way", WAYS)
+def test_s9_a_sticky_folder_or_one_of_a_group_will_do(tmp_path, way, mode):
+    """The other half: below /tmp nobody can exchange what is ours."""
+    above = tmp_path / "above"
+    above.mkdir()
+    above.chmod(mode)
+    way(str(above / "mails"))
+    assert stat.S_IMODE((above / "mails").stat().st_mode) == 0o700
+
+
+def test_s9_a_link_above_is_looked_behind(tmp_path):
+    """A name may lead to a folder of everybody's."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "open")
+    with pytest.raises(TransportError, match="anybody may write"):
+        by_transport(str(tmp_path / "link" / "mails"))
+
+
+@pytest.mark.parametrize("mask", UMASKS[:3])
+def test_s9_the_files_are_ours_alone(tmp_path, umask, tm, make_mailer, mask):
+    """The same, of what is in the folder."""
+    umask(mask)
+    mailer = make_mailer(f"file://{tmp_path}/a/mails")
+    assert commit(tm, mailer, ONE).statuses == ["accepted"]
+    (kept,) = (tmp_path / "a" / "mails").iterdir()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..reply import printable
 from ..transports.console import shown
-from ..transports.file import Folder, new_name
+from ..transports.file import Folder, new_name, reason_of
 from .exits import CannotRun, Exit
 from .lines import complain
 
@@ -106,10 +106,8 @@ def _folder(path: str | None) -> Folder | None:
     folder = Folder(os.path.abspath(path))
     try:
         folder.make()
-        with folder.opened():
-            pass
     except OSError as error:
-        raise CannotRun(f"{path}: {error.strerror}") from error
+        raise CannotRun(f"{path}: {reason_of(error)}") from error
     return folder
 
 

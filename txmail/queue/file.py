@@ -12,6 +12,7 @@ import stat
 from contextlib import suppress
 
 from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable
+from ..private_folder import WritableByAll, make_private_folder, sync_folder
 
 #: What is beside a database file, and is as secret.
 _BESIDE = ("-wal", "-shm", "-journal")
@@ -24,40 +25,19 @@ def guard(path: str) -> None:
     `QueueUnavailable` if the disk fails.
     """
     try:
-        _make_folder(os.path.dirname(path))
+        make_private_folder(os.path.realpath(os.path.dirname(path)))
         owner = _make_file(path)
         for suffix in _BESIDE:
             with suppress(FileNotFoundError):
                 _tighten(path + suffix, owner, 0)
+    except WritableByAll as error:
+        raise _refused(error.filename, "anybody may write to this folder") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise QueueFull(f"sqlite:///{path}: {error.strerror}") from None
         if error.errno == errno.EIO:
             raise QueueUnavailable(f"sqlite:///{path}: {error.strerror}") from None
         raise _refused(path, error.strerror or type(error).__name__) from None
-
-
-def _make_folder(folder: str) -> None:
-    folder = os.path.realpath(folder)
-    here, missing = folder, []
-    while not os.path.lexists(here):
-        missing.append(here)
-        here = os.path.dirname(here)
-    for name in reversed(missing):
-        try:
-            os.mkdir(name, 0o700)
-        except FileExistsError:  # by another process, which does the same
-            continue
-        os.chmod(name, 0o700)
-        _sync(os.path.dirname(name))
-    here = folder
-    while True:
-        mode = os.stat(here).st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise _refused(here, "anybody may write to this folder")
-        if here == os.path.dirname(here):
-            return
-        here = os.path.dirname(here)
 
 
 def _make_file(path: str) -> int:
@@ -68,17 +48,8 @@ def _make_file(path: str) -> int:
     except FileExistsError:
         return _tighten(path, os.stat(os.path.dirname(path)).st_uid)
     os.chmod(path, 0o600)  # the umask may have taken some of it
-    _sync(os.path.dirname(path))
+    sync_folder(os.path.dirname(path))
     return os.geteuid()
-
-
-def _sync(folder: str) -> None:
-    """Have a new name in `folder` outlive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _tighten(path: str, *owners: int) -> int:

@@ -26,6 +26,7 @@ from zope.interface import implementer
 from ..envelope import Action, Envelope, Status
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import ITransport
+from ..private_folder import WritableByAll, make_private_folder
 from ..reply import printable
 from .local import LocalSession, Result, deferred, in_doubt
 
@@ -53,6 +54,13 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def reason_of(error: OSError) -> str:
+    """What is wrong with a folder that could not be made, and where if it is another one."""
+    if isinstance(error, WritableByAll):
+        return f"{error.strerror}: {printable(error.filename)}; take the right away (chmod o-w)"
+    return error.strerror or type(error).__name__
+
+
 class LeftBehind(OSError):
     """Keeping a file failed after it had its name, and the name could not be taken away again."""
 
@@ -70,16 +78,11 @@ class Folder:
         self.path = path
 
     def make(self) -> None:
-        """Make the folder, mode 0700 whatever the umask, unless it is there. Raises OSError."""
-        if os.path.lexists(self.path):
-            return
-        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-        try:
-            os.mkdir(self.path, 0o700)
-        except FileExistsError:
-            return
-        with self.opened() as folder:
-            os.fchmod(folder, 0o700)
+        """See `make_private_folder`; a link in the last component is no folder. Raises OSError."""
+        above, name = os.path.split(self.path)
+        make_private_folder(os.path.join(os.path.realpath(above), name))
+        with self.opened():
+            pass
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:
@@ -193,13 +196,11 @@ class FileTransport:
         """See `ITransport`. Raises `TransportError` if the folder cannot be made or written to."""
         try:
             self._folder.make()
-            with self._folder.opened():
-                pass
             if not os.access(self.path, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, "we may not write to it")
         except OSError as error:
             raise TransportError(
-                f"{self.name}: {error.strerror}", temporary=error.errno in _PASSING
+                f"{self.name}: {reason_of(error)}", temporary=error.errno in _PASSING
             ) from error
         return FileSession(self._folder, self._name, self.name)
 
