@@ -25,6 +25,7 @@ from zope.interface import implementer
 from ..envelope import Outcome, Scope, Status
 from ..interfaces import IBatch, IWitness
 from ..item import Item, Row
+from .dead import noted_owner
 from .model import BatchState, State
 from .store import CHUNK, Written
 
@@ -223,7 +224,9 @@ class OwnBatch(Batch):
     def _write(self, connection: sa.Connection, change: Change, first: bool) -> None:
         store = self._store
         now = store.database.now(connection)
-        noted = json.dumps({"witnesses": self._notes, "others": sorted(self._others)})
+        noted = json.dumps(
+            {"witnesses": self._notes, "others": sorted(self._others), **noted_owner()}
+        )
         if first:
             self._written = {}
             self._queue.beat(connection, now)

@@ -3,19 +3,21 @@
 A claim gives a worker the right to send deliveries until its lease ends, and a token by which that
 right is told. Whatever is written later tests the token, not the time: once somebody else has the
 delivery, nothing of the former owner's is written. ``begun`` is committed before a final dot may
-leave: a lease that ends without it leaves the delivery ready again, with it in doubt.
+leave: a lease that ends without it leaves the delivery ready again, with it in doubt. The lease of
+a process that is provably dead (see `dead`) ends at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from ..item import Priority
+from .dead import DEAD_DELAY
 from .many import execute_many
 from .model import State
 from .owner import process_id
@@ -32,6 +34,8 @@ SHARES = {Priority.HIGH: 40, Priority.NORMAL: 16, Priority.BULK: 8}
 TURNS = 4
 #: How many deliveries are looked at in one step of what is done for all of them.
 CHUNK = 500
+#: How often what is in doubt is tried again before it waits for a person.
+DOUBT_RETRIES = 3
 #: Milliseconds for which mail waits for a route that no worker seems to have any more.
 PARKED = 600_000
 
@@ -140,12 +144,29 @@ _RENEW = (
     .values(lease=sa.bindparam("new_lease"))
 )
 _ENDED = (
-    sa.select(delivery.c.id, delivery.c.token, delivery.c.begun)
-    .where(IS_LEASED, delivery.c.lease < sa.bindparam("now"))
+    sa.select(
+        *(delivery.c.id, delivery.c.token, delivery.c.begun, delivery.c.due, delivery.c.process)
+    )
+    .where(IS_LEASED)
+    .where(
+        sa.or_(
+            delivery.c.lease < sa.bindparam("now"),
+            delivery.c.process.in_(sa.bindparam("dead", expanding=True)),
+        )
+    )
     .order_by(delivery.c.lease)
     .limit(sa.bindparam("limit"))
     # Whoever is writing to one has it, and may wait for another that we would have.
     .with_for_update(skip_locked=True)
+)
+
+
+#: How often deliveries have been in doubt.
+_DOUBTS = (
+    sa.select(attempt.c.delivery, sa.func.count())
+    .where(attempt.c.delivery.in_(sa.bindparam("ids", expanding=True)))
+    .where(attempt.c.state == State.IN_DOUBT)
+    .group_by(attempt.c.delivery)
 )
 
 
@@ -395,27 +416,56 @@ def _waited_for(connection: sa.Connection) -> Iterator[str]:
 
 
 def end_leases(
-    connection: sa.Connection, now: int, lease_now: int | None = None, *, hold_doubt: bool = False
+    connection: sa.Connection,
+    now: int,
+    lease_now: int | None = None,
+    *,
+    dead: Collection[str] = (),
+    hold_doubt: bool = False,
+    retries: int = DOUBT_RETRIES,
 ) -> int:
     """Take back what workers had that are gone; how many deliveries that were.
 
-    `lease_now` is the time by the clock of leases, if that is another: see `Database.lease_now`.
+    Gone is who is among the processes `dead`, or has not renewed its lease. `lease_now` is the
+    time by the clock of leases, if that is another: see `Database.lease_now`. What was begun is in
+    doubt; `retries` is as for `hold_repeated`, and with `hold_doubt` all of it waits for a person.
     """
     moment = now if lease_now is None else lease_now
-    rows = connection.execute(_ENDED, {"now": moment, "limit": CHUNK}).all()
-    due = None if hold_doubt else now + DOUBT_DELAY
-    why = "the worker that was sending it is gone"
-    results = [
-        (
-            row.id,
-            row.token,
-            Settlement(State.IN_DOUBT, due, 1, True, None, why)
-            if row.begun
-            else Settlement(State.READY, now, 0, False, None, None),
-        )
-        for row in rows
+    rows = connection.execute(_ENDED, {"now": moment, "dead": list(dead), "limit": CHUNK}).all()
+    results = []
+    for row in rows:
+        made = Settlement(State.READY, row.due, 0, False, None, None)
+        if row.begun:
+            delay = DEAD_DELAY if row.process in dead else DOUBT_DELAY
+            due = None if hold_doubt else now + delay
+            why = "the worker that was sending it is gone"
+            made = Settlement(State.IN_DOUBT, due, 1, True, None, why)
+        results.append((row.id, row.token, made))
+    return settle(connection, hold_repeated(connection, results, retries), now)
+
+
+def hold_repeated(
+    connection: sa.Connection, results: list[tuple[int, int, Settlement]], retries: int
+) -> list[tuple[int, int, Settlement]]:
+    """`results`, of which those wait for a person that were tried again `retries` times in doubt.
+
+    A server that takes a message and never says so gets one copy of it more than that.
+    """
+    doubtful = [
+        id_ for id_, _, made in results if made.state is State.IN_DOUBT and made.due is not None
     ]
-    return settle(connection, results, now)
+    if not doubtful:
+        return results
+    counts = dict(map(tuple, connection.execute(_DOUBTS, {"ids": doubtful})))
+    again = {id_ for id_ in doubtful if counts.get(id_, 0) < retries}
+    return [
+        (id_, token, made if made.state is not State.IN_DOUBT or id_ in again else _held(made))
+        for id_, token, made in results
+    ]
+
+
+def _held(made: Settlement) -> Settlement:
+    return replace(made, due=None)
 
 
 def wake(connection: sa.Connection, now: int) -> int:

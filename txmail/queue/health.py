@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from . import claims, routes
 from .database import Database
+from .dead import identity_of, leased_by_the_dead
 from .model import BatchState, State
-from .owner import Identity, alive
+from .owner import alive
 from .schema import (
     IS_LATER,
     IS_LEASED,
@@ -71,6 +72,8 @@ class Health:
     #: how many processes with a worker live
     workers: int
     routes: tuple[RouteHealth, ...]
+    #: how many of the deliveries that are being sent are held by processes that are provably dead
+    held_by_dead: int = 0
 
     def problems(self, max_age: float = MAX_AGE, workers: int = 1) -> list[str]:
         """What somebody should be woken for, in words; nothing if all is well.
@@ -83,6 +86,11 @@ class Health:
         if self.workers < workers:
             lives = f"{self.workers} live" if self.workers else "none lives"
             found.append(f"of {workers} worker(s) {lives}")
+        if self.held_by_dead:
+            found.append(
+                f"{self.held_by_dead} delivery(s) are held by a process that has died: "
+                "start a worker on this host, which takes them over at once"
+            )
         for route in self.routes:
             if route.state == routes.STOPPED:
                 found.append(f"route {route.name} needs a person: {route.reason}")
@@ -106,6 +114,7 @@ def read_health(database: Database) -> Health:
             0.0 if due is None else max(0.0, (now - due) / 1000),
             _workers(connection, now),
             tuple(_routes(connection, now)),
+            leased_by_the_dead(connection),
         )
 
 
@@ -133,13 +142,7 @@ def _workers(connection: sa.Connection, now: int) -> int:
         process.c.kind == "worker", process.c.heartbeat > now - FRESH * 1000
     )
     return sum(
-        alive(
-            Identity(row.host, row.boot, row.pid_namespace, row.pid, row.started),
-            row.heartbeat,
-            now,
-            row.id,
-        )
-        for row in connection.execute(fresh)
+        alive(identity_of(row), row.heartbeat, now, row.id) for row in connection.execute(fresh)
     )
 
 

@@ -1,8 +1,12 @@
-"""Whose a batch or a lease is, and whether that process is still alive.
+"""Whose a batch, a lease or a slot is, and whether that process is still alive.
 
 Nobody may decide about the mail of a process that lives, however long it has been silent: it may
 be stopped, or wait for a lock. On one machine that can be known: process ids are used again, but
 not together with the moment of the start. Of other machines only the heartbeat is known.
+
+A process that is `Fate.DEAD` holds nothing any more, and sends nothing more. `Fate.UNKNOWN` is a
+process that cannot be looked at from here: its leases and slots are its own until they end, and
+its batches as long as it has a heartbeat.
 
 Linux tells the rest in ``/proc``. Where there is none, or where it is another pid namespace's (as
 in ``unshare --pid`` without a mount of its own), what is unknown is empty or 0, and the heartbeat
@@ -15,6 +19,7 @@ import os
 import socket
 import uuid
 from dataclasses import dataclass
+from enum import Enum
 
 #: Seconds without a heartbeat after which a process that cannot be looked at counts as dead.
 DEAD_AFTER = 300
@@ -55,25 +60,45 @@ def process_id() -> str:
     return _names.setdefault(os.getpid(), uuid.uuid4().hex)
 
 
-def alive(other: Identity, heartbeat_ms: int, now_ms: int, process: str = "") -> bool:
-    """Whether the process `other` lives.
+class Fate(Enum):
+    """What this process can say of another."""
 
-    `heartbeat_ms` is its last one and `now_ms` the time now, both in milliseconds by the clock of
-    the store. `process` is its `process_id`, if known: a program that has started another in its
-    place (``exec``) leaves pid and start time to it, and what is left of it is told by its name.
+    ALIVE = "alive"
+    #: proved on this host: there is no such process any more
+    DEAD = "dead"
+    #: it cannot be looked at from here
+    UNKNOWN = "unknown"
+
+
+def fate(other: Identity, process: str = "") -> Fate:
+    """Whether the process `other` lives, as far as that can be proved from here.
+
+    `process` is its `process_id`, if known: a program that has started another in its place
+    (``exec``) leaves pid and start time to it, and what is left of it is told by its name.
     """
-    # A heartbeat of the future is a clock that was set back: fresh, to be on the safe side.
-    fresh = now_ms - heartbeat_ms < DEAD_AFTER * 1000
     mine = Identity.mine()
     if other.boot and mine.boot and other.boot != mine.boot:
-        return fresh and not _restarted(mine, other)
+        return Fate.DEAD if _restarted(mine, other) else Fate.UNKNOWN
     here = (mine.host, mine.boot, mine.pid_namespace)
     if "" in here or here != (other.host, other.boot, other.pid_namespace):
-        return fresh
+        return Fate.UNKNOWN
     if other == mine:
         # We are not stopped, and so neither is whoever else is in this process.
-        return process in ("", process_id()) or fresh
-    return _runs(other, fresh)
+        return Fate.ALIVE if process in ("", process_id()) else Fate.UNKNOWN
+    return _fate_here(other)
+
+
+def alive(other: Identity, heartbeat_ms: int, now_ms: int, process: str = "") -> bool:
+    """Whether the process `other` counts as alive; where `fate` does not know, by its heartbeat.
+
+    `heartbeat_ms` is its last one and `now_ms` the time now, both in milliseconds by the clock of
+    the store. `process` is as for `fate`.
+    """
+    found = fate(other, process)
+    if found is Fate.UNKNOWN:
+        # A heartbeat of the future is a clock that was set back: fresh, to be on the safe side.
+        return now_ms - heartbeat_ms < DEAD_AFTER * 1000
+    return found is Fate.ALIVE
 
 
 def _restarted(mine: Identity, other: Identity) -> bool:
@@ -89,8 +114,8 @@ def _restarted(mine: Identity, other: Identity) -> bool:
     )
 
 
-def _runs(other: Identity, fresh: bool) -> bool:
-    """Whether `other`, which is of this pid namespace, runs; `fresh` if that cannot be seen."""
+def _fate_here(other: Identity) -> Fate:
+    """Of `other`, which is of this pid namespace."""
     try:
         state, started = _stat(str(other.pid))
     except (OSError, ValueError, IndexError):
@@ -98,15 +123,15 @@ def _runs(other: Identity, fresh: bool) -> bool:
         try:
             os.kill(other.pid, 0)
         except (ProcessLookupError, OverflowError):
-            return False
+            return Fate.DEAD
         except OSError:
             pass  # another user's
-        return fresh
+        return Fate.UNKNOWN
     if state in _ENDED:
-        return False
+        return Fate.DEAD
     if not other.started or not started:
-        return fresh
-    return started == other.started
+        return Fate.UNKNOWN
+    return Fate.ALIVE if started == other.started else Fate.DEAD
 
 
 def _identity(pid: int) -> Identity:

@@ -18,6 +18,7 @@ from ..exceptions import ConfigurationError
 from ..interfaces import IBatch, IQueue, IWitness
 from ..secret import Secret
 from .batch import OwnBatch
+from .claims import DOUBT_RETRIES
 from .database import Database
 from .listening import Listening
 from .recovery import Decision, Resolver
@@ -71,6 +72,7 @@ class Queue:
         *,
         witnesses: Iterable[IWitness] = (),
         on_doubt: str = "retry",
+        doubt_retries: int = DOUBT_RETRIES,
         limit: int | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -78,14 +80,19 @@ class Queue:
 
         `url` is ``sqlite:////absolute/path`` or ``postgresql://...``. `witnesses` are those of the
         databases that change in the same transactions. `on_doubt` says what becomes of mail that
-        may have been sent: ``retry``, later and flagged, or ``hold`` for a person. `limit` is how
-        many deliveries may wait; by default the disk is the limit. `clock`, in seconds since 1970,
-        is for tests; the database's own is used otherwise.
+        may have been sent: ``retry``, later and flagged, or ``hold`` for a person. It is retried
+        `doubt_retries` times, then it waits for a person. `limit` is how many deliveries may wait;
+        by default the disk is the limit. `clock`, in seconds since 1970, is for tests; the
+        database's own is used otherwise.
         """
         if on_doubt not in ON_DOUBT:
             raise ConfigurationError(
                 f"one of {', '.join(ON_DOUBT)} is needed", field="on_doubt", value=on_doubt
             )
+        if isinstance(doubt_retries, bool) or not isinstance(doubt_retries, int):
+            raise ConfigurationError("a number is needed", field="doubt_retries")
+        if doubt_retries < 0:
+            raise ConfigurationError("0 or a number above it is needed", field="doubt_retries")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             raise ConfigurationError("a number is needed", field="queue_limit")
         if limit is not None and limit < 1:
@@ -98,6 +105,8 @@ class Queue:
         self.store = Store(database)
         self.witnesses: list[IWitness] = list(witnesses)
         self.on_doubt = on_doubt
+        #: how often what may have been sent is tried again
+        self.doubt_retries = doubt_retries
         self.limit = limit
         #: called when there is mail, by whatever thread has published it: must not block
         self.listeners: list[Callable[[], object]] = []
@@ -250,12 +259,30 @@ class Queue:
     # -- recovery
 
     def resolve(self) -> list[Decision]:
-        """Decide about the batches of dead processes, by what their witnesses say.
+        """Decide about what dead processes have: the batches, by what their witnesses say.
 
-        Every process that uses the queue does this from time to time; a worker, too. Raises
-        `QueueUnavailable`.
+        What they had leased is ready again, or in doubt if they had begun to send it. Every process
+        that uses the queue does this from time to time; a worker, too. Raises `QueueUnavailable`.
         """
-        return Resolver(self.store, self.witnesses, hold_doubt=self.on_doubt == "hold").resolve()
+        self._resolver.bury()
+        return self._resolver.resolve()
+
+    def resolve_soon(self) -> None:
+        """Resolve in the background, if a process has died that has batches here.
+
+        Raises `QueueUnavailable`.
+        """
+        if self._resolver.is_needed():
+            self.upkeep.do(self.resolve)
+
+    @property
+    def _resolver(self) -> Resolver:
+        return Resolver(
+            self.store,
+            self.witnesses,
+            hold_doubt=self.on_doubt == "hold",
+            retries=self.doubt_retries,
+        )
 
     def decide(self, number: int, *, committed: bool, actor: str) -> None:
         """A person says what became of the transaction of an ``unknown`` batch.
@@ -263,8 +290,7 @@ class Queue:
         `committed` publishes its mail, otherwise it is thrown away. `actor` is who says so.
         Raises `IllegalMove` if there is nothing to decide about, `QueueUnavailable`.
         """
-        resolver = Resolver(self.store, self.witnesses, hold_doubt=self.on_doubt == "hold")
-        resolver.decide(number, committed=committed, actor=actor)
+        self._resolver.decide(number, committed=committed, actor=actor)
 
     def _round(self) -> None:
         if self._mine.open:
@@ -305,7 +331,12 @@ class Queue:
             raise ConfigurationError(
                 "a mailer whose queue is not a file of its own cannot be pickled", field="queue"
             )
-        made = partial(type(self), on_doubt=self.on_doubt, limit=self.limit)
+        made = partial(
+            type(self),
+            on_doubt=self.on_doubt,
+            doubt_retries=self.doubt_retries,
+            limit=self.limit,
+        )
         return made, (self._url.reveal("queue"),)
 
     def __repr__(self) -> str:

@@ -10,8 +10,8 @@ publishing              it has committed; the rest is made ready
 ======================  =========================================================================
 
 Age says nothing: a slow transaction is not a dead one. A batch is looked at when its process is
-dead or has given it up. A discarded batch stays for a time: should its process live after all, and
-say that the transaction has committed, that is so.
+dead (see `dead`) or has given it up. A discarded batch stays for a time: should its process live
+after all, and say that the transaction has committed, that is so.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ import sqlalchemy as sa
 from ..exceptions import IllegalMove
 from ..interfaces import IWitness
 from ..verdict import Answer, Verdict
+from . import claims
+from .claims import DOUBT_RETRIES
+from .dead import BATCHES, DEAD_DELAY, dead_holders, fate_of_owner
 from .model import BatchState
-from .owner import DEAD_AFTER, Identity, alive, process_id
+from .owner import Fate
 from .retry import DOUBT_DELAY
-from .schema import IS_OPEN, audit, batch, process
+from .schema import audit, batch
 from .store import Store
 
 log = logging.getLogger("txmail.queue")
 
-_LOOKED_AT = (
-    *(batch.c.id, batch.c.state, batch.c.witnesses, batch.c.reason),
-    *(batch.c.process, batch.c.created),
-)
 _UNDECIDED = (BatchState.STAGED, BatchState.UNKNOWN)
 
 
@@ -56,40 +55,71 @@ class Resolver:
     """Decides about the batches of dead processes."""
 
     def __init__(
-        self, store: Store, witnesses: Sequence[IWitness], *, hold_doubt: bool = False
+        self,
+        store: Store,
+        witnesses: Sequence[IWitness],
+        *,
+        hold_doubt: bool = False,
+        retries: int = DOUBT_RETRIES,
     ) -> None:
+        """With `hold_doubt`, what is in doubt waits for a person; else after so many `retries`."""
         self._store = store
         self._witnesses = {witness.name: witness for witness in witnesses}
-        self._hold_doubt = hold_doubt
+        self._hold_doubt = hold_doubt or not retries
+        self._retries = retries
+
+    def bury(self) -> int:
+        """Take back what dead workers had leased; how many deliveries that were."""
+        database = self._store.database
+        with database.read() as connection:
+            if not dead_holders(connection):
+                return 0
+        with database.write() as connection:
+            return claims.end_leases(
+                connection,
+                database.now(connection),
+                database.lease_now(connection),
+                dead=dead_holders(connection),
+                hold_doubt=self._hold_doubt,
+                retries=self._retries,
+            )
 
     def resolve(self) -> list[Decision]:
         """Decide about all there are."""
         database = self._store.database
         with database.read() as connection:
             now = database.now(connection)
-            found = connection.execute(
-                sa.select(*_LOOKED_AT, process)
-                .join_from(batch, process, process.c.id == batch.c.process, isouter=True)
-                .where(IS_OPEN)
-                .order_by(batch.c.created)
-            ).all()
+            found = connection.execute(BATCHES).all()
         made: list[Decision] = []
         for row in found:
-            if not _lives(row, now):
-                decision = self._resolve(row)
+            owner = fate_of_owner(row, now)
+            if owner is not Fate.ALIVE:
+                decision = self._resolve(row, DEAD_DELAY if owner is Fate.DEAD else DOUBT_DELAY)
                 if decision is not None:
                     made.append(decision)
         return made
 
-    def _resolve(self, row: Any) -> Decision | None:
+    def is_needed(self) -> bool:
+        """True if there is a batch of a dead process about which nobody has decided."""
+        database = self._store.database
+        with database.read() as connection:
+            now = database.now(connection)
+            return any(
+                row.state != BatchState.UNKNOWN and fate_of_owner(row, now) is Fate.DEAD
+                for row in connection.execute(BATCHES)
+            )
+
+    def _resolve(self, row: Any, delay: int) -> Decision | None:
+        """Decide about one batch; what is in doubt is due again in `delay` milliseconds."""
         number = row[0]
         if row.state == BatchState.PUBLISHING:
-            return self._publish(number, "it had committed")
+            return self._publish(number, "it had committed", delay)
         if row.state == BatchState.SENDING:
-            return self._publish(number, "it had committed, and its process died while sending")
+            reason = "it had committed, and its process died while sending"
+            return self._publish(number, reason, delay)
         verdict = self._ask(number, row.witnesses)
         if verdict.answer is Answer.YES:
-            return self._publish(number, verdict.reason)
+            return self._publish(number, verdict.reason, delay)
         if verdict.answer is Answer.NO:
             return self._change(number, BatchState.DISCARDED, verdict.reason)
         if row.state == BatchState.UNKNOWN and row.reason == verdict.reason:
@@ -129,13 +159,13 @@ class Resolver:
             )
         return Verdict(Answer.NO, "nobody else took part, and it had not come to its vote")
 
-    def _publish(self, number: int, reason: str) -> Decision | None:
+    def _publish(self, number: int, reason: str, delay: int = DOUBT_DELAY) -> Decision | None:
         database, store = self._store.database, self._store
         with database.write() as connection:
             now = database.now(connection)
             if not self._publishing(connection, number, now):
                 return None
-            due = None if self._hold_doubt else now + DOUBT_DELAY
+            due = None if self._hold_doubt else now + delay
             doubtful = store.doubt(connection, number, now, due)
             done = store.promote(connection, number, now)
         while not done:
@@ -205,16 +235,3 @@ def _answer(witness: IWitness, number: int, noted: Any) -> Verdict:
         # It must not, but if it does, the other batches have to be asked about all the same.
         log.exception("batch %x: %s cannot answer", number, witness.name)
         return Verdict(Answer.UNKNOWN, f"it cannot answer: {type(error).__name__}")
-
-
-def _lives(row: Any, now: int) -> bool:
-    """True if the process of a batch decides about it."""
-    if row.process is None:
-        return False
-    if row.process == process_id():
-        return True
-    if row.host is None:
-        # It has not come to its first heartbeat: the batch is as good a sign of life.
-        return bool(now - row.created < DEAD_AFTER * 1000)
-    other = Identity(row.host, row.boot, row.pid_namespace, row.pid, row.started)
-    return alive(other, row.heartbeat, now, row.process)

@@ -7,6 +7,7 @@ the outcomes of what was sent directly, waking workers) goes over connections of
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -20,7 +21,9 @@ from ..exceptions import ConfigurationError
 from ..interfaces import IBatch
 from ..item import Row
 from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, OwnBatch, Settled, sent
+from .claims import DOUBT_RETRIES
 from .database import Database
+from .dead import noted_owner
 from .model import BatchState, State
 from .queue import NUMBER_BITS, Queue
 from .schema import batch, delivery
@@ -49,6 +52,7 @@ class SessionQueue(Queue):
         default_engine: Callable[[], sa.Engine] | None = None,
         keep_session: bool = False,
         on_doubt: str = "retry",
+        doubt_retries: int = DOUBT_RETRIES,
         limit: int | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -70,7 +74,11 @@ class SessionQueue(Queue):
             given = _engine_of(_current(session))
         make = make or default_engine
         super().__init__(
-            Database.of(given, make=make, clock=clock), on_doubt=on_doubt, limit=limit, clock=clock
+            Database.of(given, make=make, clock=clock),
+            on_doubt=on_doubt,
+            doubt_retries=doubt_retries,
+            limit=limit,
+            clock=clock,
         )
 
     def bind(self, session: Sessions) -> Self:
@@ -175,7 +183,7 @@ class SessionBatch(Batch):
         self._public = not begun
         if not self._later:
             state = BatchState.PUBLISHED
-        store.open_batch(connection, self.number, state, "{}", now)
+        store.open_batch(connection, self.number, state, json.dumps(noted_owner()), now)
         self._written = store.insert(
             connection, self.number, rows, State.STAGED if self._later else State.READY, now
         )

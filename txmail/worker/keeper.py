@@ -19,6 +19,7 @@ from ..events import Event, Events, ResultsRefused
 from ..exceptions import TxmailError
 from ..item import Priority
 from ..queue import claims
+from ..queue.dead import dead_holders
 from ..queue.model import State
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
@@ -156,6 +157,7 @@ class Keeper(Ledger):
         self._read()
         if rounds:
             self._next_round = moment + min(ROUND, self._lease / 4)
+            self._queue.resolve_soon()
         if looks:
             self._next_look = time.monotonic() + POLL
 
@@ -254,6 +256,7 @@ class Keeper(Ledger):
             began = time.monotonic()
             now, lease_now = database.now(connection), database.lease_now(connection)
             made = [self._judge.settle(result, now) for result in results]
+            made = claims.hold_repeated(connection, made, self._queue.doubt_retries)
             written = 0
             for route, some in _by_route(results, made).items():
                 written += claims.settle(connection, some, now, route)
@@ -413,12 +416,23 @@ class Keeper(Ledger):
         """What has to be done for all, by whoever is there. How many deliveries are held here."""
         # Ours first: the database's clock may have jumped.
         renewed = claims.renew(connection, list(self._held), lease_now + int(self._lease * 1000))
+        self._queue.store.beat(connection, now, "worker")
         claims.wake(connection, now)
         claims.unpark(connection, self._ways.names, now)
-        claims.end_leases(connection, now, lease_now, hold_doubt=self._judge.holds_doubt)
-        self._queue.store.beat(connection, now, "worker")
+        self._take_over(connection, now, lease_now)
         self._news += self._traffic.share(connection, now)
         return renewed
+
+    def _take_over(self, connection: Any, now: int, lease_now: int) -> None:
+        """Take back what workers had that are gone."""
+        claims.end_leases(
+            connection,
+            now,
+            lease_now,
+            dead=dead_holders(connection),
+            hold_doubt=self._judge.holds_doubt,
+            retries=self._queue.doubt_retries,
+        )
 
     def _committed(
         self,
