@@ -211,11 +211,20 @@ class SchemaError(TxmailError):
     """The tables of a queue are missing, or were made by another version of txmail.
 
     `outcomes`, if a commit failed because of it, are those of what was not sent.
+    `outdated` is True if the tables were upgraded past this process: it has to be started again,
+    with a newer txmail.
     """
 
-    def __init__(self, problem: str = "", outcomes: tuple[Outcome, ...] = ()) -> None:
+    def __init__(
+        self,
+        problem: str = "",
+        outcomes: tuple[Outcome, ...] = (),
+        *,
+        outdated: bool = False,
+    ) -> None:
         super().__init__(problem)
         self.outcomes = outcomes
+        self.outdated = outdated
 
 
 class IllegalMove(TxmailError):

@@ -102,9 +102,14 @@ def _upgrade(database: Database) -> Exit:
 
 
 def _status(database: Database) -> Exit:
-    found = database.version()
+    from ..queue.schema import VERSION
+
+    found = database.table_version()
     database.check(found)
-    _say(database, f"version {found}, which is the one this txmail needs")
+    assert found is not None
+    ours = found.number == VERSION
+    known = "is the one this txmail needs" if ours else f"this txmail, with {VERSION}, can use"
+    _say(database, f"version {found.number}, which {known}")
     for title, numbers in _counts(database):
         sys.stdout.write(f"{title}:\n" if numbers else f"{title}: none\n")
         for state, number in numbers:

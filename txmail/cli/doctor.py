@@ -172,7 +172,7 @@ def _of_queue(queue: Any, max_age: float, workers: int) -> Iterator[_Finding]:
     database = queue.database
     try:
         # Whoever only looks makes no file and no tables.
-        found = database.version()
+        found = database.table_version()
         database.check(found)
         health = read_health(database)
     except (QueueUnavailable, SchemaError) as error:
@@ -183,7 +183,7 @@ def _of_queue(queue: Any, max_age: float, workers: int) -> Iterator[_Finding]:
     waiting = ", ".join(
         f"{number} {state}" for state, number in health.deliveries.items() if number
     )
-    yield _Mark.OK, f"{health.queue}: version {found}; {waiting or 'nothing waits'}"
+    yield _Mark.OK, f"{health.queue}: version {found.number}; {waiting or 'nothing waits'}"
     yield _Mark.OK, f"workers that live: {health.workers}"
     for problem in health.problems(max_age, workers):
         yield _Mark.BAD, problem

@@ -10,6 +10,11 @@ import sqlalchemy as sa
 
 from ..exceptions import TxmailError
 
+#: The table of versions: older ones have it without its second column.
+VERSION_ROWS = "SELECT * FROM txmail_version"
+#: Seconds that a look at the version of the tables counts for where each costs a round trip.
+LOOK = 5.0
+
 
 class Backend(Protocol):
     """What one kind of database does in its own way."""
@@ -64,6 +69,13 @@ class Backend(Protocol):
 
     def tables(self, connection: sa.Connection) -> bool:
         """Whether there is a table of versions."""
+
+    @property
+    def look_interval(self) -> float:
+        """Seconds that a look at the version of the tables counts for: none where it is cheap."""
+
+    def version_rows(self, connection: sa.Connection) -> Sequence[tuple[Any, ...]]:
+        """What is in the table of versions."""
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep others from changing the tables until the transaction ends."""

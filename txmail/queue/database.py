@@ -7,6 +7,7 @@ whose text has no parameter, content or password in it: SQLAlchemy's repeat them
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -32,6 +33,7 @@ from .backend import Backend
 from .forks import forks
 from .owner import Identity
 from .schema import metadata
+from .version import TableVersion
 
 #: Seconds that a transaction may wait for others, and for the server.
 PATIENCE = 30.0
@@ -58,6 +60,9 @@ class _Process:
         self.writer = threading.Lock()
         #: the tables are there, and of the right version
         self.prepared = False
+        #: by `time.monotonic`: when their version was looked at last
+        self.looked = -math.inf
+        self.version_rows: Sequence[tuple[Any, ...]] = ()
         self.closed = False
         #: when the machine was started, as the first has written it down who asked; see `lease_now`
         self.boot: int | None = None
@@ -198,7 +203,9 @@ class Database:
             process = self._process()
             with (
                 self._turn(process, timeout) as left,
-                self._transaction(process, left, write=True, durable=durable) as connection,
+                self._transaction(
+                    process, left, write=True, durable=durable, prepared=prepared
+                ) as connection,
             ):
                 yield connection
             self._backend.committed(process.engine)
@@ -213,7 +220,9 @@ class Database:
             if prepared:
                 self.prepare(timeout=timeout)
             process = self._process()
-            with self._transaction(process, timeout, write=False, durable=True) as connection:
+            with self._transaction(
+                process, timeout, write=False, durable=True, prepared=prepared
+            ) as connection:
                 yield connection
 
     @contextmanager
@@ -263,10 +272,12 @@ class Database:
 
     @contextmanager
     def _transaction(
-        self, process: _Process, timeout: float, *, write: bool, durable: bool
+        self, process: _Process, timeout: float, *, write: bool, durable: bool, prepared: bool
     ) -> Iterator[sa.Connection]:
         with ExitStack() as stack:
             connection = self._begun(stack, process, timeout, write, durable)
+            if prepared:
+                self._look(process, connection)
             yield connection
             connection.commit()
 
@@ -363,48 +374,75 @@ class Database:
         raises.
         """
         process = self._process()
-        if process.prepared:
-            return
         if connection is not None:
             with self.errors():
-                found = self.version_in(connection)
-        else:
-            found = self.version(timeout=timeout)
-            if found is None and self._backend.creates:
-                found = self._create(timeout)
+                self._look(process, connection)
+            return
+        if process.prepared:
+            return
+        found = self.table_version(timeout=timeout)
+        if found is None and self._backend.creates:
+            found = self._create(timeout)
         self.check(found)
         process.prepared = True
+
+    def _look(self, process: _Process, connection: sa.Connection) -> None:
+        """Raise `SchemaError` if the tables are not those that we know: others may upgrade them.
+
+        They are looked at over each new connection, and when `look_interval` has passed.
+        """
+        now = time.monotonic()
+        known = process.prepared and connection.info.get("txmail_looked", False)
+        if known and now - process.looked < self._backend.look_interval:
+            return
+        if not (known and self._backend.version_rows(connection) == process.version_rows):
+            try:
+                self.check(self.version_in(connection))
+            except SchemaError:
+                process.prepared = False  # somebody may put it right
+                raise
+            process.version_rows = self._backend.version_rows(connection)
+        connection.info["txmail_looked"] = process.prepared = True
+        process.looked = now
+
+    def look_again(self) -> None:
+        """Have the next transaction look at the version of the tables, whoever has just done so."""
+        self._process().looked = -math.inf
 
     def version(self, *, timeout: float = PATIENCE) -> str | None:
         """The version of the tables; None if there are none. Raises what `read` raises.
 
         No file is made for this.
         """
+        found = self.table_version(timeout=timeout)
+        return None if found is None else found.number
+
+    def table_version(self, *, timeout: float = PATIENCE) -> TableVersion | None:
+        """What `version` says, and which processes may go on with the tables."""
         if not self._backend.exists():
             return None
         with self.read(timeout, prepared=False) as connection:
             return self.version_in(connection)
 
-    def version_in(self, connection: sa.Connection) -> str | None:
-        """What `version` says, as seen from within a transaction."""
+    def version_in(self, connection: sa.Connection) -> TableVersion | None:
+        """What `table_version` says, as seen from within a transaction."""
         if not self._backend.tables(connection):
             return None
-        found = connection.exec_driver_sql("SELECT version_num FROM txmail_version").scalars().all()
-        return "" if len(found) != 1 else str(found[0])
+        return TableVersion.of(self._backend.version_rows(connection))
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep other processes from changing the tables until the transaction ends."""
         self._backend.lock_schema(connection)
 
-    def _create(self, timeout: float) -> str | None:
+    def _create(self, timeout: float) -> TableVersion | None:
         with self.write(timeout, prepared=False) as connection:
             # Another process may have been faster.
             if self.version_in(connection) is None:
                 metadata.create_all(connection)
             return self.version_in(connection)
 
-    def check(self, found: str | None) -> None:
-        """Raise `SchemaError`, which says what to do, if `found` is not the version we need."""
+    def check(self, found: TableVersion | None) -> None:
+        """Raise `SchemaError`, which says what to do, if we may not use tables of `found`."""
         version.check(self.name, found)
 
     # -- what differs

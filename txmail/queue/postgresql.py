@@ -25,6 +25,7 @@ from ..exceptions import (
     TxmailError,
 )
 from ..secret import Censor
+from .backend import LOOK, VERSION_ROWS
 from .sqlite import AUTOCOMMIT, chunks, insert_statement, parameters
 from .watch import Watch
 
@@ -171,6 +172,11 @@ class Postgresql:
     def tables(self, connection: sa.Connection) -> bool:
         found = connection.exec_driver_sql("SELECT to_regclass('txmail_version') IS NOT NULL")
         return bool(found.scalar_one())
+
+    look_interval = LOOK
+
+    def version_rows(self, connection: sa.Connection) -> Sequence[tuple[Any, ...]]:
+        return [tuple(row) for row in connection.exec_driver_sql(VERSION_ROWS)]
 
     def lock_schema(self, connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")

@@ -293,6 +293,7 @@ class Queue:
         self._resolver.decide(number, committed=committed, actor=actor)
 
     def _round(self) -> None:
+        self.database.look_again()
         if self._mine.open:
             self._beat()
         self.resolve()

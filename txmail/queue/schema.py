@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 #: The version of the tables that this code reads and writes, as Alembic names it.
-VERSION = "0002"
+VERSION = "0003"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -46,11 +46,13 @@ def _partial(name: str, condition: sa.ColumnElement[bool], *columns: sa.Column[A
     sa.Index(f"ix_txmail_{name}", *columns, sqlite_where=condition, postgresql_where=condition)
 
 
-#: which version the tables have; Alembic's version table
+#: which version the tables have; Alembic's version table, with a column more
 version = sa.Table(
     "txmail_version",
     metadata,
     sa.Column("version_num", sa.String(32), nullable=False),
+    #: the oldest version whose processes may use these tables; null: only `version_num` itself
+    sa.Column("min_version", sa.String(32)),
     sa.PrimaryKeyConstraint("version_num", name="txmail_version_pkc"),  # as Alembic calls it
 )
 sa.event.listen(
@@ -106,7 +108,7 @@ batch = sa.Table(
 IS_OPEN = _one_of(batch.c.state, "staged", "sending", "publishing", "unknown")
 _partial("batch_open", IS_OPEN, batch.c.state, batch.c.id)
 
-#: one message, or the content of a job; never changed
+#: one message, or the content of a job; never changed, but that its content may be blanked
 message = _table(
     "message",
     sa.Column("id", _Id, primary_key=True),
@@ -121,7 +123,10 @@ message = _table(
     sa.Column("idempotency_key", sa.Text),
     #: octets
     sa.Column("size", sa.BigInteger, nullable=False),
+    #: empty once it was blanked: it must not be sent then
     sa.Column("content", sa.LargeBinary, nullable=False),
+    #: SHA-256 of the content; null if it was blanked, or written before there were digests
+    sa.Column("digest", sa.LargeBinary),
 )
 
 #: one recipient of a message

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 import sqlalchemy as sa
 
 from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable, SchemaError, TxmailError
+from .backend import LOOK, VERSION_ROWS
 from .file import guard
 from .forks import forks
 
@@ -211,6 +212,17 @@ class Sqlite:
             "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'txmail_version'"
         )
         return found.first() is not None
+
+    @property
+    def look_interval(self) -> float:
+        return LOOK if self._path is None else 0.0
+
+    def version_rows(self, connection: sa.Connection) -> Sequence[tuple[Any, ...]]:
+        if self._path is None:
+            return [tuple(row) for row in connection.exec_driver_sql(VERSION_ROWS)]
+        driver: Any = connection.connection.dbapi_connection
+        rows: list[tuple[Any, ...]] = driver.execute(VERSION_ROWS).fetchall()
+        return rows
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Nothing: one process writes at a time."""

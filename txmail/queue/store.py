@@ -18,6 +18,7 @@ from ..exceptions import QueueFull
 from ..item import Item, Row
 from . import statements
 from .database import Database
+from .digest import digest_of
 from .model import BatchState, State
 from .owner import Identity, process_id
 from .retry import said, settlement
@@ -48,6 +49,7 @@ _MESSAGE = (
     "idempotency_key",
     "size",
     "content",
+    "digest",
 )
 _DELIVERY = (
     "id",
@@ -351,6 +353,7 @@ def _messages(
             row.item.options.idempotency_key,
             envelope.size,
             envelope.content,
+            digest_of(envelope.content),
         )
 
 

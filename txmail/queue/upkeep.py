@@ -51,6 +51,8 @@ class Upkeep:
         self._working = False
         self._hurry = False
         self._resting = False
+        #: the last problem: what lasts is said once
+        self._said = ""
 
     def do(self, task: Task) -> None:
         """Have `task` done, again and again until it raises nothing. Never blocks."""
@@ -142,8 +144,11 @@ class Upkeep:
             words = str(error)
             if not words.startswith(self._name):
                 words = f"{self._name}: {words or type(error).__name__}"
-            log.warning("%s%s", words, "; it will be tried again" if again else "")
+            if words != self._said:
+                log.warning("%s%s", words, "; it will be tried again" if again else "")
+            self._said = words
             return False
+        self._said = ""
         return True
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from ..envelope import Envelope
 from ..exceptions import FieldError
+from .digest import DamagedContent, checked
 from .model import State
 from .retry import MAX_REPLY, Settlement
 from .schema import message
@@ -30,6 +31,7 @@ Unreadable = tuple[int, int, Settlement]
 
 # The content as it comes: what is none must not keep others from being read.
 _content: Any = sa.type_coerce(message.c.content, sa.types.NullType())
+_digest: Any = sa.type_coerce(message.c.digest, sa.types.NullType())
 _octets: Any = sa.func.length(message.c.content)
 _ids: Any = message.c.id.in_(sa.bindparam("ids", expanding=True))
 _MESSAGES = sa.select(
@@ -38,8 +40,9 @@ _MESSAGES = sa.select(
     message.c.created,
     _octets.label("octets"),
     sa.case((_octets <= SMALL, _content)).label("content"),
+    _digest.label("digest"),
 ).where(_ids)
-_CONTENTS = sa.select(message.c.id, _content.label("content")).where(_ids)
+_CONTENTS = sa.select(message.c.id, _content.label("content"), _digest.label("digest")).where(_ids)
 
 #: Of a claimed delivery.
 COLUMNS = ("id", "message", "recipient", "priority", "attempts", "expires")
@@ -84,11 +87,11 @@ class Work:
             envelope=Envelope(self.envelope.sender, recipients, self.envelope.content),
         )
 
-    def fill(self, content: Any) -> None:
-        """Here is the content. Raises `FieldError` if it is none."""
-        if content is None:
+    def fill(self, found: Any) -> None:
+        """`found` has the content and its digest. Raises `FieldError` if it is none."""
+        if found is None:
             raise FieldError("its message is missing")
-        self.envelope = self.envelope.with_content(_checked(content))
+        self.envelope = self.envelope.with_content(checked(found.content, found.digest))
         self.loaded = True
 
     def unload(self) -> None:
@@ -96,12 +99,6 @@ class Work:
         if self.size > SMALL:
             self.envelope = self.envelope.with_content(b"")
             self.loaded = False
-
-
-def _checked(content: Any) -> bytes:
-    if not isinstance(content, bytes):
-        raise FieldError("its content is not octets")
-    return content
 
 
 def read(
@@ -135,7 +132,7 @@ def _work(rows: Sequence[Any], found: Any, token: int) -> Work:
     """Raises `FieldError`, TypeError or ValueError for what cannot be read."""
     if found is None:
         raise FieldError("its message is missing")
-    number, sender, created, octets, content = found
+    number, sender, created, octets, content, digest = found
     ids, _, recipients, priorities, attempts, expires = zip(*rows, strict=True)
     for tries in attempts:
         if not isinstance(tries, int) or not 0 <= tries < MAX_ATTEMPTS:
@@ -144,7 +141,7 @@ def _work(rows: Sequence[Any], found: Any, token: int) -> Work:
     if not isinstance(created, int) or not isinstance(expires[0], int | None):
         raise FieldError("a time is none")
     small = content is not None
-    envelope = Envelope(sender, recipients, _checked(content) if small else b"")
+    envelope = Envelope(sender, recipients, checked(content, digest) if small else b"")
     if len(envelope.recipients) != len(rows):
         raise FieldError("a recipient is there twice")
     return Work(
@@ -175,7 +172,8 @@ def _readable(
 
 
 def _unreadable(error: Exception) -> Settlement:
-    why = f"it cannot be read: {error}"[:MAX_REPLY]
+    damaged = isinstance(error, DamagedContent)
+    why = str(error) if damaged else f"it cannot be read: {error}"[:MAX_REPLY]
     return Settlement(State.FAILED, None, 0, False, None, why)
 
 
@@ -186,7 +184,7 @@ def load(connection: sa.Connection, works: Sequence[Work]) -> list[Unreadable]:
     if not lacking:
         return failed
     ids = list({work.message for work in lacking})
-    contents = {row.id: row.content for row in connection.execute(_CONTENTS, {"ids": ids})}
+    contents = {row.id: row for row in connection.execute(_CONTENTS, {"ids": ids})}
     for work in lacking:
         try:
             work.fill(contents.get(work.message))

@@ -141,6 +141,8 @@ class Keeper(Ledger):
         if not (results or back or over or begun or rounds or looks or self._unsure):
             return
         started = self._clock()
+        if rounds:
+            self._queue.database.look_again()
         try:
             written = self._write(results, back, begun, room if looks else -1, rounds)
         except BaseException:

@@ -114,7 +114,10 @@ class Worker:
         self._ledger.stop()
 
     def run(self) -> int:
-        """Work until `stop` is called; how many deliveries have been tried."""
+        """Work until `stop` is called; how many deliveries have been tried.
+
+        Raises `SchemaError` once the tables are upgraded past this process.
+        """
         return self._run(until_drained=False, seconds=None)
 
     def run_once(self, seconds: float | None = None) -> int:
@@ -165,6 +168,8 @@ class Worker:
                 self._ledger.cycle()
                 pause = FIRST_PAUSE
             except Exception as error:
+                if _is_outdated(error):
+                    raise
                 if until_drained and (isinstance(error, SchemaError) or pause > ONCE_PATIENCE):
                     raise
                 if not isinstance(error, TxmailError):
@@ -184,8 +189,8 @@ class Worker:
             try:
                 self._ledger.cycle()
             except Exception as error:
-                if self._ledger.finished:
-                    break  # there is nothing that would have to be written
+                if self._ledger.finished or _is_outdated(error):
+                    break  # there is nothing that would have to be written, or can be
                 log.warning("%s", error, exc_info=not isinstance(error, TxmailError))
                 time.sleep(FIRST_PAUSE)
                 continue
@@ -295,6 +300,11 @@ class Worker:
         self._events.emit(kind(lane.route.name, printable(circuit.reason), circuit.left))
 
 
+def _is_outdated(error: Exception) -> bool:
+    """Whether the tables were upgraded past this process: only a newer one can go on."""
+    return isinstance(error, SchemaError) and error.outdated
+
+
 def _lanes_of(route: Route, circuit: Circuit, reserve: bool) -> list[Lane]:
     """Those of `route`: one for what is urgent, if there are connections for two."""
     if not reserve or (route.connections is not None and route.connections < route.seats * 2):
@@ -323,6 +333,13 @@ def run_once(
     return Worker(queue, transport, limit=limit, **options).run_once(seconds)
 
 
+def _run(worker: Worker) -> None:
+    try:
+        worker.run()
+    except SchemaError as error:
+        log.critical("%s; the worker has stopped", error)
+
+
 class RunningWorker:
     """A worker in a thread of this process; made by `start_worker`."""
 
@@ -332,7 +349,9 @@ class RunningWorker:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         if worker is not None:
-            self._thread = threading.Thread(target=worker.run, name="txmail worker", daemon=True)
+            self._thread = threading.Thread(
+                target=_run, args=(worker,), name="txmail worker", daemon=True
+            )
             self._thread.start()
 
     def stop(self, timeout: float | None = GRACE) -> None:

@@ -1,0 +1,28 @@
+"""Digests of contents, and the oldest version that may go on with the tables."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+#: The oldest version whose processes may go on after this upgrade: with None, only this one's.
+min_version = None
+
+
+def upgrade() -> None:
+    """Add the columns. Contents that are there have no digest, and go out without one."""
+    op.add_column("txmail_message", sa.Column("digest", sa.LargeBinary()))
+    if op.get_bind().dialect.name != "sqlite":
+        op.add_column("txmail_version", sa.Column("min_version", sa.String(32)))
+        return
+    # SQLite would put the column behind the constraint.
+    op.drop_table("txmail_version")
+    op.create_table(
+        "txmail_version",
+        sa.Column("version_num", sa.String(32), nullable=False),
+        sa.Column("min_version", sa.String(32)),
+        sa.PrimaryKeyConstraint("version_num", name="txmail_version_pkc"),
+    )
+    op.execute("INSERT INTO txmail_version (version_num) VALUES ('0002')")
