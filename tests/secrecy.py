@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import gc
 import traceback
 import types
@@ -11,11 +13,12 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 
-def forms(secret: str) -> set[str]:
+@functools.cache
+def forms(secret: str) -> frozenset[str]:
     """`secret` as it is, in base64, in hexadecimal and as in a URL."""
     raw = secret.encode()
     encoded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
-    return {
+    found = {
         secret,
         *encoded,
         *(text.rstrip("=") for text in encoded),
@@ -29,6 +32,7 @@ def forms(secret: str) -> set[str]:
         ascii(secret)[1:-1],
         ascii(raw)[2:-1],
     }
+    return frozenset(found)
 
 
 def has(shown: object, *secrets: str) -> bool:
@@ -93,6 +97,16 @@ def attributes(thing: object) -> dict[str, Any]:
             if isinstance(kind.__dict__[name], types.MemberDescriptorType):
                 found[name] = getattr(thing, name, None)
     return found
+
+
+@contextlib.contextmanager
+def new_objects_only() -> Iterator[None]:
+    """`dumped` looks at the objects made within, not at all those of a long test run."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def dumped(*secrets: str) -> list[str]:

@@ -133,6 +133,7 @@ def check(ended, messages, window):
     assert len({o.message_id for o in ended.outcomes if o.status == "in_doubt"}) <= window
 
 
+@pytest.mark.representative(every=8)
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
 @pytest.mark.parametrize("query", ["pipelining=yes", "pipelining=no"])
@@ -152,6 +153,7 @@ def test_every_connection_is_cut_after_so_many_octets(relayed, tm, query, side, 
     assert {"accepted", "in_doubt", "unsent"} <= seen
 
 
+@pytest.mark.representative(every=16)
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
 @pytest.mark.parametrize("window", [1, 2, 3, 16])
@@ -177,6 +179,7 @@ def test_a_commit_of_three_in_a_stream_is_cut_after_so_many_octets(
     assert most == {1: 2, 2: 3}.get(window, 4)
 
 
+@pytest.mark.representative(every=16)
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
 @pytest.mark.parametrize("window", [1, 2, 3, 16])
@@ -211,6 +214,7 @@ def one_send(server, cuts, envelopes, window):
     return ended
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
 def test_only_the_first_connection_is_cut(relayed, tm, side):
     """What was lost before any content had been sent goes out over a second one, once."""

@@ -14,6 +14,7 @@ import transaction
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from payloads import BAD_ADDRESSES, FORBIDDEN, HARMLESS
+from sweeping import all_of
 from test_message_differential import SCRIPTS, assert_sound
 from test_message_work import calls
 
@@ -170,7 +171,7 @@ VALUES = {
 
 
 @each_letter
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@all_of(VALUES, name="value")
 def test_the_octets_are_those_of_the_message(letter, value):
     both(letter, fields={"x": value, "y": "why"})
     both(letter, fields={"x": "https://x.y", "y": value})
@@ -241,16 +242,15 @@ def test_messages_do_not_depend_on_those_before_them(pairs, source):
         assert made == outcome(lambda: letter.render(fields, [ANN], **told).to_envelope())  # noqa: B023
 
 
-@pytest.mark.parametrize("payload", [*FORBIDDEN.values(), *HARMLESS.values()],
-                         ids=[*FORBIDDEN, *HARMLESS])  # fmt: skip
 @each_letter
+@all_of(FORBIDDEN, HARMLESS)
 def test_a_hostile_field_fares_as_in_the_message(letter, payload):
     both(letter, fields={"x": payload, "y": payload})
     both(letter, (payload, ANN), fields={"x": "x", "y": "y"})
 
 
-@pytest.mark.parametrize("payload", [*FORBIDDEN.values()], ids=FORBIDDEN)
 @pytest.mark.parametrize("name", ["plain", "headers", "names", "list"])
+@all_of(FORBIDDEN)
 def test_a_hostile_field_gets_into_no_header(name, payload):
     letter = LETTERS[name]
     twin = both(letter, fields={"x": "x", "y": "y"})

@@ -156,6 +156,7 @@ def on_terminal(tmp_path, columns, *arguments, **more):
     return process.returncode, written.decode()
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_on_a_terminal_it_shows_everything_within_its_width(tmp_path, columns):
     code, written = on_terminal(tmp_path, columns)
@@ -174,6 +175,7 @@ def test_on_a_terminal_it_shows_everything_within_its_width(tmp_path, columns):
     ]
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize(
     ("arguments", "variables"),
     [(("--plain",), {}), ((), {"TERM": "dumb"})],
@@ -241,7 +243,8 @@ def test_a_scenario_leaves_no_thread_behind(tmp_path):
     for number, scenario in enumerate(SCENARIOS):
         with Stage(tmp_path / str(number)) as stage:
             perform(scenario, stage)
-    assert set(threading.enumerate()) == before
+    # A thread of an earlier test may still be ending: only new ones count.
+    assert not [t.name for t in threading.enumerate() if t not in before]
 
 
 # Broken promises: each by breaking what would have kept it

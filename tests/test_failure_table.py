@@ -83,6 +83,7 @@ def check_outcome(outcome, verdict):
 # Replies
 
 
+@pytest.mark.representative(every=8)
 @pytest.mark.parametrize("before", [0, 1], ids=["first", "second"])
 @pytest.mark.parametrize("preflight", ["auto", "never"])
 @pytest.mark.parametrize(("where", "said", "row"), replies_at(*IN_TRANSACTION))
@@ -203,6 +204,7 @@ def test_every_event_of_the_table_is_tried():
     assert {parameter.values[:2] for parameter in events()} == set(SCENES)
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize(("where", "event", "row"), events())
 def test_an_event(play, where, event, row):
     ended = SCENES[where, event](play)

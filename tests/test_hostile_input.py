@@ -30,6 +30,7 @@ from payloads import (
     HIDDEN_PARAMETERS,
     INJECTIONS,
 )
+from sweeping import all_of
 
 from txmail.envelope import Envelope
 from txmail.exceptions import ECHO_LIMIT, AddressError, BadHeaders, TxmailError
@@ -37,12 +38,6 @@ from txmail.message import Attachment, Message, to_envelope
 
 DANGEROUS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 EVERYTHING = {**FORBIDDEN, **HIDDEN_PARAMETERS, **EXTENDED, **HARMLESS}
-
-
-def cases(*groups):
-    return pytest.mark.parametrize(
-        "payload", [pytest.param(v, id=k) for group in groups for k, v in group.items()]
-    )
 
 
 #: A TAB is white space in a header that was folded by somebody else.
@@ -157,7 +152,7 @@ ADDRESS_FIELDS = {
 
 
 @pytest.mark.parametrize("field", TEXT_FIELDS)
-@cases(FORBIDDEN)
+@all_of(FORBIDDEN)
 def test_a_text_that_could_become_a_line_is_refused_by_name(field, payload):
     message = TEXT_FIELDS[field](payload)
     assert message.is_bad_headers()
@@ -169,7 +164,7 @@ def test_a_text_that_could_become_a_line_is_refused_by_name(field, payload):
 
 
 @pytest.mark.parametrize("field", TEXT_FIELDS)
-@cases(HARMLESS, HIDDEN_PARAMETERS)
+@all_of(HARMLESS, HIDDEN_PARAMETERS)
 def test_a_text_that_looks_like_syntax_arrives_as_it_is(field, payload):
     message = TEXT_FIELDS[field](payload)
     assert not message.is_bad_headers()
@@ -194,7 +189,7 @@ def test_a_text_that_looks_like_syntax_arrives_as_it_is(field, payload):
 
 
 @pytest.mark.parametrize("field", SYNTAX_FIELDS)
-@cases(EVERYTHING)
+@all_of(EVERYTHING)
 def test_what_is_syntax_is_refused_or_changes_nothing_else(field, payload):
     message = SYNTAX_FIELDS[field](payload)
     try:
@@ -216,13 +211,13 @@ def test_what_is_syntax_is_refused_or_changes_nothing_else(field, payload):
 
 
 @pytest.mark.parametrize("field", ["filename", "disposition parameter"])
-@cases(FORBIDDEN, HIDDEN_PARAMETERS)
+@all_of(FORBIDDEN, HIDDEN_PARAMETERS)
 def test_a_file_name_that_could_become_a_line_is_refused(field, payload):
     with pytest.raises(BadHeaders):
         SYNTAX_FIELDS[field](payload).to_envelope()
 
 
-@cases({k: v for k, v in HARMLESS.items() if not {"/", "\\"}.intersection(v)})
+@all_of({k: v for k, v in HARMLESS.items() if not {"/", "\\"}.intersection(v)})
 def test_a_file_name_arrives_as_it_is(payload):
     envelope = ours(attachment_filename=payload).to_envelope()
     assert_like_twin(envelope, TWIN)
@@ -233,7 +228,7 @@ def test_a_file_name_arrives_as_it_is(payload):
 
 
 @pytest.mark.parametrize("field", ADDRESS_FIELDS)
-@cases(BAD_ADDRESSES)
+@all_of(BAD_ADDRESSES)
 def test_what_is_no_address_is_refused_by_name(field, payload):
     message = ADDRESS_FIELDS[field](payload)
     if payload == "<>" and field == "envelope_sender":
@@ -246,7 +241,7 @@ def test_what_is_no_address_is_refused_by_name(field, payload):
 
 
 @pytest.mark.parametrize("field", ADDRESS_FIELDS)
-@cases(FORBIDDEN)
+@all_of(FORBIDDEN)
 def test_a_hostile_text_is_no_address(field, payload):
     for value in (payload, f"{payload}@b.c", f"a@{payload}", f"Name <a@b.c{payload}>"):
         with pytest.raises((AddressError, BadHeaders)) as caught:
@@ -254,7 +249,7 @@ def test_a_hostile_text_is_no_address(field, payload):
         assert caught.value.field == field
 
 
-@cases(EVERYTHING)
+@all_of(EVERYTHING)
 def test_a_hostile_name_of_a_header_is_refused(payload):
     for name in (payload, f"X-{payload}", f"X-Tag: {payload}"):
         for headers in ({name: "tag"}, [(name, "tag")]):
@@ -285,7 +280,7 @@ def test_a_header_that_is_not_the_callers_to_set_is_refused(name):
     assert caught.value.field == "extra_headers"
 
 
-@cases(EVERYTHING)
+@all_of(EVERYTHING)
 def test_a_body_is_a_body(payload):
     if re.search("[\ud800-\udfff]", payload):
         with pytest.raises(TxmailError) as caught:
@@ -344,7 +339,7 @@ LIST_FIELDS = [
 
 
 @pytest.mark.parametrize("field", LIST_FIELDS)
-@cases(EVERYTHING)
+@all_of(EVERYTHING)
 def test_a_header_of_lists_is_refused_or_the_one_it_is_meant_to_be(field, payload):
     values = [payload, [payload], ["https://x.y", payload], f"https://x.y/{payload}"]
     values += [f"mailto:a@b.c?subject={payload}", f"<{payload}>", f"x <{payload}>"]
@@ -372,7 +367,7 @@ def test_a_header_of_lists_is_refused_or_the_one_it_is_meant_to_be(field, payloa
         assert not DANGEROUS.search(decoded(re.sub(r"\r\n(?=[ \t])", "", header)))
 
 
-@cases(EVERYTHING)
+@all_of(EVERYTHING)
 def test_a_calendar_is_a_body(payload):
     for text in (payload, f"BEGIN:VCALENDAR\nMETHOD:{payload}\nEND:VCALENDAR\n"):
         try:
@@ -394,7 +389,7 @@ def test_a_calendar_is_a_body(payload):
         assert got[4][2].decode().rstrip("\r\n") == expected
 
 
-@cases(EVERYTHING)
+@all_of(EVERYTHING)
 def test_what_a_converter_makes_of_html_is_a_body(payload):
     message = ours(body=None)
     try:
@@ -512,6 +507,7 @@ FIELDS = [
 PLAIN = {"Subject": "hello", "filename": "a.bin", "Content-ID": "<1@b.c>"}
 
 
+@pytest.mark.representative(every=20)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_message_of_the_standard_library_is_refused_or_like_its_twin(form, field):
@@ -552,6 +548,7 @@ def test_a_message_of_the_standard_library_is_refused_or_like_its_twin(form, fie
         assert refused > len(FORBIDDEN) // 2
 
 
+@pytest.mark.representative(every=12)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("field", ["From", "To", "Cc", "Bcc"])
 def test_an_address_in_a_header_of_the_standard_library_is_one_or_refused(form, field):
@@ -578,7 +575,7 @@ def test_an_address_in_a_header_of_the_standard_library_is_one_or_refused(form, 
 
 
 @pytest.mark.parametrize("field", ["Subject", "From", "X-Tag", "Message-ID"])
-@cases(FORBIDDEN)
+@all_of(FORBIDDEN)
 def test_a_ready_envelope_is_refused_or_has_the_headers_that_were_written(field, payload):
     written = ready(field, payload)
     try:
@@ -594,7 +591,7 @@ def test_a_ready_envelope_is_refused_or_has_the_headers_that_were_written(field,
         assert not DANGEROUS.search(decoded(re.sub(r"\r?\n(?=[ \t])", "", value)))
 
 
-@cases(HIDDEN, NOT_EVEN_FOLDING, {k: v for k, v in INJECTIONS.items() if "Bcc" in v})
+@all_of(HIDDEN, NOT_EVEN_FOLDING, {k: v for k, v in INJECTIONS.items() if "Bcc" in v})
 def test_a_ready_envelope_with_a_forbidden_header_is_refused(payload):
     with pytest.raises(TxmailError):
         to_envelope(ready("Subject", payload))
@@ -630,7 +627,7 @@ def test_a_part_cannot_be_forged_around_a_multipart(place):
         to_envelope(message)
 
 
-@cases({k: v for k, v in FORBIDDEN.items() if k != "TAB"}, EXTENDED)
+@all_of({k: v for k, v in FORBIDDEN.items() if k != "TAB"}, EXTENDED)
 def test_headers_of_nested_messages_are_checked_too(payload):
     inner = OldMessage()
     inner.set_raw("Subject", payload)

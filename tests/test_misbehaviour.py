@@ -159,6 +159,7 @@ def seconds(mailer, number):
     mailer._direct.commit_timeout = number
 
 
+@pytest.mark.representative(every=24)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", MISBEHAVIOURS)
 @pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "lockstep"])

@@ -15,7 +15,7 @@ import pytest
 import transaction
 from authority import Authority
 from commits import note
-from secrecy import attributes, dumped, forms, has, leaks
+from secrecy import attributes, dumped, forms, has, leaks, new_objects_only
 from smtp_helpers import RawServer, greeted
 
 from txmail import mailer_from_settings, transport_from_url
@@ -46,6 +46,12 @@ def contexts(authority):
     bound = authority.server()
     bound.maximum_version = ssl.TLSVersion.TLSv1_2
     return {True: bound, False: authority.server()}
+
+
+@pytest.fixture(autouse=True)
+def _objects_of_this_test():
+    with new_objects_only():
+        yield
 
 
 @pytest.fixture
@@ -208,6 +214,7 @@ for verb in ("connect", "EHLO", "STARTTLS", "MAIL", "RCPT", "DATA", ".", "RSET")
     }
 
 
+@pytest.mark.representative(every=24)
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_shows_the_password(tm, authority, contexts, records, case):
     case = CASES[case]
@@ -269,6 +276,7 @@ def echoing(mechanism, refuse):
     return RawServer(serve), exchanges
 
 
+@pytest.mark.representative(every=12)
 @pytest.mark.parametrize("refuse", [b"nothing", b"RCPT", b"DATA"])
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"])
 def test_a_server_that_repeats_the_whole_exchange_gets_it_nowhere(tm, records, mechanism, refuse):

@@ -147,6 +147,7 @@ class Worker:
         session.close()
 
 
+@pytest.mark.sweep
 def test_all_good_ones_of_a_long_list_are_delivered_once_and_all_bad_ones_reported(postfix):
     """With windows of two sizes at a time: Postfix slows down all its replies after ten errors."""
     transport = transport_from_url(postfix.url)

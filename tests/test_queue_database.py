@@ -897,6 +897,7 @@ def failing(call, number):
     return ("-e", f"inject={call}:error=EIO:when={number}")
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_a_commit_that_does_not_reach_the_disk_is_never_taken_for_one(tmp_path):
     said, calls = traced(tmp_path / "counted.db")

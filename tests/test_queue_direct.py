@@ -192,6 +192,7 @@ def test_a_refusal_for_good_in_preflight_aborts_whatever_is_said(
 # -- at the final dot
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize(("unavailable", "partial"), OPTIONS)
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["first", "second", "last"])
 @pytest.mark.parametrize(
@@ -256,6 +257,7 @@ def check_server(server, app, mailer):
             assert states[outcome.recipient] in ("sent", "in_doubt")
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("which", [0, 1], ids=["first", "second"])
 @pytest.mark.parametrize("reply", ["452 4.3.1 full", RESET], ids=["4xx", "lost"])
 @pytest.mark.parametrize("partial", ["abort", "queue"])

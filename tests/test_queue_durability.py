@@ -152,6 +152,7 @@ def test_where_there_is_none_it_is_missed(bench_of, how):
     assert any(fault.endswith("was acknowledged before ['mail.db-wal']") for fault in faults)
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_commit_that_does_not_reach_the_disk_is_never_acknowledged(bench_of, kind):
     bench = bench_of(kind)
@@ -170,6 +171,7 @@ def test_a_commit_that_does_not_reach_the_disk_is_never_acknowledged(bench_of, k
         assert raised or (kind == SQLITE_SESSION and name == REFUSED)
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_disk_that_fails_for_good_lets_nothing_be_acknowledged_any_more(bench_of, kind):
     bench = bench_of(kind)

@@ -73,6 +73,7 @@ def test_of_two_that_commit_the_first_is_sent(app, parties):
     assert [tuple(row) for row in rows] == [("key", app.deliveries()[ONE].message)]
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("how", ["abort", "begin", "commit", "vote"])
 def test_one_that_does_not_commit_keeps_nobody_from_it(app, parties, how):
     first, second = parties
@@ -191,6 +192,7 @@ def check_all_won_once(app, parties):
     assert set(app.batches()) == {"published"}
 
 
+@pytest.mark.representative(every=5)
 def test_threads_with_the_same_keys_in_other_orders(app, caplog):
     parties = 3
     manager = transaction.ThreadTransactionManager()
@@ -220,6 +222,7 @@ def test_threads_with_the_same_keys_in_other_orders(app, caplog):
     assert [r.getMessage() for r in caplog.records if "tried again" in r.getMessage()] == []
 
 
+@pytest.mark.representative(every=4)
 @kinds(OWN_SQLITE, OWN_POSTGRESQL, IN_SQLITE, IN_POSTGRESQL)
 def test_processes_with_the_same_keys_in_other_orders(make_queue, kind):
     app = make_queue(kind)

@@ -87,17 +87,20 @@ def sweep(bench, thread, part=0, parts=1, stride=STRIDE, **options):
     )
 
 
+@pytest.mark.sweep
 @needs_strace
 @pytest.mark.parametrize("part", range(4))
 def test_a_process_that_commits_with_zodb_can_be_killed_anywhere(bench_of, part):
     sweep(bench_of(ZODB_KIND), MAIN, part, 4, stride=1)
 
 
+@pytest.mark.sweep
 @needs_strace
 def test_the_thread_behind_it_can_be_killed_anywhere(bench_of):
     sweep(bench_of(ZODB_KIND), UPKEEP, stride=1)
 
 
+@pytest.mark.representative(every=12)
 @needs_strace
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != ZODB_KIND])
 @pytest.mark.parametrize("thread", [MAIN, UPKEEP])
@@ -105,6 +108,7 @@ def test_so_can_one_that_commits_with(bench_of, kind, thread):
     sweep(bench_of(kind), thread)
 
 
+@pytest.mark.sweep
 @needs_strace
 @pytest.mark.parametrize("kind", [ALONE, ZODB_KIND])
 def test_so_can_one_that_makes_the_queue(bench_of, kind):
@@ -112,6 +116,7 @@ def test_so_can_one_that_makes_the_queue(bench_of, kind):
     sweep(bench_of(kind), MAIN, stride=stride, transactions=("mixed",), fresh=True)
 
 
+@pytest.mark.representative(every=7)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_process_can_be_killed_at_every_step_that_python_sees(bench_of, kind):
     bench = bench_of(kind)
@@ -126,6 +131,7 @@ def test_a_process_can_be_killed_at_every_step_that_python_sees(bench_of, kind):
     assert killed >= len(steps) * 0.5
 
 
+@pytest.mark.representative(every=4)
 @needs_strace
 @pytest.mark.parametrize("commit", [True, False], ids=["committed", "rolled back"])
 @pytest.mark.parametrize("kind", [TWO_PHASE, TWO_PHASE_SESSION])

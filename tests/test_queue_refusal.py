@@ -74,6 +74,7 @@ def put_right(app):
 # -- full
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("way", WAYS)
 @kinds(*QUEUES)
 def test_a_queue_that_is_full_refuses_and_takes_mail_again_when_it_is_not(

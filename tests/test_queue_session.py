@@ -17,6 +17,7 @@ from txmail.integrations.session_queue import session_queue
 ONE, TWO, THREE = "one@example.com", "two@example.com", "three@example.com"
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize(("key", "phase"), FAILURES)
 @pytest.mark.parametrize("with_key", [None, "key"])
 @pytest.mark.parametrize("kind", [IN_SQLITE, IN_POSTGRESQL, IN_TWO_PHASE])

@@ -232,6 +232,7 @@ def test_no_connection_is_opened_when_the_time_is_up(server):
 # Where the envelopes come from
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize("connections", [1, 3])
 def test_no_more_is_held_than_the_window(server, tier, connections):
     alive = most = 0

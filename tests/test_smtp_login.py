@@ -195,6 +195,7 @@ def test_except_where_it_is_said(tm, log_in, mechanism):
 # What the server says
 
 
+@pytest.mark.representative(every=8)
 @pytest.mark.parametrize(
     ("action", "route", "code"),
     [

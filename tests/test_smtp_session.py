@@ -681,6 +681,7 @@ def octets_of_a_session(envelopes, **options):
         ]
 
 
+@pytest.mark.representative(every=8)
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("side", ["client_octets", "server_octets"])
 @pytest.mark.parametrize("pipelining", [True, False])

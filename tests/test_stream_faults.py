@@ -57,6 +57,7 @@ def short_patience(monkeypatch):
     monkeypatch.setattr(driver, "CLOSING_TIMEOUT", 0.2)
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize("leave", [True, False])
 @pytest.mark.parametrize("end", [CLOSE, HANG, RESET])
 @pytest.mark.parametrize("window", [1, 2, 4])
@@ -229,6 +230,7 @@ def test_content_that_is_read_as_commands_makes_nothing_accepted(window, body, s
 # Who reads and writes when
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize(("count", "octets"), [(20_000, None), (2_000, 4096)])
 def test_thousands_of_messages_to_a_server_that_reads_nothing_before_it_is_read(count, octets):
     """Neither replies nor messages fit into what lies between: both sides have to go on."""

@@ -124,6 +124,7 @@ class Interrupted:
         assert self.peer.heard - self.heard in (0, len(b"QUIT\r\n"))
 
 
+@pytest.mark.representative(every=7)
 @pytest.mark.parametrize(
     ("fault", "leave", "strict"),
     [(fault, True, False) for fault in FAULTS] + [("the connection", False, True)],

@@ -234,6 +234,7 @@ BOMBS = [
 BIG = {"big": "x" * 1_000_000, "lines": "\n" * 1_000_000}
 
 
+@pytest.mark.representative(every=16)
 @pytest.mark.parametrize("source", BOMBS, ids=lambda source: source[:60])
 def test_a_bomb_is_a_typed_error_and_little_work(source):
     tracemalloc.start()

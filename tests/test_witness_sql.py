@@ -439,6 +439,7 @@ def kill_in(phase, database, batch=BATCH):
     assert done.returncode == -signal.SIGKILL
 
 
+@pytest.mark.representative(every=12)
 @pytest.mark.parametrize("phase", ["begin", "commit", "vote", "finish"])
 def test_what_a_process_that_was_killed_has_committed_is_known(sql, witness, phase):
     module.LOCK_TIMEOUT = 30_000  # until the server has noticed
@@ -451,6 +452,7 @@ def test_what_a_process_that_was_killed_has_committed_is_known(sql, witness, pha
         assert sql.values() == (["a"] if phase in ("vote", "finish") else [])
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize(("how", "answer"), [("COMMIT", "yes"), ("ROLLBACK", "no")])
 def test_what_becomes_of_a_prepared_transaction_is_obeyed(make, how, answer):
     sql = make(TWO_PHASE)

@@ -627,6 +627,7 @@ def killed_in(phase: str, path: str, filling: int = 0):
     return json.loads(done.stdout)
 
 
+@pytest.mark.representative(every=8)
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize(
     ("phase", "answer"), [("begin", "no"), ("commit", "no"), ("vote", "no"), ("finish", "yes")]
@@ -639,6 +640,7 @@ def test_what_a_process_that_was_killed_has_committed_is_known(path, phase, answ
 
 
 # FileStorage leaves a file open when it does not find the end.
+@pytest.mark.representative(every=6)
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("filling", [0, 2_000_000])
 @pytest.mark.parametrize(("left", "answer"), [(10, "unknown"), (30, "no"), (100, "no")])

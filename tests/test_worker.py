@@ -287,6 +287,7 @@ print(run_once(queue, transport))
 """
 
 
+@pytest.mark.representative(every=2)
 @kinds(*OWN_QUEUES)
 def test_overlapping_runs_in_two_processes_send_nothing_twice(kind, make_queue, server):
     app = make_queue(kind)
@@ -517,6 +518,7 @@ SQLITE_POISON = {
 }
 
 
+@pytest.mark.representative(every=8)
 @pytest.mark.parametrize("poison", [*POISON, *SQLITE_POISON])
 @kinds(*OWN_QUEUES)
 def test_a_row_that_cannot_be_read_is_failed_and_nothing_else_suffers(app, kind, poison, memory):

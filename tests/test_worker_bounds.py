@@ -147,6 +147,7 @@ def held(monkeypatch):
     return watch
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize("size", [10 * KIB, 100 * KIB, 300 * KIB])
 @kinds(*OWN_QUEUES)
 def test_contents_are_read_in_steps_that_are_bounded(
@@ -372,6 +373,7 @@ def elsewhere():
         yield start
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("kind", "reserve"), [(OWN_SQLITE, True), (OWN_SQLITE, False), (OWN_POSTGRESQL, True)]
 )

@@ -154,6 +154,7 @@ def check_once(app, server, wanted):
 # -- the machine's clock
 
 
+@pytest.mark.representative(every=6)
 @kinds_and_jumps(JUMPS, [DAY, -DAY])
 def test_workers_whose_clock_is_set_send_everything_once(
     make_queue, server, start, wall, gate, kind, jump
@@ -177,6 +178,7 @@ def test_workers_whose_clock_is_set_send_everything_once(
     check_once(app, server, wanted)
 
 
+@pytest.mark.sweep
 @kinds_and_jumps([HOUR, -DAY], [DAY])
 def test_a_worker_whose_clock_is_wrong_takes_nothing_away_from_others(
     make_queue, server, start, wall, gate, kind, jump
@@ -194,6 +196,7 @@ def test_a_worker_whose_clock_is_wrong_takes_nothing_away_from_others(
     check_once(app, server, wanted)
 
 
+@pytest.mark.sweep
 @kinds_and_jumps([-HOUR, DAY], [-DAY])
 def test_what_a_dead_worker_had_is_free_after_its_lease_whatever_the_clock_says(
     make_queue, server, start, wall, gate, kind, jump
@@ -225,6 +228,7 @@ def test_what_a_dead_worker_had_is_free_after_its_lease_whatever_the_clock_says(
         assert copies[recipient] <= 1
 
 
+@pytest.mark.representative(every=4)
 @jumps
 @kinds(OWN_POSTGRESQL)
 def test_with_postgresql_nothing_is_due_or_over_by_the_clock_of_a_worker(

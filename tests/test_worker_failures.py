@@ -116,6 +116,7 @@ CASES = {
 }
 
 
+@pytest.mark.representative(every=7)
 @pytest.mark.parametrize("name", CASES)
 @kinds(OWN_POSTGRESQL)
 def test_what_becomes_of_one_message_and_that_others_do_not_suffer(app, server, smtp, name):
@@ -156,6 +157,7 @@ AGAIN = (
 )
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("name", AGAIN)
 @kinds(OWN_SQLITE)
 def test_what_did_not_arrive_does_so_once_when_its_time_has_come(app, server, smtp, clock, name):
@@ -311,6 +313,7 @@ ROUTE_FAULTS = {
 }
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("name", ROUTE_FAULTS)
 @kinds(OWN_SQLITE)
 def test_what_is_the_fault_of_the_route_costs_no_message_anything(app, server, smtp, clock, name):
@@ -551,6 +554,7 @@ NONSENSE = [
 ]
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("made", [None, State.HELD, State.STAGED, *NONSENSE])
 @kinds(OWN_SQLITE)
 def test_a_policy_that_fails_or_asks_for_what_cannot_be_stops_nothing(app, server, smtp, made):

@@ -78,6 +78,7 @@ def end(process):
     assert process.wait(PATIENCE) == 0
 
 
+@pytest.mark.sweep
 def test_what_a_host_was_sending_when_it_was_cut_off_is_taken_over_and_flagged(
     hosts, app, server, start
 ):
@@ -135,6 +136,7 @@ def test_a_host_that_was_cut_off_in_the_middle_of_a_claim_keeps_nothing(hosts, a
     assert not any(row.duplicate for row in app.deliveries().values())
 
 
+@pytest.mark.sweep
 def test_the_cable_of_a_host_that_breaks_again_and_again_harms_nobody(hosts, app, server, start):
     server.on("MAIL", then(Callback(lambda: time.sleep(0.01))), times=None)
     audit = Claims(app)
@@ -157,6 +159,7 @@ def test_the_cable_of_a_host_that_breaks_again_and_again_harms_nobody(hosts, app
     check_copies(app, wanted, server)
 
 
+@pytest.mark.sweep
 def test_the_rate_of_a_route_is_that_of_both_hosts_together(hosts, app, server, start):
     audit = Claims(app)
     limited = f"transport = [Route.to('default', transport, rate={RATE})]"

@@ -122,6 +122,7 @@ def finish(app, server):
             break
 
 
+@pytest.mark.sweep
 @kinds(*OWN_QUEUES)
 def test_workers_that_are_killed_again_and_again_lose_nothing(make_queue, server, kind, tmp_path):
     app = make_queue(kind)
@@ -166,6 +167,7 @@ def killed(process):
         process.kill()
 
 
+@pytest.mark.sweep
 @kinds(*OWN_QUEUES)
 def test_a_worker_that_is_told_to_end_under_load_leaves_nothing_in_doubt(make_queue, server, kind):
     app = make_queue(kind)

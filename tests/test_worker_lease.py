@@ -85,6 +85,7 @@ class Gate:
 # -- held past the lease
 
 
+@pytest.mark.representative(every=12)
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
 @pytest.mark.parametrize("looks", [True, False], ids=["keeper first", "lane first"])
 @kinds(*OWN_QUEUES)
@@ -279,6 +280,7 @@ def stop_between_transactions(process, app):
         process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.representative(every=2)
 @kinds(*OWN_QUEUES)
 def test_a_process_that_was_stopped_past_its_lease_sends_and_writes_nothing(
     kind, make_queue, server, child, rounds
@@ -319,6 +321,7 @@ def test_a_process_that_was_stopped_past_its_lease_sends_and_writes_nothing(
 # -- clocks that jump
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("jump", JUMPS)
 @kinds(*OWN_QUEUES)
 def test_a_jump_of_the_stores_clock_loses_nothing_and_sends_nothing_twice(
@@ -385,6 +388,7 @@ def test_what_was_claimed_by_a_worker_that_died_comes_back_whatever_the_clock_di
     assert app.queue.counts() == {"sent": 10}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("offset", ["+1h", "-1h", "+1d", "-1d"])
 @kinds(OWN_SQLITE)
 def test_a_worker_with_another_time_than_the_application_sends_all_of_it_once(

@@ -62,6 +62,7 @@ def slow_down(server, seconds):
     server.on("MAIL", then(Callback(lambda: time.sleep(seconds))), times=None)
 
 
+@pytest.mark.sweep
 def test_workers_go_on_by_themselves_when_the_server_was_restarted(
     postgresql, app, server, workers
 ):
@@ -81,6 +82,7 @@ def test_workers_go_on_by_themselves_when_the_server_was_restarted(
     check_copies(app, wanted, server)
 
 
+@pytest.mark.sweep
 def test_workers_go_on_by_themselves_when_their_connections_are_ended(
     postgresql, app, server, workers
 ):
@@ -105,6 +107,7 @@ def test_workers_go_on_by_themselves_when_their_connections_are_ended(
     check_copies(app, wanted, server)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("mode", ["immediate", "fast"])
 def test_a_worker_is_told_of_mail_again_after_a_restart(postgresql, app, server, workers, mode):
     workers.start(url_of(app), server.url, setup=DEAF)
@@ -130,6 +133,7 @@ def test_mail_that_came_while_nobody_listened_is_found(postgresql, app, server, 
     server.wait_for(lambda: received(server) == ["first@example.net", "second@example.net"])
 
 
+@pytest.mark.sweep
 def test_what_applications_have_committed_during_restarts_arrives_and_nothing_else(
     postgresql, app, server, workers
 ):
@@ -208,6 +212,7 @@ def test_a_claim_of_which_nobody_knows_whether_it_was_committed_delays_and_doubt
     assert not any(row.duplicate for row in app.deliveries().values())
 
 
+@pytest.mark.sweep
 def test_who_was_stopped_in_the_middle_of_a_claim_keeps_nothing_locked(
     postgresql, app, server, workers
 ):

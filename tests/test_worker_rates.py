@@ -288,6 +288,7 @@ class Two:
         self.queue.advance(seconds)
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("rate", [None, 4.0], ids=["no limit", "a limit"])
 @kinds(*OWN_QUEUES)
 def test_a_server_that_wants_less_gets_half_and_then_more_again(
@@ -319,6 +320,7 @@ def test_a_server_that_wants_less_gets_half_and_then_more_again(
     assert row.rate is None
 
 
+@pytest.mark.representative(every=2)
 @kinds(*OWN_QUEUES)
 def test_what_one_worker_has_learned_holds_for_those_on_other_hosts(
     app, server, make_transport, clock

@@ -259,6 +259,7 @@ def test_a_worker_hears_from_others_that_a_route_fails(app, server, make_transpo
     queue.close()
 
 
+@pytest.mark.sweep
 @kinds(*OWN_QUEUES)
 def test_a_black_hole_with_a_thousand_messages_holds_up_no_other_route(
     kind, make_queue, server, other_server, make_transport
@@ -324,6 +325,7 @@ def parked(app):
     return app.read(sa.select(schema.delivery).where(schema.IS_PARKED).order_by("id"))
 
 
+@pytest.mark.representative(every=2)
 @kinds(*OWN_QUEUES)
 def test_what_a_worker_has_no_room_for_is_sent_by_another_that_has(
     app, server, other_server, slow_and_fast
@@ -436,6 +438,7 @@ def test_what_is_urgent_has_a_connection_of_its_own(kind, make_queue, server, sm
         server.wait_for(lambda: len(server.messages) == 6)
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("after", [0, 1, 30])
 @kinds(*OWN_QUEUES)
 def test_who_is_told_to_stop_finishes_what_is_on_the_wire_and_gives_back_the_rest(

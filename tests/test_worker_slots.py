@@ -181,6 +181,7 @@ def test_two_who_ask_at_once_get_different_ones_and_do_not_wait(app):
 # -- workers
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize("connections", [1, 2, 3])
 @kinds(*OWN_QUEUES)
 def test_there_are_never_more_connections_however_many_workers_there_are(

@@ -95,6 +95,7 @@ def sweep(bench, thread, which, stride=1):
     return counts, begun
 
 
+@pytest.mark.sweep
 @needs_strace
 @benches
 def test_a_worker_can_be_killed_wherever_it_writes(bench_of, kind, offer, stride):
@@ -103,6 +104,7 @@ def test_a_worker_can_be_killed_wherever_it_writes(bench_of, kind, offer, stride
     assert begun[False]
 
 
+@pytest.mark.sweep
 @needs_strace
 @benches
 @pytest.mark.parametrize(("thread", "which"), LANES)
@@ -113,6 +115,7 @@ def test_a_worker_can_be_killed_wherever_it_sends(bench_of, kind, offer, stride,
         assert begun[True]
 
 
+@pytest.mark.sweep
 @needs_strace
 @kinds(*OWN_QUEUES)
 @pytest.mark.parametrize(("thread", "which"), OTHERS)
@@ -120,6 +123,7 @@ def test_nothing_that_is_done_beside_it_changes_that(bench_of, kind, thread, whi
     sweep(bench_of(kind, "stream"), thread, which)
 
 
+@pytest.mark.representative(every=2)
 @kinds(*OWN_QUEUES)
 def test_a_worker_can_be_killed_at_every_step_that_python_sees(bench_of, kind):
     bench = bench_of(kind, "stream")

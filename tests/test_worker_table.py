@@ -178,6 +178,7 @@ def say(server, where, said):
     server.on(VERBS.get(where, where), said, matching=matching, times=None)
 
 
+@pytest.mark.representative(every=21)
 @pytest.mark.parametrize(("where", "said", "row"), replies_at(*IN_TRANSACTION))
 @kinds(OWN_SQLITE)
 def test_a_reply_about_one_message(play, where, said, row):
@@ -189,6 +190,7 @@ def test_a_reply_about_one_message(play, where, said, row):
     check_received(play, ends_of(row))
 
 
+@pytest.mark.representative(every=27)
 @pytest.mark.parametrize(("where", "said", "row"), replies_at("MAIL", "RCPT", "final dot"))
 @kinds(OWN_SQLITE)
 def test_the_same_in_a_stream(play, where, said, row):
@@ -197,6 +199,7 @@ def test_the_same_in_a_stream(play, where, said, row):
     check_received(play, ends_of(row))
 
 
+@pytest.mark.representative(every=12)
 @pytest.mark.parametrize(("where", "said", "row"), replies_at(*OPENING))
 @kinds(OWN_SQLITE)
 def test_a_reply_about_the_connection(play, where, said, row):
@@ -240,6 +243,7 @@ def test_every_event_of_the_table_has_a_scene():
     assert {parameter.values[:2] for parameter in events()} == set(SCENES)
 
 
+@pytest.mark.representative(every=19)
 @pytest.mark.parametrize(("where", "event", "row"), events())
 @kinds(OWN_SQLITE)
 def test_an_event(play, where, event, row):

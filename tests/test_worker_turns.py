@@ -105,6 +105,7 @@ def test_single_messages_keep_their_order(app, claim):
     assert claim() == {"a": 36, "b": 28}
 
 
+@pytest.mark.representative(every=4)
 @kinds(OWN_SQLITE)
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 9, 64, 100])
 def test_a_claim_is_as_large_as_it_may_be(app, claim, limit):
@@ -132,6 +133,7 @@ def test_classes_share_a_claim_as_they_do_without_turns(app, claim):
     assert claim() == {"high": 40, "normal": 16, "first": 7, "second": 1}
 
 
+@pytest.mark.representative(every=2)
 @kinds(*OWN_QUEUES)
 def test_a_small_newsletter_is_sent_long_before_a_large_one_is_through(app):
     newsletter(app, "large", 2000)
