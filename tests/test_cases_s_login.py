@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import os
 import ssl
 import stat
@@ -16,7 +19,7 @@ from txmail.cli.exits import CannotRun
 from txmail.exceptions import ConfigurationError, TransportError
 from txmail.queue.file import guard
 from txmail.secret import Secret
-from txmail.smtp.auth import MECHANISMS
+from txmail.smtp.auth import MECHANISMS, AuthenticationFailed, mechanism_of
 from txmail.smtp.options import Options
 from txmail.smtp.stream import Stream
 from txmail.smtp.tls import TlsMode
@@ -308,3 +311,85 @@ def test_s9_the_files_are_ours_alone(tmp_path, umask, tm, make_mailer, mask):
     assert commit(tm, mailer, ONE).statuses == ["accepted"]
     (kept,) = (tmp_path / "a" / "mails").iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+# S14
+
+
+def scram(first="{r},{s},{i}", final="{v}", binding=None):
+    """An exchange with a server that knows the password and writes these messages; True if it
+    ended in a login."""
+    name = "SCRAM-SHA-256-PLUS" if binding else "SCRAM-SHA-256"
+    ours = mechanism_of(name, USER, lambda: PASSWORD, binding)
+    opening = ours.first()
+    bare = opening[opening.index(b"n=") :]
+    salt = b"salt for tests"
+    parts = {
+        "r": f"r={bare.partition(b',r=')[2].decode()}more",
+        "s": f"s={base64.b64encode(salt).decode()}",
+        "i": "i=4096",
+    }
+    challenge = first.format(**parts).encode()
+    answer = ours.answer(challenge)
+    signed = b",".join((bare, challenge, answer.rpartition(b",p=")[0]))
+    salted = hashlib.pbkdf2_hmac("sha256", PASSWORD.encode(), salt, 4096)
+    key = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), signed, "sha256")
+    ours.answer(final.format(v=f"v={base64.b64encode(key).decode()}").encode())
+    ours.finish()
+    return True
+
+
+@pytest.mark.parametrize("binding", [None, ("tls-unique", b"a connection")])
+@pytest.mark.parametrize(
+    ("first", "final"),
+    [
+        ("m=ext,{r},{s},{i}", "{v}"),
+        ("{r},m=ext,{s},{i}", "{v}"),
+        ("{r},{s},{i},m=ext", "{v}"),
+        ("{r},{s},{i},x=1,m=,y=2", "{v}"),
+        ("{r},{s},{i}", "m=ext,{v}"),
+        ("{r},{s},{i}", "{v},m=ext"),
+        ("{r},{s},{i}", "{v},x=1,m=ext=1"),
+    ],
+)
+def test_s14_a_scram_extension_that_is_mandatory_ends_the_login(first, final, binding):
+    """Something that the server says one must understand, passed over (RFC 5802 5.1, ``m=``)."""
+    with pytest.raises(AuthenticationFailed, match=r"extension|not valid"):
+        scram(first, final, binding)
+
+
+@pytest.mark.parametrize(
+    ("first", "final"),
+    [
+        ("{s},{r},{i}", "{v}"),
+        ("{r},{s},{i},{i}", "{v}"),
+        ("{r},{s},{i},r=other", "{v}"),
+        ("x=1,{r},{s},{i}", "{v}"),
+        ("{r},{s},{i},", "{v}"),
+        ("{r},{s},{i},1=x", "{v}"),
+        ("{r},{s},{i},x", "{v}"),
+        ("{r},{s},{i}", "x=1,{v}"),
+        ("{r},{s},{i}", "{v},{v}"),
+        ("{r},{s},{i}", "{v},e=other-error"),
+        ("{r},{s},{i}", "{v},"),
+        ("{r},{s},{i}", ""),
+        ("{r},{s}", "{v}"),
+    ],
+)
+def test_s14_a_scram_message_is_as_its_grammar_says(first, final):
+    """The neighbours: what stands in another order, twice, or in no form at all (RFC 5802 7)."""
+    with pytest.raises(AuthenticationFailed):
+        scram(first, final)
+
+
+@pytest.mark.parametrize(
+    ("first", "final"),
+    [
+        ("{r},{s},{i}", "{v}"),
+        ("{r},{s},{i},x=1", "{v},y=a=b"),
+        ("{r},{s},{i},M=1", "{v},a=b,b=c"),
+    ],
+)
+def test_s14_an_extension_that_is_optional_is_passed_over(first, final):
+    """The other half: attributes that nobody knows are no reason to fail (RFC 5802 5.1)."""
+    assert scram(first, final)

@@ -315,7 +315,7 @@ def test_a_server_that_repeats_the_whole_exchange_gets_it_nowhere(tm, records, m
         "smtp://ann:{}@mx.example.com?nonsense=1",
         "smtp://ann:{}@mx.example.com/path",
         "smtp://ann:{}@mx.example.com#fragment",
-        "smtp://ann:{}@mx_example",
+        "smtp://ann:{}@mx..example",
         "smtp://ann:{}@",
         "smtp://ann:{}@[::1",
         "smtp://ann:{}@mx.example.com\0",
@@ -390,7 +390,7 @@ def test_no_error_about_a_url_shows_it(url, quoted, records):
                 {"cafile": "/does/not/exist"},
                 {"commit_timeout": "0"},
                 {"default_sender": "nobody"},
-                {"host": "mx_example"},
+                {"host": "mx..example"},
                 {"host": "localhost"},
             )
         ),

@@ -81,6 +81,11 @@ class Secret:
             return cls(source=_name_of(value, field))
         raise ConfigurationError("a string or a module-level function is needed", field=field)
 
+    @property
+    def of_a_program(self) -> bool:
+        """True if a function gives the value, which may be another one each time."""
+        return self.source is not None and not self.source.startswith(("env:", "file:"))
+
     def reveal(self, owner: str) -> str:
         """The value. Raises `ConfigurationError`, which names `owner`, if there is none."""
         if self._ask is None:

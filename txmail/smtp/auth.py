@@ -6,6 +6,10 @@ proved itself, too. Strongest first: SCRAM-SHA-256-PLUS and SCRAM-SHA-256 (RFC 7
 only, so PLAIN over a verified connection is stronger than CRAM-MD5, for which the server has to
 keep the password in clear.
 
+A server that offers a mechanism and then does not know it (500, 502, 504) may be tried with
+another one that shows it no more than the first: PLAIN and LOGIN stand for each other. Nothing
+weaker is tried unless it was named, because whoever is in between could ask for that.
+
 Passwords are revealed inside the one expression that needs them: no frame of ours keeps them in a
 variable that a traceback with locals would show.
 """
@@ -15,19 +19,29 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 import stringprep
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..exceptions import ConfigurationError, TransportError
-from ..reply import Reply
+from ..reply import Reply, printable
 
 #: All mechanisms, strongest first.
 MECHANISMS = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")
+#: Those for a password, whatever the connection is.
+_UNBOUND = tuple(m for m in MECHANISMS if m != "XOAUTH2" and not m.endswith("-PLUS"))
+#: Mechanisms that show a server the same.
+_ALIKE = ("PLAIN", "LOGIN")
+#: Characters of a server's offer that an error repeats.
+_ECHO_OFFER = 200
 #: What a server may make us compute: RFC 7677 wants at least 4096 iterations.
 MIN_ITERATIONS = 4096
 MAX_ITERATIONS = 1_000_000
+
+#: A letter and a value, which is not empty and has no NUL (RFC 5802 section 7).
+_ATTRIBUTE = re.compile(rb"([A-Za-z])=([^,\0]+)")
 
 Reveal = Callable[[], str]
 
@@ -45,6 +59,8 @@ class Mechanism:
     name = ""
     #: True if there is something to say before the first challenge (RFC 4954 section 4)
     initial = True
+    #: False if an answer does not depend on the challenge, which may then be anything
+    reads_challenges = True
 
     def __init__(self, user: str, reveal: Reveal) -> None:
         self._user = user
@@ -76,10 +92,11 @@ class Plain(Mechanism):
 
 
 class Login(Mechanism):
-    """Two prompts, whose text is not read."""
+    """Two prompts, whose text is not read: servers write what they like, also without base64."""
 
     name = "LOGIN"
     initial = False
+    reads_challenges = False
 
     def answer(self, challenge: bytes) -> bytes:
         self._steps += 1
@@ -106,6 +123,7 @@ class XOAuth2(Mechanism):
     """A bearer token in place of a password."""
 
     name = "XOAUTH2"
+    reads_challenges = False
 
     def first(self) -> bytes:
         return f"user={self._user}\1auth=Bearer ".encode() + self._reveal().encode() + b"\1\1"
@@ -163,9 +181,10 @@ class Scram(Mechanism):
         return super().answer(challenge)
 
     def _proof(self, challenge: bytes) -> bytes:
-        fields = _fields(challenge)
-        nonce, salt = fields.get(b"r", b""), _decoded(fields.get(b"s", b""))
-        count = fields.get(b"i", b"")
+        fields = _attributes(challenge)
+        if [name for name, _ in fields[:3]] != [b"r", b"s", b"i"]:
+            raise AuthenticationFailed("SCRAM: the server's first message is not valid")
+        nonce, salt, count = fields[0][1], _decoded(fields[1][1]), fields[2][1]
         iterations = int(count) if count.isdigit() and len(count) < 9 else 0
         if not nonce.startswith(self._nonce) or len(nonce) <= len(self._nonce) or not salt:
             raise AuthenticationFailed("SCRAM: the server's first message is not valid")
@@ -190,10 +209,11 @@ class Scram(Mechanism):
         return prepared.encode()
 
     def _verify(self, challenge: bytes) -> None:
-        fields = _fields(challenge)
-        if b"e" in fields:
+        found = _attributes(challenge)
+        name, value = found[0]
+        if b"e" in dict(found):
             raise AuthenticationFailed("SCRAM: the server does not accept our proof")
-        signature = _decoded(fields.get(b"v", b""))
+        signature = _decoded(value) if name == b"v" else b""
         if not self._expected or not hmac.compare_digest(signature, self._expected):
             raise AuthenticationFailed("SCRAM: the server does not know the password either")
         self._proved = True
@@ -203,32 +223,68 @@ class Scram(Mechanism):
             raise AuthenticationFailed("SCRAM: the server has not proved that it knows us")
 
 
-def choose(offered: Iterable[str], configured: str | None, *, token: bool, binding: bool) -> str:
-    """The one mechanism to use: the `configured` one, or the strongest of those `offered`.
+def choose(
+    offered: Iterable[str],
+    configured: str | None,
+    *,
+    token: bool,
+    binding: bool,
+    refused: Sequence[str] = (),
+) -> str:
+    """The one mechanism to use: of the `configured` ones the first that the server has, or the
+    strongest of those `offered`.
 
-    `token` says that the secret is a token, `binding` that channel binding is possible. Raises a
-    permanent `TransportError` if there is none.
+    `configured` are names with commas between (see `check_mechanisms`). `token` says that the
+    secret is a token, `binding` that channel binding is possible. `refused` are those that the
+    server did not know when they were tried. Raises a permanent `TransportError`, which says what
+    was offered, if there is none.
     """
-    available = {name.upper() for name in offered}
+    available = {name.upper() for name in offered if name.isascii()}
+    possible = [
+        name
+        for name in (MECHANISMS if configured is None else configured.split(","))
+        if name in available - {*refused} and (binding or not name.endswith("-PLUS"))
+    ]
+    if configured is None:
+        possible = [name for name in possible if (name == "XOAUTH2") is token]
+    if configured is None and refused:
+        possible = [name for name in possible if {name, *refused} <= {*_ALIKE}]
+    if possible:
+        return possible[0]
+    raise TransportError(_none(available, configured, refused), temporary=False)
+
+
+def _none(available: set[str], configured: str | None, refused: Sequence[str]) -> str:
+    """Why there is no mechanism, and what a person can do about it."""
+    if not available:
+        return "the server offers no authentication"
+    listed = printable(", ".join(sorted(available)))
+    listed = listed if len(listed) <= _ECHO_OFFER else listed[:_ECHO_OFFER] + "..."
+    if refused:
+        left = [m for m in _UNBOUND if m in available - {*refused}]
+        advice = f", as in auth={left[0]}" if left else ""
+        return f"the server offers {listed}; auth= names the ones to use{advice}"
     if configured is not None:
-        if configured not in available:
-            raise TransportError(f"the server does not offer {configured}", temporary=False)
-        if configured.endswith("-PLUS") and not binding:
-            raise TransportError(f"{configured} needs TLS 1.2 here", temporary=False)
-        return configured
-    for name in MECHANISMS:
-        if (name == "XOAUTH2") is not token or (name.endswith("-PLUS") and not binding):
-            continue
-        if name in available:
-            return name
-    raise TransportError("the server offers no authentication that we know", temporary=False)
+        bound = [m for m in configured.split(",") if m in available]
+        if bound:
+            return f"{bound[0]} needs TLS 1.2 here; the server offers {listed}, see auth="
+        return f"the server does not offer {configured}, which auth= names, but {listed}"
+    if "XOAUTH2" in available:
+        listed += "; for a token in place of a password say auth=XOAUTH2"
+    return f"the server offers no authentication that we know, but {listed}"
 
 
-def check_mechanism(name: str, field: str) -> str:
-    """`name` in upper case, if we know it. Raises `ConfigurationError`."""
-    if name.upper() not in MECHANISMS:
-        raise ConfigurationError(f"one of {', '.join(MECHANISMS)} is needed", field=field)
-    return name.upper()
+def check_mechanisms(names: str, field: str) -> str:
+    """`names`, in upper case, if we know each: one, or several with commas between.
+
+    Raises `ConfigurationError`.
+    """
+    found = [name.strip().upper() for name in names.split(",")]
+    if not (names.isascii() and {*found} <= {*MECHANISMS} and len({*found}) == len(found)):
+        raise ConfigurationError(
+            f"one of {', '.join(MECHANISMS)} is needed, or several with commas between", field=field
+        )
+    return ",".join(found)
 
 
 def mechanism_of(
@@ -282,9 +338,20 @@ def _escaped(name: str) -> bytes:
     return name.replace("=", "=3D").replace(",", "=2C").encode()
 
 
-def _fields(message: bytes) -> dict[bytes, bytes]:
-    pairs = [part.partition(b"=") for part in message.split(b",")]
-    return {key: value for key, mark, value in pairs if mark}
+def _attributes(message: bytes) -> list[tuple[bytes, bytes]]:
+    """The attributes of a server's message, in their order (RFC 5802 sections 5.1 and 7).
+
+    Raises `AuthenticationFailed` for one that is none, that comes twice, or that is ``m``: a
+    mandatory extension, of which we know none.
+    """
+    found = [_ATTRIBUTE.fullmatch(part) for part in message.split(b",")]
+    read = [(each[1], each[2]) for each in found if each is not None]
+    names = {name for name, _ in read}
+    if len(names) < len(found):
+        raise AuthenticationFailed("SCRAM: the server's message is not valid")
+    if b"m" in names:
+        raise AuthenticationFailed("SCRAM: the server wants an extension that we do not have")
+    return read
 
 
 def _decoded(text: bytes) -> bytes:

@@ -37,6 +37,7 @@ class Extensions:
         """Read a positive EHLO reply; the first line is the server's greeting."""
         words = [line.split() for line in reply.lines[1:]]
         offered = {w[0].upper(): w[1:] for w in words if w}
+        mechanisms = [name for w in words if w for name in _mechanisms(w[0], w[1:])]
         size = offered.get("SIZE", [])
         limit = int(size[0]) if size and size[0].isascii() and size[0].isdigit() else 0
         return cls(
@@ -47,7 +48,20 @@ class Extensions:
             smtputf8="SMTPUTF8" in offered,
             enhancedstatuscodes="ENHANCEDSTATUSCODES" in offered,
             starttls="STARTTLS" in offered,
-            auth=frozenset(name.upper() for name in offered.get("AUTH", [])),
+            auth=frozenset(mechanisms),
             size="SIZE" in offered,
             size_limit=limit or None,
         )
+
+
+def _mechanisms(keyword: str, names: list[str]) -> list[str]:
+    """The mechanisms of one line, such as ``AUTH PLAIN`` or, from before RFC 2554, ``AUTH=PLAIN``.
+
+    Servers send both forms, and the same form several times: all of them count. Names are ASCII
+    (RFC 4422 section 3.1); what is not has no upper case that could make it another one's.
+    """
+    word, old_form, first = keyword.partition("=")
+    if word.upper() != "AUTH":
+        return []
+    listed = [first, *names] if old_form else names
+    return [name.upper() for name in listed if name and name.isascii()]

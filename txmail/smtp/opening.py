@@ -7,6 +7,8 @@ What the server sees of us before TLS is our name; what we believe of it before 
 from __future__ import annotations
 
 import base64
+from collections.abc import Generator
+from dataclasses import dataclass
 
 from ..envelope import Action
 from ..exceptions import TransportError, TxmailError
@@ -21,6 +23,9 @@ from .replies import MalformedReply
 from .tls import TlsMode
 from .transactions import ConnectionEnded, Conversation, answer
 from .trouble import Stage, judge
+
+#: What a server says that does not know a mechanism (RFC 4954 section 4, RFC 5321 section 4.2.4).
+_NOT_THERE = (500, 502, 504)
 
 
 class Opening:
@@ -83,17 +88,57 @@ class Opening:
     def authentication(
         self, password: Secret, binding: tuple[str, bytes] | None = None
     ) -> Conversation:
-        """AUTH (RFC 4954): one mechanism, once; `binding` is the TLS connection's, if it has one.
+        """AUTH (RFC 4954) with one mechanism; with another one if the server does not know it.
 
-        Raises `AuthenticationFailed`, or a temporary `TransportError` where the server says so.
+        See `choose`. `binding` is the TLS connection's, if it has one. Raises
+        `AuthenticationFailed`, or a temporary `TransportError` where the server says so.
         """
-        options, offered = self._options, self.extensions.auth
-        name = choose(
-            offered, options.auth, token=options.auth == "XOAUTH2", binding=binding is not None
-        )
-        mechanism = mechanism_of(
-            name, options.user, lambda: password.reveal(options.account), binding, offered
-        )
+        account, refused = self._options.account, _Refused()
+        while True:
+            name = self._choose(binding is not None, refused)
+            mechanism = mechanism_of(
+                name,
+                self._options.user,
+                lambda: password.reveal(account),
+                binding,
+                self.extensions.auth,
+            )
+            try:
+                reply = yield from self._exchange(mechanism)
+            except ConnectionEnded as ended:
+                if not refused.names:
+                    raise
+                problem = f"{ended}, after it had refused {refused}; see auth="
+                raise ConnectionEnded(problem, lost=ended.lost, reply=ended.reply) from ended
+            if reply.code not in _NOT_THERE:
+                break
+            refused = _Refused((*refused.names, name), reply)
+        if reply.temporary:
+            raise TransportError(f"{account} cannot log in now", reply=reply)
+        if reply.permanent:
+            raise AuthenticationFailed(f"{account} may not log in with {name}", reply)
+        if reply.code != 235:
+            raise MalformedReply(f"{reply.code} to AUTH")
+
+    def _choose(self, binding: bool, refused: _Refused) -> str:
+        """The mechanism to try next. Raises `TransportError` if there is none."""
+        options = self._options
+        try:
+            return choose(
+                self.extensions.auth,
+                options.auth,
+                token=options.auth == "XOAUTH2",
+                binding=binding,
+                refused=refused.names,
+            )
+        except TransportError as none:
+            if refused.reply is None:
+                raise
+            problem = f"{options.account} may not log in with {refused}: {none}"
+            raise AuthenticationFailed(problem, refused.reply) from none
+
+    def _exchange(self, mechanism: Mechanism) -> Generator[None, None, Reply]:
+        """One exchange, up to the reply that ends it. Raises `TransportError`."""
         first_is_due = self._begin(mechanism)
         while (reply := (yield from answer(self._protocol))).intermediate:
             # Checked before there is a secret in the arguments of a call that could fail.
@@ -104,12 +149,7 @@ class Opening:
             first_is_due = False
         if reply.code == 235:
             mechanism.finish()
-        elif reply.temporary:
-            raise TransportError(f"{options.account} cannot log in now", reply=reply)
-        elif reply.permanent:
-            raise AuthenticationFailed(f"{options.account} may not log in with {name}", reply)
-        else:
-            raise MalformedReply(f"{reply.code} to AUTH")
+        return reply
 
     def _begin(self, mechanism: Mechanism) -> bool:
         """Say AUTH; True if the mechanism's first words have to wait for a challenge."""
@@ -128,15 +168,36 @@ class Opening:
 
         Not raised from here: a challenge may be our own secret, in the variables of the frames.
         """
+        challenge = _decoded(self._protocol.take_challenge())
+        malformed = MalformedReply("a challenge that is not base64")
+        if challenge is None and mechanism.reads_challenges and not first_is_due:
+            return malformed
         try:
-            challenge = base64.b64decode(self._protocol.take_challenge(), validate=True)
-        except ValueError:
-            return MalformedReply("a challenge that is not base64")
-        try:
-            said = mechanism.first() if first_is_due else mechanism.answer(challenge)
+            said = mechanism.first() if first_is_due else mechanism.answer(challenge or b"")
         except TxmailError as error:
-            return bare(error)
+            return bare(error) if challenge is not None else malformed
         self._protocol.issue(Stage.AUTH, commands.auth_answer(said))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Mechanisms that the server did not know, and its reply to the last of them."""
+
+    names: tuple[str, ...] = ()
+    reply: Reply | None = None
+
+    def __str__(self) -> str:
+        code = f" ({self.reply.code})" if self.reply is not None else ""
+        return ", ".join(self.names) + code
+
+
+def _decoded(challenge: str) -> bytes | None:
+    """What is in a challenge, None if it is no base64. Blanks and missing padding do no harm."""
+    text = challenge.strip(" \t")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
         return None
 
 

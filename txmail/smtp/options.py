@@ -37,7 +37,7 @@ class Options:
     #: who we are; empty for nobody
     user: str = ""
     password: Secret | None = None
-    #: the one SASL mechanism to use; None is the strongest that is offered
+    #: the SASL mechanisms to use, with commas between; None is the strongest that is offered
     auth: str | None = None
     #: authenticate although nothing is encrypted, or with a server that has proved nothing
     auth_in_clear: bool = False

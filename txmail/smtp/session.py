@@ -106,16 +106,23 @@ class Session:
 
     # -- opening
 
-    def greet(self, timeout: float, tls: ssl.SSLContext | None = None) -> None:
+    def greet(
+        self,
+        timeout: float,
+        tls: ssl.SSLContext | None = None,
+        password: Secret | None = None,
+    ) -> None:
         """Read the greeting, say EHLO, encrypt and authenticate as the options want it.
 
-        `tls` is the context for the options' mode. `timeout` in seconds. Raises `TransportError`,
-        or `ConfigurationError` if there is no password any more; the connection is closed then.
+        `tls` is the context for the options' mode. `timeout` in seconds. `password` is a value that
+        the options' source has given for this connection; without it the source is asked. Raises
+        `TransportError`, or `ConfigurationError` if there is no password any more; the connection
+        is closed then.
         """
         opening = Opening(self._protocol, self.options, self._name)
         with self.bounded(timeout):
             try:
-                password = self._password()
+                password = self._password(password)
                 if self.options.tls is TlsMode.IMPLICIT:
                     self._encrypt(tls)
                 self.driver.run(opening.greeting())
@@ -148,13 +155,13 @@ class Session:
                 raise SpeaksInClear(self.host) from error.__cause__
             raise
 
-    def _password(self) -> Secret | None:
+    def _password(self, given: Secret | None) -> Secret | None:
         """The password, asked once for a connection: a token may be another one the next time.
 
         That is done before anything is read: a server that has heard it on another connection may
         have it in its greeting.
         """
-        given, account = self.options.password, self.options.account
+        given, account = given or self.options.password, self.options.account
         if given is None:
             return None
         password = Secret(given.reveal(account))

@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import math
 import os
+import secrets
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 
 from ..exceptions import TransportError
 from ..smtp.auth import AuthenticationFailed
 
-#: Logins that may fail in `PERIOD`. Providers lock an account, or block the address it is tried
-#: from, after five to ten; and a person, or another process, has to have a share of those.
+#: Logins that may fail in `PERIOD` with one password. Providers lock an account, or block the
+#: address it is tried from, after five to ten; and a person, or another process, has to have a
+#: share of those.
 TRIES = 3
+#: Logins that may fail in `PERIOD` where a program makes the passwords, such as tokens: each may be
+#: another one, which nobody has looked at.
+TRIES_OF_A_PROGRAM = 10
 #: Seconds after which a failure counts no more: what providers use for the same purpose.
 PERIOD = 3600.0
 
 
 class Logins:
-    """Counts the logins of one transport that fail for good: a wrong password stays wrong."""
+    """Counts the logins of one transport that fail for good: a wrong password stays wrong.
 
-    def __init__(self, account: str, clock: Callable[[], float]) -> None:
-        """`account` is the printable name of whose logins they are."""
+    Another password is another login: somebody has mended it.
+    """
+
+    def __init__(
+        self, account: str, clock: Callable[[], float], *, of_a_program: bool = False
+    ) -> None:
+        """`account` is the printable name of whose logins they are.
+
+        `of_a_program` says that passwords are made by a program.
+        """
         self._account = account
         self._clock = clock
+        self._of_a_program = of_a_program
         self._begin()
 
     def _begin(self) -> None:
         self._turn = threading.Lock()
         self._proven = False
-        #: when the last ones failed, and why the last one did
-        self._failed: deque[float] = deque(maxlen=TRIES)
+        #: when the last ones failed, and the mark of the password that they had
+        self._failed: list[tuple[float, bytes]] = []
         self._why = ""
+        #: makes marks that tell nothing of passwords to anybody else
+        self._key = secrets.token_bytes(32)
         self._pid = os.getpid()
 
     def forget(self) -> None:
@@ -41,8 +57,10 @@ class Logins:
         self._begin()
 
     @contextlib.contextmanager
-    def one(self, timeout: float) -> Iterator[None]:
+    def one(self, timeout: float, ask: Callable[[], str] = str) -> Iterator[None]:
         """Around a login; it gets its turn within `timeout` seconds.
+
+        `ask` gives the password of the login; it is called once, when it is the turn of this one.
 
         Until one has succeeded there is one at a time: as many as there are threads would be more
         than are allowed. Raises a permanent `TransportError` if too many have failed.
@@ -52,11 +70,12 @@ class Logins:
         with contextlib.ExitStack() as turn:
             if not self._proven:
                 self._wait(turn, timeout)
-            self._check()
+            mark = hmac.digest(self._key, ask().encode(), "sha256")
+            self._check(mark)
             try:
                 yield
             except AuthenticationFailed as error:
-                self._failed.append(self._clock())
+                self._failed.append((self._clock(), mark))
                 self._why = str(error)
                 self._proven = False
                 raise
@@ -71,12 +90,20 @@ class Logins:
         if self._proven:
             turn.close()
 
-    def _check(self) -> None:
+    def _check(self, mark: bytes) -> None:
         now = self._clock()
-        recent = [time for time in self._failed if now - time < PERIOD]
-        if len(recent) >= TRIES:
-            minutes = math.ceil((recent[0] + PERIOD - now) / 60)
+        recent = [failed for failed in self._failed if now - failed[0] < PERIOD]
+        self._failed[:] = recent
+        self._refuse([time for time, of in recent if of == mark], TRIES, now)
+        if self._of_a_program:
+            self._refuse([time for time, _ in recent], TRIES_OF_A_PROGRAM, now)
+
+    def _refuse(self, failed: list[float], allowed: int, now: float) -> None:
+        """Raise a permanent `TransportError` if more would fail than are `allowed`."""
+        if len(failed) >= allowed:
+            minutes = math.ceil((failed[-allowed] + PERIOD - now) / 60)
             raise TransportError(
-                f"{self._why}: not tried again for {minutes} min, or until the transport is closed",
+                f"{self._why}: not tried again for {minutes} min, or until the transport is "
+                "closed or the password is another one",
                 temporary=False,
             )

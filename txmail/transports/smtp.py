@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from ..exceptions import TransportError
 from ..interfaces import ITransport
+from ..secret import Secret
 from ..smtp.group import SessionGroup
 from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE, Pool
@@ -67,7 +68,8 @@ class SmtpTransport:
         self._connections = connections
         self._tls = tls
         self._pool = Pool(self._connect, pool)
-        self._logins = Logins(options.account, clock)
+        of_a_program = options.password is not None and options.password.of_a_program
+        self._logins = Logins(options.account, clock, of_a_program=of_a_program)
 
     @property
     def connections(self) -> int:
@@ -122,19 +124,27 @@ class SmtpTransport:
         return opened
 
     def _connect(self, timeout: float) -> Session:
-        if not self.options.user:
-            return self._opened(timeout)
         deadline = time.monotonic() + timeout
-        with self._logins.one(timeout):
-            return self._opened(deadline - time.monotonic())
+        given, account = self.options.password, self.options.account
+        if given is None:
+            return self._opened(timeout, None)
+        asked: list[Secret] = []
 
-    def _opened(self, timeout: float) -> Session:
+        def ask() -> str:
+            # Once for a connection: a token may be another one the next time.
+            asked.append(Secret(given.reveal(account)))
+            return asked[0].reveal(account)
+
+        with self._logins.one(timeout, ask):
+            return self._opened(deadline - time.monotonic(), asked[0])
+
+    def _opened(self, timeout: float, password: Secret | None) -> Session:
         deadline = time.monotonic() + timeout
         tls = self._context()
         bound = min(timeout, self.options.timeout)
         stream = Stream.connect(self.options.host, self.options.port, bound)
         session = Session(stream, self.options)
-        session.greet(deadline - time.monotonic(), tls)
+        session.greet(deadline - time.monotonic(), tls, password)
         return session
 
     def _context(self) -> ssl.SSLContext | None:

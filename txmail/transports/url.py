@@ -17,7 +17,7 @@ from ..address import parse_domain
 from ..exceptions import AddressError, ConfigurationError
 from ..interfaces import ITransport
 from ..secret import UNUSABLE, Secret, Unshown, bare
-from ..smtp.auth import check_mechanism
+from ..smtp.auth import check_mechanisms
 from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE
 from ..smtp.tls import NO_FILES, TlsFiles, TlsMode
@@ -63,11 +63,12 @@ def from_url(
 
     ``smtp://[user:password@]host[:port]`` and ``smtps://`` (TLS from the first octet, port 465)
     take the options ``tls`` (``required``, ``implicit``, ``opportunistic``, ``off``; required
-    unless the host is loopback), ``cafile``, ``certfile``, ``keyfile``, ``auth`` (the one
-    mechanism to use), ``password_from`` (see `txmail.secret`), ``auth_in_clear`` (``yes`` to log in
-    without verified TLS), ``x509_strict`` (``no`` takes certificates that are not quite as RFC 5280
-    wants them), ``timeout`` (seconds for a reply), ``pool`` (connections kept),
-    ``local_hostname`` (our name in EHLO), ``pipelining`` and ``chunking`` (``no`` turns it off),
+    unless the host is loopback), ``cafile``, ``certfile``, ``keyfile``, ``auth`` (the
+    mechanisms to use, with commas between), ``password_from`` (see `txmail.secret`),
+    ``auth_in_clear`` (``yes`` to log in without verified TLS), ``x509_strict`` (``no`` takes
+    certificates that are not quite as RFC 5280 wants them), ``timeout`` (seconds for a reply),
+    ``pool`` (connections kept), ``local_hostname`` (our name in EHLO), ``pipelining`` and
+    ``chunking`` (``no`` turns it off),
     ``window`` (messages that may be on their way, and so in doubt, at once on one connection) and
     ``connections`` (used by one `ISession.send`). ``memory:``, ``console:`` and ``file:///folder``
     take none, ``sendmail:///path/of/program`` takes ``timeout`` (seconds for a call). `command` is
@@ -360,7 +361,7 @@ _CONVERTERS: dict[str, Callable[[str, str], Any]] = {
     "chunking": _yes_no,
     "window": _count,
     "connections": _count,
-    "auth": check_mechanism,
+    "auth": check_mechanisms,
     "auth_in_clear": _yes_no,
     "password_from": _source,
     "x509_strict": _yes_no,
