@@ -103,6 +103,11 @@ def parse_domain(text: str, *, field: str = "domain") -> str:
     """The domain or address literal `text`, in A-labels. Raises `AddressError`, naming `field`."""
     if not isinstance(text, str):
         raise AddressError("a string is needed", field=field, value=text)
+    if len(text) > MAX_DOMAIN:
+        # Before the labels are converted: what idna does takes more than linear time. No label is
+        # shorter as an A-label, so this refuses nothing that could be one.
+        problem = f"the domain is longer than {MAX_DOMAIN} octets"
+        raise AddressError(problem, field=field, value=text)
     try:
         return _domain(text)
     except _Refused as refused:

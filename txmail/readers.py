@@ -22,6 +22,8 @@ def as_text(value: Any, field: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise ConfigurationError("a string is needed", field=field)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ConfigurationError("it has a lone surrogate, which is no character", field=field)
     return value.strip() or None
 
 

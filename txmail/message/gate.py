@@ -52,7 +52,7 @@ _NEVER = frozenset({b"bcc", b"resent-bcc"})
 _LINES = re.compile(rb"(?:[^\r]{0,%d}+\r\n)++" % MAX_LINE)
 _TEXT = rb"[\t -~\x80-\xff]*+"
 _SECTION = re.compile(rb"(?:[!-9;-~]++:%b(?:\r\n[\t ]++[!-~\x80-\xff]%b)*+\r\n)*+" % (_TEXT, _TEXT))
-_FIELD = re.compile(rb"([!-9;-~]++):([^\r]*+(?:\r\n[\t ][^\r]*+)*+)\r\n")
+_FIELD = re.compile(rb"(?<![^\n])([!-9;-~]++):([^\r\n]*+(?:\r\n[\t ][^\r\n]*+)*+)\r\n")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 _BLANK_LINE = re.compile(rb"\r\n[ \t]+\r\n")
 

@@ -22,8 +22,9 @@ _READABLE = 78
 #: Octets of a line of quoted-printable that needs no soft line break.
 _UNBROKEN = 76
 
-#: Lines of quoted-printable up to a line end that is not a soft one.
-_HARD_LINES = re.compile(rb".*?(?<!=)\r\n", re.DOTALL)
+#: Lines of quoted-printable up to a line end that is not a soft one. CR and LF occur in line ends
+#: only, all others are escaped.
+_HARD_LINES = re.compile(rb"(?<![^\n])(?<!=\r\n)(?:[^\r\n]*+(?<==)\r\n)*+[^\r\n]*+\r\n")
 
 
 class NotPlain(Exception):

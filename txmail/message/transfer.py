@@ -27,10 +27,11 @@ _READABLE_LINES = re.compile(rb"(?:[^\r]{0,%d}+\r\n)*+" % _READABLE)
 _LONGEST_LINES = re.compile(rb"(?:[^\r]{0,%d}+\r\n)*+[^\r]{0,%d}+" % (_LONGEST, _LONGEST))
 _ENCODED_LINES = re.compile(rb"(?:[^\r]{0,%d}+(?<![ \t])\r\n)*+" % _ENCODED)
 # Lines that are short enough, and then either the end or as much of a longer one as fits beside an
-# equals sign without tearing an escape. It matches at any place, the end included.
+# equals sign without tearing an escape. It matches at any place, the end included, and before a CR
+# on its own, which there is none of: a search that fails would begin again at each octet.
 _UP_TO_SOFT_BREAK = re.compile(
-    rb"(?:[^\r]{0,%d}+\r\n)*+(?:[^\r]{0,%d}+\Z|[^\r]{%d,%d}(?<!=)(?<!=.))"
-    % (_ENCODED, _ENCODED, _ENCODED - 3, _ENCODED - 1)
+    rb"(?:[^\r]{0,%d}+\r\n)*+(?:[^\r]{0,%d}+\Z|[^\r]{%d,%d}(?<!=)(?<!=.)|[^\r]{0,%d}+\r)"
+    % (_ENCODED, _ENCODED, _ENCODED - 3, _ENCODED - 1, _ENCODED)
 )
 
 #: What needs no escape in quoted-printable, in text with its line ends and in other data.
