@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -46,8 +45,14 @@ class Backend(Protocol):
     ) -> None:
         """Begin, for a driver that has not begun."""
 
-    def watched(self, connection: sa.Connection, seconds: float) -> AbstractContextManager[object]:
-        """End the connection if the block takes longer, where it could wait for ever."""
+    def watch(self, key: object, connection: sa.Connection, seconds: float) -> None:
+        """End the connection, if it could wait for ever, unless `unwatch` comes before."""
+
+    def unwatch(self, key: object) -> None:
+        """The end of `watch`, if there was one."""
+
+    def drop(self, driver: Any) -> None:
+        """End the driver's connection at once, and before that its transaction. Never raises."""
 
     def is_lost(self, connection: sa.Connection) -> bool:
         """Whether the connection has ended by itself."""

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TxmailError
@@ -30,7 +30,7 @@ from sqlalchemy import exc
 
 from . import postgresql, sqlite, version
 from .backend import Backend
-from .forks import forks
+from .block import Block, Turn
 from .owner import Identity
 from .schema import metadata
 from .version import TableVersion
@@ -52,12 +52,14 @@ _BOOT = sa.text("SELECT started FROM txmail_boot WHERE id = :id")
 _SHARING = (sa.StaticPool, sa.SingletonThreadPool, sa.AssertionPool)
 
 
-class _Process:
+class Process:
     """What one process has of a database. A child makes its own and leaves its parent's alone."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
-        self.writer = threading.Lock()
+        self.turn = Turn()
+        #: by thread: the blocks that it is in
+        self.blocks: dict[int, list[weakref.ref[Block]]] = {}
         #: the tables are there, and of the right version
         self.prepared = False
         #: by `time.monotonic`: when their version was looked at last
@@ -66,6 +68,27 @@ class _Process:
         self.closed = False
         #: when the machine was started, as the first has written it down who asked; see `lease_now`
         self.boot: int | None = None
+
+    def enter(self, block: Block) -> None:
+        """This thread is in `block`, until `leave`."""
+        self.blocks.setdefault(threading.get_ident(), []).append(weakref.ref(block))
+
+    def leave(self, block: Block) -> None:
+        """The end of that."""
+        me = threading.get_ident()
+        left = [ref for ref in self.blocks.get(me, ()) if ref() not in (None, block)]
+        if left:
+            self.blocks[me] = left
+        else:
+            self.blocks.pop(me, None)
+
+    def abandon(self, *, writing: bool = False) -> None:
+        """See `Database.abandon`; only blocks that write, if `writing`."""
+        for ref in self.blocks.get(threading.get_ident(), ()):
+            block = ref()
+            if block is not None and (block.writes or not writing):
+                block.abandon()
+        self.turn.give()
 
 
 class Database:
@@ -85,7 +108,7 @@ class Database:
         self._make = make
         self._clock = clock
         # By pid, and never emptied of others: a parent's connections are not to be closed here.
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[int, Process] = {}
 
     @classmethod
     def from_url(cls, url: str | Secret, *, clock: Callable[[], float] | None = None) -> Database:
@@ -184,46 +207,33 @@ class Database:
 
     # -- transactions
 
-    @contextmanager
     def write(
         self, timeout: float = PATIENCE, *, durable: bool = True, prepared: bool = True
-    ) -> Iterator[sa.Connection]:
+    ) -> Block:
         """A transaction that writes: committed at the end of the block, rolled back if it raises.
 
-        `timeout` is in seconds and bounds the waiting for other writers and, with PostgreSQL, all
-        of the block. Without `durable`, the last transactions may be gone after a power failure,
-        but none is there in part. With `prepared`, `prepare` is called before the first.
+        `timeout` is in seconds and bounds the waiting for other writers and for a connection and,
+        with PostgreSQL, all of the block. Without `durable`, the last transactions may be gone
+        after a power failure, but none is there in part. With `prepared`, `prepare` is called
+        before the first.
 
         Raises `QueueUnavailable`, also if nobody can tell whether the commit took place;
         `QueueFull`; `SchemaError`. Errors that are not of a database pass as they are.
         """
-        with self.errors():
-            if prepared:
-                self.prepare(timeout=timeout)
-            process = self._process()
-            with (
-                self._turn(process, timeout) as left,
-                self._transaction(
-                    process, left, write=True, durable=durable, prepared=prepared
-                ) as connection,
-            ):
-                yield connection
-            self._backend.committed(process.engine)
+        return Block(self, timeout, write=True, durable=durable, prepared=prepared)
 
-    @contextmanager
-    def read(self, timeout: float = PATIENCE, *, prepared: bool = True) -> Iterator[sa.Connection]:
+    def read(self, timeout: float = PATIENCE, *, prepared: bool = True) -> Block:
         """A transaction that only reads, and sees one moment however many statements it has.
 
         Arguments and errors are those of `write`.
         """
-        with self.errors():
-            if prepared:
-                self.prepare(timeout=timeout)
-            process = self._process()
-            with self._transaction(
-                process, timeout, write=False, durable=True, prepared=prepared
-            ) as connection:
-                yield connection
+        return Block(self, timeout, write=False, durable=True, prepared=prepared)
+
+    def abandon(self) -> None:
+        """End what an exception out of the blue has kept this thread from ending."""
+        process = self._processes.get(os.getpid())
+        if process is not None:
+            process.abandon()
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -233,13 +243,23 @@ class Database:
         """
         try:
             yield
-        except self._foreign as error:
+        except self.foreign as error:
             problem = self._translated(error)
             raise problem from None
 
     @property
-    def _foreign(self) -> tuple[type[BaseException], ...]:
+    def foreign(self) -> tuple[type[BaseException], ...]:
+        """The errors of SQLAlchemy and the driver."""
         return _SQLALCHEMY_ERRORS + (() if self._known is None else self._known.errors)
+
+    def translated(self, error: BaseException) -> TxmailError | None:
+        """The error of ours for one of SQLAlchemy or the driver; None for others."""
+        return self._translated(error) if isinstance(error, self.foreign) else None
+
+    @staticmethod
+    def cause(error: BaseException) -> BaseException:
+        """The driver's own error."""
+        return _cause(error)
 
     def _translated(self, error: BaseException) -> TxmailError:
         cause = _cause(error)
@@ -251,99 +271,14 @@ class Database:
             process.prepared = False  # somebody may put it right
         return problem
 
-    @contextmanager
-    def _turn(self, process: _Process, timeout: float) -> Iterator[float]:
-        """The right to write, among the threads of this process; yields the seconds that are left.
-
-        SQLite lets those that wait poll, with pauses of up to 100 ms; a lock wakes them.
-        """
-        if not self._backend.one_writer:
-            yield timeout
-            return
-        started = time.monotonic()
-        if not process.writer.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX)):
-            raise QueueUnavailable(
-                f"{self.name}: other threads have been writing for {timeout:g} seconds"
-            )
-        try:
-            yield max(timeout - (time.monotonic() - started), 0.0)
-        finally:
-            process.writer.release()
-
-    @contextmanager
-    def _transaction(
-        self, process: _Process, timeout: float, *, write: bool, durable: bool, prepared: bool
-    ) -> Iterator[sa.Connection]:
-        with ExitStack() as stack:
-            connection = self._begun(stack, process, timeout, write, durable)
-            if prepared:
-                self._look(process, connection)
-            yield connection
-            connection.commit()
-
-    def _begun(
-        self, stack: ExitStack, process: _Process, timeout: float, write: bool, durable: bool
-    ) -> sa.Connection:
-        """A connection in a new transaction. `stack` gives it back."""
-        deadline = time.monotonic() + timeout
-        while True:
-            left = max(deadline - time.monotonic(), 0.0)
-            with ExitStack() as attempt:
-                connection = attempt.enter_context(self._connected(process, left))
-                kept = connection.info.get("txmail_used", False)
-                connection.info["txmail_used"] = True
-                connection.begin()
-                try:
-                    self._backend.begin(connection, left, write=write, durable=durable)
-                except self._foreign:
-                    over = time.monotonic() >= deadline
-                    if over or not kept or not self._backend.is_lost(connection):
-                        raise
-                    # The server was started anew since it was used last. So we notice without
-                    # asking each time whether it is still there.
-                    connection.invalidate()
-                    continue
-                stack.enter_context(attempt.pop_all())
-                return connection
-
-    @contextmanager
-    def _connected(self, process: _Process, seconds: float) -> Iterator[sa.Connection]:
-        with forks.held() if self._backend.one_writer else nullcontext():
-            with postgresql.patience(seconds):
-                connection = process.engine.connect()
-            try:
-                with self._backend.watched(connection, seconds):
-                    try:
-                        yield connection
-                    except Exception as error:
-                        self._undo(process, connection, error)
-                        raise
-                    except BaseException:
-                        connection.invalidate()
-                        raise
-            finally:
-                if process.closed:
-                    connection.invalidate()  # its pool has gone
-                connection.close()
-
-    def _undo(self, process: _Process, connection: sa.Connection, error: Exception) -> None:
-        if isinstance(error, self._foreign):
-            # After a commit that failed nobody knows whether the driver is still in it.
-            connection.invalidate()
-            self._backend.failed(process.engine, _cause(error))
-            return
-        try:
-            connection.rollback()
-        except self._foreign:
-            connection.invalidate()
-
-    def _process(self) -> _Process:
+    def _process(self) -> Process:
+        """What this process has of it."""
         pid = os.getpid()
         process = self._processes.get(pid)
         if process is None:
             # Two threads at once: one of the engines is never used.
             backend = self._backend  # and who owns its engine
-            made = _Process(
+            made = Process(
                 self._make() if self._owned and self._make is not None else backend.engine()
             )
             process = self._processes.setdefault(pid, made)
@@ -386,7 +321,7 @@ class Database:
         self.check(found)
         process.prepared = True
 
-    def _look(self, process: _Process, connection: sa.Connection) -> None:
+    def _look(self, process: Process, connection: sa.Connection) -> None:
         """Raise `SchemaError` if the tables are not those that we know: others may upgrade them.
 
         They are looked at over each new connection, and when `look_interval` has passed.
@@ -520,13 +455,17 @@ class Database:
         a busy database is no error.
         """
         process = self._process()
-        if not process.writer.acquire(timeout=max(timeout, 0.0)):
-            return False
+        process.abandon(writing=True)
         try:
             with self.errors():
-                return self._backend.checkpoint(process.engine, timeout)
+                return process.turn.take(timeout) and self._backend.checkpoint(
+                    process.engine, timeout
+                )
         finally:
-            process.writer.release()
+            try:
+                process.turn.give()
+            finally:
+                process.turn.give()
 
 
 def _backend_of(engine: sa.Engine) -> Backend:

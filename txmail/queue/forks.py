@@ -3,18 +3,21 @@
 SQLite knows the locks that it has on a file by process, and a forked child inherits what it knows:
 a lock of a thread that is not in the child is never given back there, and the child could not
 write any more. Between transactions there are none.
+
+There is no lock here, which an exception out of the blue could leave behind. Who comes in says so
+before it looks for a fork, and a fork says so before it looks for who is in.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 
-#: Seconds that a fork waits at most.
+#: Seconds that a fork waits at most, and that it is waited for.
 PATIENCE = 5.0
+#: Seconds between two looks: forks are rare.
+_LOOK = 0.001
 
 
 class Forks:
@@ -25,40 +28,38 @@ class Forks:
 
     def in_child(self) -> None:
         """There is no thread but this: a fork has been, and this is the child."""
-        self._changed = threading.Condition()
-        #: by thread: how often it is in the middle
-        self._busy: Counter[int] = Counter()
-        self._waiting = 0
+        #: who is in the middle, by `id`, and in which thread
+        self._busy: dict[int, int] = {}
+        #: the threads that fork
+        self._forking: dict[int, bool] = {}
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Have forks wait for the end of the block."""
+    def enter(self, who: object) -> None:
+        """Have forks wait until `leave`."""
         me = threading.get_ident()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting or self._busy[me], PATIENCE)
-            self._busy[me] += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._busy[me] -= 1
-                if not self._busy[me]:
-                    del self._busy[me]
-                self._changed.notify_all()
+        deadline = time.monotonic() + PATIENCE
+        inside = me in self._busy.copy().values()
+        self._busy[id(who)] = me
+        while self._forking and not inside and time.monotonic() < deadline:
+            self._busy.pop(id(who), None)
+            time.sleep(_LOOK)
+            self._busy[id(who)] = me
+
+    def leave(self, who: object) -> None:
+        """The end of that, if it was the beginning of anything."""
+        self._busy.pop(id(who), None)
 
     def before(self) -> None:
         """A fork comes; until it is over, nobody gets in."""
-        self._changed.acquire()
-        self._waiting += 1
         me = threading.get_ident()
+        self._forking[me] = True
+        deadline = time.monotonic() + PATIENCE
         # This thread is in the child, and ends there what it is in the middle of.
-        self._changed.wait_for(lambda: not (self._busy.keys() - {me}), PATIENCE)
+        while set(self._busy.copy().values()) - {me} and time.monotonic() < deadline:
+            time.sleep(_LOOK)
 
     def after(self) -> None:
         """It has been, and this is the parent."""
-        self._waiting -= 1
-        self._changed.notify_all()
-        self._changed.release()
+        self._forking.pop(threading.get_ident(), None)
 
 
 forks = Forks()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..exceptions import (
 )
 from ..secret import Censor
 from .backend import LOOK, VERSION_ROWS
+from .kept import KeptConnections
 from .sqlite import AUTOCOMMIT, chunks, insert_statement, parameters
 from .watch import Watch
 
@@ -109,11 +110,9 @@ class Postgresql:
             return self._engine
         return sa.create_engine(
             "postgresql+psycopg://",
-            creator=self._connect,
+            # A transaction that has voted must not wait for others here.
+            pool=KeptConnections(self._connect),
             isolation_level="AUTOCOMMIT",
-            pool_size=5,
-            max_overflow=-1,  # a transaction that has voted must not wait for others here
-            pool_use_lifo=True,
             hide_parameters=True,
             use_native_hstore=False,  # asks the server at each connection
         )
@@ -139,12 +138,21 @@ class Postgresql:
         begin = "BEGIN" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
         driver.execute(f"{begin}; {bounds}", prepare=False)
 
-    def watched(self, connection: sa.Connection, seconds: float) -> AbstractContextManager[object]:
+    def watch(self, key: object, connection: sa.Connection, seconds: float) -> None:
         driver: Any = connection.connection.dbapi_connection
-        if not hasattr(driver, "pgconn"):  # an application's that is not psycopg's
-            return nullcontext()
-        watch = self._watches.setdefault(os.getpid(), Watch())
-        return watch.over(lambda: int(driver.pgconn.socket), seconds + _GRACE)
+        if hasattr(driver, "pgconn"):  # an application's may be another
+            watch = self._watches.setdefault(os.getpid(), Watch())
+            watch.begin(key, lambda: int(driver.pgconn.socket), seconds + _GRACE)
+
+    def unwatch(self, key: object) -> None:
+        watch = self._watches.get(os.getpid())
+        if watch is not None:
+            watch.end(key)
+
+    def drop(self, driver: Any) -> None:
+        # No ROLLBACK: the driver may be in the middle of waiting for something else.
+        with suppress(Exception):
+            driver.close()
 
     def is_lost(self, connection: sa.Connection) -> bool:
         if connection.invalidated:  # as SQLAlchemy has found

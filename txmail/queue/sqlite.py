@@ -15,7 +15,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 from urllib.parse import unquote
@@ -26,6 +26,7 @@ from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable, Schema
 from .backend import LOOK, VERSION_ROWS
 from .file import guard
 from .forks import forks
+from .kept import KeptConnections
 
 DRIVERS = ("sqlite", "sqlite+pysqlite")
 
@@ -77,6 +78,8 @@ class Sqlite:
     def __init__(self, path: str | None = None, *, engine: sa.Engine | None = None) -> None:
         self._path = path
         self._engine = engine
+        if engine is not None and not sa.event.contains(engine, "close", roll_back):
+            sa.event.listen(engine, "close", roll_back)
         self._own_checkpoints = path is not None and not wal_reset_is_fixed()
         self.name = f"sqlite:///{path if engine is None else engine.url.database}"
 
@@ -94,11 +97,7 @@ class Sqlite:
             return self._engine
         return sa.create_engine(
             "sqlite://",
-            creator=self._connect,
-            poolclass=sa.QueuePool,
-            pool_size=5,
-            max_overflow=-1,  # nobody waits here: who may write is decided elsewhere
-            pool_use_lifo=True,
+            pool=KeptConnections(self._connect),
             hide_parameters=True,
         )
 
@@ -110,6 +109,7 @@ class Sqlite:
             self._path,
             isolation_level=None,
             check_same_thread=False,
+            factory=_Connection,
         )
         try:
             self._set_up(connection)
@@ -151,8 +151,17 @@ class Sqlite:
                 connection.info["synchronous"] = wanted
         driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
-    def watched(self, connection: sa.Connection, seconds: float) -> AbstractContextManager[object]:
-        return nullcontext()
+    def watch(self, key: object, connection: sa.Connection, seconds: float) -> None:
+        """Nothing: SQLite waits no longer than it is told to."""
+
+    def unwatch(self, key: object) -> None:
+        """Nothing."""
+
+    def drop(self, driver: Any) -> None:
+        with suppress(Exception):
+            roll_back(driver)
+        with suppress(Exception):
+            driver.close()
 
     def is_lost(self, connection: sa.Connection) -> bool:
         return False
@@ -186,21 +195,18 @@ class Sqlite:
     def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
         if self._path is None:
             return False
-        with forks.held(), engine.connect() as holder, engine.connect() as mover:
-            holding: Any = holder.connection.dbapi_connection
-            moving: Any = mover.connection.dbapi_connection
-            holding.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
-            try:
-                holding.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                    return False
-                raise
-            try:
-                busy, logged, moved = moving.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            finally:
-                holding.rollback()
-        return not busy and logged == moved
+        me = object()
+        forks.enter(me)
+        try:
+            with engine.connect() as holder, engine.connect() as mover:
+                holding: Any = holder.connection.dbapi_connection
+                moving: Any = mover.connection.dbapi_connection
+                try:
+                    return _checkpoint(holding, moving, seconds)
+                finally:
+                    holding.rollback()
+        finally:
+            forks.leave(me)
 
     # -- what is asked of it
 
@@ -326,6 +332,37 @@ def chunks(rows: Iterable[Sequence[Any]]) -> Iterable[list[Sequence[Any]]]:
 def parameters(rows: list[Sequence[Any]]) -> Any:
     """`rows` as SQLAlchemy takes them for a driver: one is no list."""
     return rows if len(rows) > 1 else tuple(rows[0])
+
+
+class _Connection(sqlite3.Connection):
+    """Whoever closes it, SQLAlchemy as well as we, has its transaction ended first."""
+
+    def close(self) -> None:
+        roll_back(self)
+        super().close()
+
+
+def roll_back(driver: Any, *_: object) -> None:
+    """End the transaction of `driver`, a connection that is about to be closed.
+
+    One with a statement that an exception has kept from its end lives on when it is closed, until
+    the statement is collected, and keeps all its locks for so long.
+    """
+    with suppress(sqlite3.Error):
+        driver.rollback()
+
+
+def _checkpoint(holding: Any, moving: Any, seconds: float) -> bool:
+    """Move the log into the file while nobody writes: `holding` keeps the right to, for now."""
+    holding.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    try:
+        holding.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            return False
+        raise
+    busy, logged, moved = moving.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return not busy and logged == moved
 
 
 def _text(octets: bytes) -> str:

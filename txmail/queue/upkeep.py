@@ -16,6 +16,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
+from ..locks import hold
+
 log = logging.getLogger("txmail.queue")
 
 #: Seconds between the tries of something that fails: doubled each time, up to the last.
@@ -66,39 +68,43 @@ class Upkeep:
         if self._pid != os.getpid():
             # What the parent was to do, it does.
             self._reset()
-        with self._changed:
-            self._resting = False
-            if task is not None:
-                self._tasks.append(task)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name=f"txmail upkeep of {self._name}", daemon=True
-                )
-                try:
-                    self._thread.start()
-                except RuntimeError:  # the interpreter is shutting down, or there are too many
-                    self._thread = None
-            self._changed.notify_all()
+        hold(self._changed, lambda: self._wake(task))
+
+    def _wake(self, task: Task | None) -> None:
+        self._resting = False
+        if task is not None:
+            self._tasks.append(task)
+        # An exception may have come before one that was made was started.
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(
+                target=self._run, name=f"txmail upkeep of {self._name}", daemon=True
+            )
+            try:
+                self._thread.start()
+            except RuntimeError:  # the interpreter is shutting down, or there are too many
+                self._thread = None
+        self._changed.notify_all()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all tasks are done, at most `timeout` seconds; True if they are."""
         if self._pid != os.getpid():
             return True
-        with self._changed:
-            self._hurry = True
-            self._changed.notify_all()
-            try:
-                return self._changed.wait_for(
-                    lambda: not (self._tasks or self._working) or self._thread is None, timeout
-                )
-            finally:
-                self._hurry = False
+        return hold(self._changed, lambda: self._flushed(timeout))
+
+    def _flushed(self, timeout: float | None) -> bool:
+        self._hurry = True
+        self._changed.notify_all()
+        try:
+            return self._changed.wait_for(
+                lambda: not (self._tasks or self._working) or self._thread is None, timeout
+            )
+        finally:
+            self._hurry = False
 
     def rest(self, timeout: float | None = None) -> bool:
         """What `flush` does; no more rounds until there is something to do again."""
         if self._pid == os.getpid():
-            with self._changed:
-                self._resting = True
+            self._resting = True
         return self.flush(timeout)
 
     def _run(self) -> None:
@@ -106,6 +112,8 @@ class Upkeep:
         next_round = time.monotonic()
         while True:
             with self._changed:
+                if self._thread is not threading.current_thread():
+                    return  # another has its place
                 left = next_round - time.monotonic()
                 self._changed.wait_for(
                     lambda: self._tasks or self._resting, max(0.0, min(IDLE, left))

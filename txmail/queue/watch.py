@@ -11,8 +11,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..locks import hold
 
 #: Seconds of the thread's idleness, after which it ends.
 _IDLE = 10.0
@@ -28,23 +30,22 @@ class Watch:
         #: when the thread looks next; None if there is none
         self._next: float | None = None
 
-    @contextmanager
-    def over(self, descriptor: Callable[[], int], seconds: float) -> Iterator[None]:
-        """Shut the socket `descriptor` returns down if the block takes more than `seconds`."""
-        key = object()
+    def begin(self, key: object, descriptor: Callable[[], int], seconds: float) -> None:
+        """Shut the socket `descriptor` returns down in `seconds`, unless `end` comes before."""
         deadline = time.monotonic() + min(seconds, threading.TIMEOUT_MAX / 2)
-        with self._changed:
-            self._watched[key] = deadline, descriptor
-            if self._next is None:
-                threading.Thread(target=self._run, name="txmail-watch", daemon=True).start()
-                self._next = deadline
-            elif deadline < self._next:
-                self._changed.notify()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._watched.pop(key, None)
+        hold(self._changed, lambda: self._begin(key, deadline, descriptor))
+
+    def _begin(self, key: object, deadline: float, descriptor: Callable[[], int]) -> None:
+        self._watched[key] = deadline, descriptor
+        if self._next is None:
+            threading.Thread(target=self._run, name="txmail-watch", daemon=True).start()
+            self._next = deadline
+        elif deadline < self._next:
+            self._changed.notify()
+
+    def end(self, key: object) -> None:
+        """The end of that; the connection may be given back."""
+        hold(self._changed, lambda: self._watched.pop(key, None))
 
     def _run(self) -> None:
         with self._changed:
