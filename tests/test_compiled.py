@@ -13,7 +13,7 @@ import pytest
 import transaction
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from payloads import BAD_ADDRESSES, FORBIDDEN, HARMLESS
+from payloads import BAD_ADDRESSES, CONTROLS, FORBIDDEN, HARMLESS
 from sweeping import all_of
 from test_message_differential import SCRIPTS, assert_sound
 from test_message_work import calls
@@ -257,7 +257,7 @@ def test_a_hostile_field_gets_into_no_header(name, payload):
     made = both(letter, fields={"x": payload, "y": "y"})
     # Each of these letters has the field in a header, where it must not be as it is.
     if not isinstance(made, tuple):
-        assert name == "list"
+        assert name == "list" or (payload == CONTROLS["TAB"] and b"x y" in made.content)
     else:
         assert issubclass(made[0], BadHeaders)
     names = re.findall(rb"^([^: ]+):", twin.content.partition(b"\r\n\r\n")[0], re.MULTILINE)

@@ -155,6 +155,11 @@ ADDRESS_FIELDS = {
 @all_of(FORBIDDEN)
 def test_a_text_that_could_become_a_line_is_refused_by_name(field, payload):
     message = TEXT_FIELDS[field](payload)
+    if payload == CONTROLS["TAB"] and field in ("subject", "X-Tag"):
+        # White space, in text that was taken from a received mail; written as a blank.
+        assert_like_twin(message.to_envelope(), TEXT_FIELDS[field]("x y").to_envelope())
+        assert b": x y\r\n" in message.to_envelope().content
+        return
     assert message.is_bad_headers()
     for use in (message.validate, message.to_message, message.to_envelope):
         with pytest.raises(BadHeaders) as caught:
@@ -267,7 +272,7 @@ def test_a_hostile_name_of_a_header_is_refused(payload):
     "name",
     [
         *("From", "to", "CC", "Bcc", "Subject", "Reply-To", "Date", "Message-ID", "Message-Id"),
-        *("MIME-Version", "Content-Type", "Content-Transfer-Encoding", "content-anything"),
+        *("MIME-Version", "Content-Type", "Content-Transfer-Encoding", "content-id"),
         *("Return-Path", "Received", "Resent-To", "Resent-Bcc", "Delivered-To"),
         *("", ":", "X:", " X", "X ", "X Y", "Ü", "x" * 77, None, 7, b"X"),
     ],

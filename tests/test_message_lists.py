@@ -196,7 +196,7 @@ def test_a_calendar_may_be_an_attachment_and_is_checked():
     *_, part = parsed(hello(calendar=own)).walk()
     assert part.get_param("method") == "REQUEST"
     assert part.get_content() == INVITATION
-    for wrong in (7, b"BEGIN:VCALENDAR", [INVITATION], Attachment()):
+    for wrong in (7, b"\xff", [INVITATION], Attachment()):
         with pytest.raises(InvalidMessage):
             hello(calendar=wrong).validate()
     with pytest.raises(InvalidMessage) as caught:

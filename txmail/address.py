@@ -47,6 +47,10 @@ _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 _QUOTED_NAME = re.compile(r'"(?P<name>(?:[^"\\]|\\.)*)" *<(?P<address>.*)>', re.DOTALL)
 _PLAIN_NAME = re.compile(r'(?P<name>[^"<>()\[\]:;@\\,]*)<(?P<address>.*)>', re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)")
+#: What a local part has that would be one if it were quoted.
+_DOTS = re.compile(
+    r"(?P<local>[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,40})@(?P<domain>[A-Za-z0-9.-]{1,60})"
+)
 _NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -157,7 +161,7 @@ def _parse(text: str) -> Address:
         raise _Refused(f"longer than {MAX_PATH - 2} characters")
     found = _ADDRESS.fullmatch(text)
     if found is None:
-        raise _Refused("not an address" if text else "there is none")
+        raise _Refused(_not_an_address(text) if text else "there is none")
     local = found["local"]
     _check_local(local)
     domain = _domain(found["domain"])
@@ -165,6 +169,18 @@ def _parse(text: str) -> Address:
     if len(path) > MAX_PATH:
         raise _Refused(f"longer than {MAX_PATH} octets as a path")
     return Address(text, local, domain, path, not local.isascii())
+
+
+def _not_an_address(text: str) -> str:
+    """Why `text` is none, and what to write if it is one that has to be quoted."""
+    found = _DOTS.fullmatch(text)
+    quoted = f'"{found["local"]}"@{found["domain"]}' if found else ""
+    if not found or ".." in found["domain"] or _ADDRESS.fullmatch(quoted) is None:
+        return "not an address"
+    return (
+        "not an address: a local part that has two dots in a row, or begins or ends with one, "
+        f"has to be quoted; if it is meant so, write {quoted}"
+    )
 
 
 def _check_local(local: str) -> None:

@@ -140,7 +140,8 @@ class Envelope:
     `sender`
         The reverse-path's address; ``""``, ``"<>"`` or None is the null sender.
     `recipients`
-        At least one address; repeated ones count once.
+        At least one address; a mailbox that is named again counts once, in its first spelling. The
+        domain has no case (RFC 5321 section 2.4), local parts differ by their octets.
     `content`
         The exact octets, header section and body, with CRLF line ends.
 
@@ -173,16 +174,20 @@ class Envelope:
         null = self.sender is None or self.sender in ("", NULL_SENDER)
         sender = None if null else parse_address(self.sender, field="sender")
         utf8 = sender is not None and sender.needs_smtputf8
-        texts: dict[bytes, str] = {}
+        paths: dict[tuple[str, str], bytes] = {}
+        texts = []
         for recipient in _recipients(self.recipients):
             address = parse_address(recipient, field="recipients")
-            texts.setdefault(address.path, recipient)
+            mailbox = (address.local, address.domain.lower())
+            if mailbox not in paths:
+                paths[mailbox] = address.path
+                texts.append(recipient)
             utf8 = utf8 or address.needs_smtputf8
         set_ = object.__setattr__
         set_(self, "sender", sender.text if sender else "")
-        set_(self, "recipients", tuple(texts.values()))
+        set_(self, "recipients", tuple(texts))
         set_(self, "reverse_path", sender.path if sender else b"<>")
-        set_(self, "forward_paths", tuple(texts))
+        set_(self, "forward_paths", tuple(paths.values()))
         self._describe(utf8)
 
     def with_content(self, content: bytes) -> Envelope:

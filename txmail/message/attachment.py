@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..exceptions import BadHeaders, InvalidMessage
+from ..exceptions import BadHeaders, InvalidMessage, echo
 from .fields import parameter_header
-from .headers import check_value, is_charset
-from .transfer import carries, crlf, encode_body
+from .headers import check_value, has_ascii_line_ends, is_charset
+from .transfer import carries, crlf, crlf_lines, encode_body
 from .writer import Part
 
 #: What a Content-Transfer-Encoding may be (RFC 2045 section 6.1); binary needs BINARYMIME.
@@ -25,6 +25,14 @@ _MEDIA_TYPE = re.compile(f"{_RESTRICTED}/{_RESTRICTED}")
 _DISPOSITION = re.compile(_RESTRICTED)
 #: Characters of a parameter's name.
 _LONGEST_NAME = 60
+#: Types of what a name like ``data.csv.gz`` stands for, by the encodings of `mimetypes`.
+_COMPRESSED = {
+    "br": "application/x-brotli",
+    "bzip2": "application/x-bzip2",
+    "compress": "application/x-compress",
+    "gzip": "application/gzip",
+    "xz": "application/x-xz",
+}
 _CONTENT_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]{1,200}")
 
 
@@ -35,13 +43,17 @@ class Attachment:
         The name the receiver sees; of a path only the last component is kept.
     `content_type`
         Media type with parameters, ``"text/csv; charset=utf-8"``; guessed from the file name
-        otherwise, and ``application/octet-stream`` if that does not help.
+        otherwise, and ``application/octet-stream`` if that does not help. Text is encoded in its
+        charset; of octets it is a label, and may be one that Python does not know.
     `data`
         Text, octets, or a file: it is read to its end here and now and left open there.
     `disposition`
-        ``attachment`` (the default) or ``inline``, with parameters.
+        ``attachment`` or ``inline``, with parameters. If nothing is said, what is shown is inline:
+        a body, and what the HTML calls by its content id; all else is an attachment.
     `transfer_encoding`
-        ``base64`` (the default), ``quoted-printable``, ``7bit`` or ``8bit``.
+        ``base64`` (the default), ``quoted-printable``, ``7bit`` or ``8bit``. A text in a charset
+        such as UTF-16, in which line ends are other octets, is base64 where it says
+        ``quoted-printable``.
     `content_id`
         What the HTML body calls it after ``cid:``, with or without angle brackets.
 
@@ -60,7 +72,7 @@ class Attachment:
     ) -> None:
         self.filename = filename
         self.content_type = content_type
-        self.disposition = disposition or "attachment"
+        self.disposition = disposition
         self.transfer_encoding = transfer_encoding or "base64"
         self.content_id = content_id
         self.data = data
@@ -79,6 +91,15 @@ class Attachment:
         if data is not None and not isinstance(data, (str, bytes)):
             raise InvalidMessage("text, octets or a file is needed", field="data", value=data)
         self._data = data
+
+    @property
+    def disposition(self) -> str:
+        """What was said, ``attachment`` if nothing was."""
+        return self._disposition or "attachment"
+
+    @disposition.setter
+    def disposition(self, disposition: str | None) -> None:
+        self._disposition = disposition or None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Attachment):
@@ -127,19 +148,39 @@ class Attachment:
         charset = charset.strip("'")
         return self._data.decode(charset if is_charset(charset) else "utf-8", "replace")
 
-    def to_part(self, default_type: str | None = None) -> Part:
-        """The MIME part to be written; as a body of `default_type` if that is given."""
+    def to_part(
+        self,
+        default_type: str | None = None,
+        *,
+        shown: bool = False,
+        parameters: Mapping[str, str] | None = None,
+    ) -> Part:
+        """The MIME part to be written; as a body of `default_type` if that is given.
+
+        `shown` says that it is shown in another part. `parameters` are those of `default_type`
+        that are not in the content type.
+        """
         if self._data is None:
             raise InvalidMessage("there is none", field="data")
         body = default_type is not None
-        media_type, parameters, headers = self._headers(
-            default_type or "application/octet-stream", body=body
+        media_type, options, headers = self._headers(
+            default_type or "application/octet-stream", body=body, shown=shown or body
         )
+        if media_type.lower() == default_type:
+            options = {**(parameters or {}), **options}
         kind = media_type.partition("/")[0].lower()
-        octets = self._octets(parameters)
         if kind == "text" and isinstance(self._data, str):
-            parameters.setdefault("charset", "utf-8")
-        encoding = self._encoding()
+            options.setdefault("charset", "utf-8")
+        encoding, data = self._encoding(), self._data
+        charset = options.get("charset", "utf-8")
+        if kind == "text" and not has_ascii_line_ends(charset):
+            if encoding in ("7bit", "8bit"):
+                problem = f"{echo(charset)} cannot be carried as {encoding}, but as base64"
+                raise InvalidMessage(problem, field="transfer_encoding")
+            if encoding == "quoted-printable" and isinstance(data, str):
+                data = crlf_lines(data)
+            encoding = "base64"
+        octets = _encoded(data, charset)
         if kind == "message" and encoding in ("base64", "quoted-printable"):
             # RFC 2046 section 5.2.1 forbids to encode a message in a message.
             encoding = "7bit" if carries(crlf(octets)) else encoding
@@ -147,21 +188,10 @@ class Attachment:
                 media_type = "application/octet-stream"
         encoded = encode_body(octets, encoding, text=kind in ("text", "message"), field="data")
         first = (
-            parameter_header("Content-Type", media_type, parameters),
+            parameter_header("Content-Type", media_type, options),
             f"Content-Transfer-Encoding: {encoding}\r\n",
         )
         return Part(first + headers, encoded)
-
-    def _octets(self, parameters: Mapping[str, str]) -> bytes:
-        charset = parameters.get("charset", "utf-8")
-        if not is_charset(charset):
-            raise InvalidMessage("an unknown charset", field="content_type", value=charset)
-        if not isinstance(self._data, str):
-            return self._data or b""
-        try:
-            return self._data.encode(charset)
-        except UnicodeError:
-            raise InvalidMessage(f"the text has no form in {charset}", field="data") from None
 
     def _encoding(self) -> str:
         encoding = self.transfer_encoding
@@ -171,16 +201,17 @@ class Attachment:
         return encoding.lower()
 
     def _headers(
-        self, default_type: str, *, body: bool
+        self, default_type: str, *, body: bool, shown: bool = False
     ) -> tuple[str, dict[str, str], tuple[str, ...]]:
         """Media type, its parameters, and the other headers of the part."""
-        disposition, options = _parse(self.disposition, "disposition")
+        said = self._disposition or ("inline" if shown else "attachment")
+        disposition, options = _parse(said, "disposition")
         if _DISPOSITION.fullmatch(disposition) is None:
             raise BadHeaders("not a disposition", field="disposition", value=self.disposition)
         filename = self._filename(options.pop("filename", None))
         content_type = self.content_type
         if content_type is None and filename and not body:
-            content_type = mimetypes.guess_type(filename)[0]
+            content_type = _guessed(filename)
         media_type, parameters = _parse(content_type or default_type, "content_type")
         if _MEDIA_TYPE.fullmatch(media_type) is None or media_type.lower().startswith("multipart/"):
             raise BadHeaders("not the type of a file", field="content_type", value=content_type)
@@ -189,7 +220,7 @@ class Attachment:
         if filename:
             parameters["name"] = options["filename"] = filename
         headers = []
-        if filename or not body or disposition.lower() != "attachment":
+        if filename or not body or self._disposition:
             headers.append(parameter_header("Content-Disposition", disposition, options))
         if self.cid is not None:
             headers.append(f"Content-ID: <{self.cid}>\r\n")
@@ -204,6 +235,25 @@ class Attachment:
         if last in ("", ".", ".."):
             raise BadHeaders("not the name of a file", field="filename", value=filename)
         return last
+
+
+def _encoded(data: str | bytes, charset: str) -> bytes:
+    """`data` in octets. Those of a text are in `charset`; octets are what they are."""
+    if isinstance(data, bytes):
+        return data
+    if not is_charset(charset):
+        problem = "Python cannot encode text in this charset; give the data as octets"
+        raise InvalidMessage(problem, field="content_type", value=charset)
+    try:
+        return data.encode(charset)
+    except UnicodeError:
+        raise InvalidMessage(f"the text has no form in {charset}", field="data") from None
+
+
+def _guessed(filename: str) -> str | None:
+    """The type that a file of this name has; where it is compressed, that of the compression."""
+    media_type, compression = mimetypes.guess_type(filename)
+    return _COMPRESSED.get(compression) if compression else media_type
 
 
 def _parse(text: str, field: str) -> tuple[str, dict[str, str]]:

@@ -30,6 +30,7 @@ from .layout import Layout
 from .merge import in_html
 from .message import Message
 from .places import Body, Filled, NotPlain, Places, constant, has_fields, plain
+from .related import UNKNOWN, content_ids
 from .render import body_of, headers_of, message_id_of
 from .template import MailboxTemplate, Template, UriTemplate
 from .writer import Part, header_names, write
@@ -182,10 +183,10 @@ def _check_places(template: Template, attachments: Iterable[Attachment]) -> None
     pieces = plain(template.html.pieces) if template.html else ()
     if not has_fields(pieces):
         return
-    texts = [piece for piece in pieces if isinstance(piece, str)]
+    texts = [piece if isinstance(piece, str) else UNKNOWN for piece in pieces]
+    called = content_ids("".join(texts))
     for attachment in attachments:
-        called = any(f"cid:{attachment.cid}" in text for text in texts)
-        if attachment.cid and not (attachment.inline or called):
+        if attachment.cid and not (attachment.inline or attachment.cid in called):
             raise NotPlain
 
 

@@ -89,7 +89,7 @@ def _text(places: Places, name: str, header: HeaderTemplate) -> _Maker:
         text = line.text(values)
         if not text and name == "Subject":
             raise NotPlain  # there is no such header then
-        check_value(text, header.field)
+        check_value(text, header.field, tab=True)
         return written_header(name, text)
 
     return make

@@ -29,7 +29,7 @@ _LEAST_ROOM = 12
 _LONGEST_PLAIN = 900
 #: A word of a header that cannot be encoded: as long as a line may be, less a name and its colon.
 _LONGEST_UNFOLDED = 998 - 78
-#: A quoted name or parameter longer than this is written in a form that can be folded.
+#: A quoted name longer than this is written in a form that can be folded.
 _LONGEST_QUOTED = 60
 #: How many display names are kept with the way they are written.
 _CACHE_SIZE = 4096
@@ -170,8 +170,11 @@ def parameter_header(name: str, value: str, parameters: Mapping[str, str]) -> st
 
 
 def _parameter(key: str, text: str) -> list[str]:
-    if text.isascii() and not looks_encoded(text) and len(text) <= _LONGEST_QUOTED:
-        return [f"{key}={text}" if _TOKEN.fullmatch(text) else f"{key}={quoted(text)}"]
+    if text.isascii() and not looks_encoded(text):
+        token = f"{key}={text}" if _TOKEN.fullmatch(text) else f"{key}={quoted(text)}"
+        # On a line of its own there is a blank in front of it, and perhaps a semicolon behind it.
+        if len(token) <= LINE:
+            return [token]
     octets = text.encode().decode("latin-1").translate(_IN_PARAMETERS)
     charset = "utf-8''"
     # The name, ``*10*=`` and the semicolon have to go on the line as well, and a blank.

@@ -38,6 +38,12 @@ _SEGMENT = re.compile(
     r'(?<![^\s;"])([^\s;=*"]+)\*([0-9]*)\*?\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL
 )
 
+#: Names of charsets with characters of two or four octets, and of EBCDIC.
+_NO_ASCII = re.compile(
+    r"utf-?(?:16|32)|(?:cs)?(?:iso-10646-)?(?:ucs|unicode(?!-1-1-utf-7))|ebcdic|ibm0?[0-9]{2,4}\Z",
+    re.IGNORECASE | re.ASCII,
+)
+
 #: Codecs of Python that are no charset of MIME: escapes that unfold, or time without bound.
 _NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 
@@ -94,6 +100,16 @@ def is_charset(name: str) -> bool:
         return False
     # Not part of the documented interface, but what str.encode itself goes by.
     return info.name not in _NO_CHARSETS and getattr(info, "_is_text_encoding", True)
+
+
+def has_ascii_line_ends(charset: str) -> bool:
+    """False if CR and LF are other octets in `charset` than in ASCII, or part of other characters.
+
+    So it is in UTF-16, UTF-32 and EBCDIC. A charset that Python does not know is told by its name.
+    """
+    if is_charset(charset):
+        return "\r\n".encode(charset).endswith(b"\r\n")
+    return _NO_ASCII.match(charset) is None
 
 
 def _bad(octets: bytes, charset: str) -> bool:

@@ -28,7 +28,7 @@ from .entries import (
 )
 from .headers import HEADER_NAME, MAX_HEADERS, MAX_NAME, check_value
 from .lists import ARGUMENTS, has_list_headers, list_headers
-from .render import People, render
+from .render import People, calendar_text, render
 
 
 @implementer(IMessage)
@@ -45,7 +45,9 @@ class Message:
         The From, in the same forms; a mailer's default sender otherwise.
     `extra_headers`
         A mapping or a list of pairs. Headers that have an argument of their own, and those that
-        describe MIME or the transport, cannot be named.
+        are made of the parts or by servers, cannot be named. Values are text; where a header has a
+        syntax of its own, such as References, they are written as they are, without the blanks
+        around them. A TAB is written as a blank.
     `attachments`
         A list of `Attachment` s. One that is inline, or that the HTML names by ``cid:``, goes with
         the HTML (RFC 2387).
@@ -57,8 +59,9 @@ class Message:
         ``"<left@right>"`` and an aware datetime; made anew at each rendering otherwise. With both
         of them told, the same message is rendered to the same octets.
     `calendar`
-        An invitation or an answer to one: iCalendar text, shown by mail programs in place of the
-        text and HTML that say the same. Its METHOD becomes that of the part (RFC 6047).
+        An invitation or an answer to one: iCalendar text, its octets in UTF-8, or an `Attachment`;
+        shown by mail programs in place of the text and HTML that say the same. Its METHOD becomes
+        that of the part (RFC 6047).
     `list_id`, `list_help`, `list_unsubscribe`, `list_subscribe`, `list_post`, `list_owner`,
     `list_archive`, `one_click`, `auto_submitted`
         The headers of mailing lists and automatic mail: see `txmail.message.lists`.
@@ -83,7 +86,7 @@ class Message:
         *,
         message_id: str | None = None,
         date: datetime | None = None,
-        calendar: str | Attachment | None = None,
+        calendar: str | bytes | Attachment | None = None,
         list_id: str | tuple[str, str] | None = None,
         list_help: str | list[str] | None = None,
         list_unsubscribe: str | list[str] | None = None,
@@ -284,8 +287,11 @@ class Message:
             raise InvalidMessage("there is none", field="recipients")
         for field in ("body", "html", "calendar"):
             value = getattr(self, field)
-            if value is not None and not isinstance(value, (str, Attachment)):
+            kinds = (str, Attachment, bytes) if field == "calendar" else (str, Attachment)
+            if value is not None and not isinstance(value, kinds):
                 raise InvalidMessage("text or an Attachment is needed", field=field, value=value)
+        if isinstance(self.calendar, bytes):
+            calendar_text(self.calendar)
         if self.body in (None, "") and self.html in (None, ""):
             raise InvalidMessage("No body: neither text nor HTML", field="body")
         if self.date is not None and (
@@ -295,7 +301,7 @@ class Message:
 
     def _check_headers(self) -> None:
         """Check what goes into headers, the people apart."""
-        check_value(self.subject, "subject")
+        check_value(self.subject, "subject", tab=True)
         if self.message_id is not None:
             check_value(self.message_id, "message_id")
         if len(self._extra_headers) * len("X:\r\n") > MAX_HEADERS:
@@ -303,7 +309,7 @@ class Message:
             raise MessageTooLarge(problem, field="extra_headers")
         for name, value in self.header_pairs():
             _check_extra(name)
-            check_value(value, name)
+            check_value(value, name, tab=True)
         if has_list_headers(self):
             list_headers(self)
 
@@ -319,10 +325,22 @@ class Message:
         return f"<{type(self).__name__} {echo(self.subject)} to {count} recipient(s)>"
 
 
-#: Headers that have an argument, or belong to MIME or to those who carry mail.
-_CONTENT = {"from", "to", "cc", "bcc", "subject", "reply-to", "date", "message-id"}
-_TRANSPORT = {"mime-version", "received", "return-path", "delivered-to"}
-_RESERVED = frozenset(_CONTENT | _TRANSPORT)
+#: Headers that have an argument.
+_ARGUMENTS = {
+    "from": "sender",
+    "to": "recipients",
+    **{name: name for name in ("cc", "bcc", "subject", "date")},
+    "reply-to": "reply_to",
+    "message-id": "message_id",
+    **ARGUMENTS,
+}
+#: Headers that are made of the parts.
+_MIME = frozenset(
+    {"mime-version", "content-type", "content-transfer-encoding", "content-disposition"}
+    | {"content-id"}
+)
+#: Headers that belong to those who carry mail.
+_TRACE = frozenset({"received", "return-path", "delivered-to"})
 
 
 def _check_extra(name: Any) -> None:
@@ -337,10 +355,14 @@ def _check_extra(name: Any) -> None:
 def _refusal(name: str) -> str:
     """Why `name`, or more than can be a name, is not one for an extra header; empty if it is."""
     lower = name.lower()
-    if lower in ARGUMENTS:
-        return f"cannot be an extra header, there is {ARGUMENTS[lower]} for it"
-    if lower in _RESERVED or lower.startswith(("content-", "resent-")):
-        return "cannot be an extra header"
+    if lower in _ARGUMENTS:
+        return f"cannot be an extra header, there is {_ARGUMENTS[lower]} for it"
+    if lower in _MIME:
+        return "cannot be an extra header, it is made of the parts (see Attachment)"
+    if lower in _TRACE:
+        return "cannot be an extra header, it is made by those who carry mail"
+    if lower.startswith("resent-"):
+        return "cannot be an extra header; it goes with a message of the standard library"
     return "" if HEADER_NAME.fullmatch(name) else "not the name of a header"
 
 

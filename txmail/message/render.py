@@ -30,6 +30,7 @@ from .attachment import Attachment
 from .entries import parse_mailboxes
 from .fields import MAILBOX_LISTS, header, mailbox_header, text_header
 from .lists import has_list_headers, list_headers
+from .related import content_ids
 from .transfer import crlf_text, encode_text
 from .writer import Part, header_names, multipart, write
 
@@ -46,7 +47,11 @@ MAILBOX_HEADERS = MAILBOX_LISTS | {"sender"}
 #: Multiparts and bodies that a message may have beside its attachments.
 _OTHER_PARTS = 6
 #: What an invitation asks for (RFC 5546 section 1.4); the part has to say it too.
-_METHOD = re.compile(r"^METHOD:([A-Za-z0-9-]{1,60})[ \t]*$", re.IGNORECASE | re.MULTILINE)
+_FLAGS = re.IGNORECASE | re.MULTILINE | re.ASCII
+_METHOD = re.compile(r"^METHOD(?:;[^:\n]*+)?:([A-Za-z0-9-]{1,60})[ \t]*+$", _FLAGS)
+#: Where the first component of a calendar begins, and a fold of its lines (RFC 5545 section 3.1).
+_COMPONENT = re.compile(r"^BEGIN:(?!VCALENDAR)", _FLAGS)
+_FOLD = re.compile(r"\n[ \t]")
 
 
 class People(NamedTuple):
@@ -158,9 +163,11 @@ def body_of(message: Message, html_to_text: Callable[[str], str] | None) -> Part
         raise MessageTooLarge(f"more than {gate.MAX_PARTS} parts", field="attachments")
     related: list[Part] = []
     files: list[Part] = []
+    called = content_ids(_string(message.html)) if message.html and message.attachments else ()
     for attachment in message.attachments:
-        shown = message.html and attachment.cid and _is_shown(attachment, message.html)
-        (related if shown else files).append(attachment.to_part())
+        is_called = attachment.cid in called
+        belongs = is_called or (message.html and attachment.cid and attachment.inline)
+        (related if belongs else files).append(attachment.to_part(shown=is_called))
     parts = []
     if message.body:
         parts.append(_text(message.body, "plain", "body"))
@@ -173,11 +180,6 @@ def body_of(message: Message, html_to_text: Callable[[str], str] | None) -> Part
         parts.append(_calendar(message.calendar))
     body = multipart("alternative", *parts) if len(parts) > 1 else parts[0]
     return multipart("mixed", body, *files) if files else body
-
-
-def _is_shown(attachment: Attachment, html: str | Attachment) -> bool:
-    """True if `attachment` belongs to the HTML: it is inline, or called by its content id."""
-    return attachment.inline or f"cid:{attachment.cid}" in _string(html)
 
 
 def _string(text: str | Attachment) -> str:
@@ -203,13 +205,30 @@ def _related(html: Part, related: list[Part]) -> Part:
     return multipart(f'related; type="{media_type}"', html, *related)
 
 
-def _calendar(calendar: str | Attachment) -> Part:
+def _calendar(calendar: str | bytes | Attachment) -> Part:
     """An invitation as mail programs look for it (RFC 6047 section 2.4)."""
     if isinstance(calendar, Attachment):
-        return calendar.to_part("text/calendar")
-    method = _METHOD.search(calendar.replace("\r\n", "\n"))
-    said = f"; method={method[1].upper()}" if method else ""
-    return _text(calendar, "calendar", "calendar", said)
+        method = _method(calendar.text)
+        return calendar.to_part("text/calendar", parameters={"method": method} if method else {})
+    text = calendar_text(calendar) if isinstance(calendar, bytes) else calendar
+    method = _method(text)
+    return _text(text, "calendar", "calendar", f"; method={method}" if method else "")
+
+
+def calendar_text(octets: bytes) -> str:
+    """The text of a calendar. Raises `InvalidMessage` if the octets are not UTF-8."""
+    try:
+        return octets.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        problem = "octets that are not UTF-8; an Attachment can say their charset"
+        raise InvalidMessage(problem, field="calendar") from None
+
+
+def _method(calendar: str) -> str:
+    """The METHOD of the calendar itself, in front of its first component; empty without one."""
+    head = _COMPONENT.split(calendar.replace("\r\n", "\n"), 1)[0]
+    found = _METHOD.search(_FOLD.sub("", head))
+    return found[1].upper() if found else ""
 
 
 def _text(text: str | Attachment, subtype: str, field: str, parameters: str = "") -> Part:

@@ -23,13 +23,14 @@ from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, TxmailErro
 from . import gate
 from .entries import Entry, overriding, reverse_path
 from .fields import mailbox_header
-from .headers import check_name, check_value
+from .headers import check_name, check_value, has_ascii_line_ends
 from .render import new_date, new_message_id
 from .signed import AnyMessage, check_coverage, is_signed_message, is_signed_part
 from .stdlib_headers import PARAMETER_HEADERS, groups_of, text_of
 from .stdlib_write import write
 from .transfer import encode_body
 
+_UNENCODED = ("7bit", "8bit", "binary")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
@@ -65,7 +66,7 @@ def _envelope(
     for part in _walk(message):
         _check_part(part)
     own = copy.deepcopy(message)
-    if own.get("From") is None and default_sender is not None:
+    if "From" not in own and default_sender is not None:
         author = parse_mailbox(default_sender, field="default_sender")
         _add(own, "From", mailbox_header("From", [author])[6:-2])
     author = _author(own)
@@ -158,9 +159,9 @@ def _complete(message: AnyMessage, author: Mailbox) -> None:
         if name in message:
             check_coverage(message, name)
             del message[name]
-    if message.get("Date") is None:
+    if "Date" not in message:
         _add(message, "Date", new_date())
-    if message.get("Message-ID") is None:
+    if "Message-ID" not in message:
         _add(message, "Message-ID", new_message_id(author))
     for part in _walk(message):
         if part.get_content_maintype() == "multipart" and part.get_boundary() is None:
@@ -175,18 +176,22 @@ def _add(message: AnyMessage, name: str, value: str) -> None:
 
 
 def _make_sendable(part: AnyMessage) -> None:
-    """Encode a body with octets above 127 or lines that are too long to be sent as they are."""
+    """Encode a body that cannot be sent as it is: octets above 127, long lines, data as lines."""
     # The raw text: get_payload() decodes octets of 8-bit bodies, and guesses where it cannot.
     raw = vars(part).get("_payload")
-    if part.get_content_maintype() in ("multipart", "message") or not isinstance(raw, str):
+    kind = part.get_content_maintype()
+    if kind in ("multipart", "message") or not isinstance(raw, str):
         return
-    if raw.isascii() and max(map(len, _LINE_END.split(raw))) <= gate.MAX_LINE:
-        return
-    text = part.get_content_maintype() == "text"
     encoding = str(part.get("Content-Transfer-Encoding", "7bit")).strip().lower()
+    text = kind == "text" and has_ascii_line_ends(part.get_content_charset("us-ascii"))
+    if raw.isascii() and max(map(len, _LINE_END.split(raw))) <= gate.MAX_LINE:
+        # As lines goes what has lines: text, and what is said to consist of them.
+        has_lines = text or (kind != "text" and encoding != "binary")
+        if encoding not in _UNENCODED or has_lines:
+            return
     if encoding == "base64":
         octets = bytes(part.get_payload(decode=True))
-    elif encoding in ("7bit", "8bit", "binary"):
+    elif encoding in _UNENCODED:
         try:
             octets = raw.encode("ascii", "surrogateescape")
         except UnicodeEncodeError:

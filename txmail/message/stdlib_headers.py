@@ -8,7 +8,7 @@ on many versions of Python.
 from __future__ import annotations
 
 import re
-from email.errors import NonASCIILocalPartDefect, ObsoleteHeaderDefect
+from email.errors import HeaderDefect, NonASCIILocalPartDefect
 from email.header import Header
 from email.headerregistry import AddressHeader, HeaderRegistry
 from typing import Any
@@ -34,10 +34,15 @@ _ADDRESS_HEADERS = MAILBOX_LISTS.union(_ADDRESSES, [f"resent-{name}" for name in
 PARAMETER_HEADERS = frozenset({"content-type", "content-disposition"})
 _FOLD = re.compile(r"\r?\n[ \t]+(?=[^ \t\r\n])")
 _LINE_END = re.compile(r"\r\n|\r|\n")
+#: One that does not begin a folded line.
+_INNER_TAB = re.compile(r"(?<!\n)\t")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+/-]+")
 
-#: What the standard library calls obsolete, and is about the name in front of an address.
-_HARMLESS = ("period in 'phrase'", "comment found without atom", "no content")
+#: What the standard library finds wrong that is about the name in front of an address.
+_HARMLESS = (
+    *("period in 'phrase'", "comment found without atom", "no content"),
+    "phrase does not start with word",
+)
 
 _registry: Any = HeaderRegistry()
 for _name in MAILBOX_LISTS:
@@ -104,17 +109,18 @@ def groups_of(name: str, value: Any) -> Groups:
 
 def _is_harmless(defect: object) -> bool:
     """True for what is often found, and never in an addr-spec."""
-    if isinstance(defect, ObsoleteHeaderDefect):
-        return any(known in str(defect) for known in _HARMLESS)
+    if isinstance(defect, HeaderDefect) and any(known in str(defect) for known in _HARMLESS):
+        return True
     return isinstance(defect, NonASCIILocalPartDefect)
 
 
 def _strictly(name: str, value: Any) -> list[Mailbox]:
     """The mailboxes of a header that our own grammar can read: nothing of it was mended."""
-    # The text of a header object is what the parser made of it; its tree has what it was made of.
-    source = str(getattr(value, "_parse_tree", "")) if hasattr(value, "defects") else value
     try:
-        return parse_mailboxes(text_of(name, source), field=name)
+        # The text of a header object is not what was written, but what the parser made of it.
+        return parse_mailboxes(
+            "" if hasattr(value, "defects") else text_of(name, value), field=name
+        )
     except TxmailError:
         raise BadHeaders("not a list of addresses", field=name, value=str(value)) from None
 
@@ -128,7 +134,8 @@ def written(name: str, value: Any, *, utf8: bool = False) -> bytes:
     kind = name.lower()
     came_parsed = not isinstance(value, Header) and not hasattr(value, "defects")
     if came_parsed and _is_octets(value, utf8) and not _lacks_quotes(kind, value):
-        octets = _LINE_END.sub("\r\n", value).encode("ascii", "surrogateescape")
+        text = _INNER_TAB.sub(" ", _LINE_END.sub("\r\n", value))
+        octets = text.encode("ascii", "surrogateescape")
         if max(map(len, octets.split(b"\r\n"))) + len(name) + 2 <= MAX_LINE:
             return f"{name}: ".encode() + octets + b"\r\n"
     return _anew(name, kind, value).encode()

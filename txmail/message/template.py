@@ -203,7 +203,7 @@ class HeaderTemplate(NamedTuple):
 
     @classmethod
     def of(cls, source: str, field: str, engine: ITemplateEngine) -> HeaderTemplate:
-        check_value(source, field)
+        check_value(source, field, tab=True)
         compiled = engine.compile(source, field) if "{" in source else None
         return cls(compiled, source, field)
 
@@ -217,7 +217,7 @@ class HeaderTemplate(NamedTuple):
         if self.text is None:
             return self.constant
         value = self.text.render(fields)
-        check_value(value, self.field)
+        check_value(value, self.field, tab=True)
         return value
 
 
@@ -233,8 +233,10 @@ class MailboxTemplate(NamedTuple):
         return cls(HeaderTemplate.of(mailbox.display_name, field, engine), mailbox)
 
     def render(self, fields: Mapping[str, Any]) -> Mailbox:
-        """The mailbox with its name."""
-        return Mailbox(self.name.render(fields), self.mailbox.address)
+        """The mailbox with its name. Raises `BadHeaders` if that may not stand in a header."""
+        name = self.name.render(fields)
+        check_value(name, self.name.field)
+        return Mailbox(name, self.mailbox.address)
 
 
 class UriTemplate(NamedTuple):

@@ -53,13 +53,16 @@ def crlf(octets: bytes) -> bytes:
     return octets.replace(b"\n", b"\r\n")
 
 
-def crlf_text(text: str) -> str:
-    """`text` with every line end made CRLF, and one at its end."""
+def crlf_lines(text: str) -> str:
+    """`text` with every line end made CRLF."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.endswith("\n"):
-        text += "\n"
     return text.replace("\n", "\r\n")
+
+
+def crlf_text(text: str) -> str:
+    """`text` with every line end made CRLF, and one at its end."""
+    return crlf_lines(text if text.endswith(("\n", "\r")) else f"{text}\n")
 
 
 def encode_text(octets: bytes) -> tuple[str, bytes]:
