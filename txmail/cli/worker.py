@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("txmail.worker")
 
 _MOST_PORT = 65535
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: Those of a process manager, of the keyboard, and of a terminal that is closed. Not every system
+#: has all of them.
+_SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+    if name in signal.Signals.__members__
+)
 
 _DESCRIPTION = """\
 Send what is in the queue, as long as it runs. Any number of them may work on one
@@ -38,8 +44,9 @@ examples:
   txmail worker --queue-url sqlite:////var/lib/app/mail.db --url smtp://localhost
   txmail worker -c app.ini --once --seconds 50      # once a minute, from cron
 
-SIGTERM and SIGINT let it finish what is on the wire, give back the rest and end
-with 0; the second one ends it at once, and what was on the wire is in doubt.
+SIGTERM, SIGINT, SIGHUP and SIGQUIT let it finish what is on the wire, give back
+the rest and end with 0; the second one ends it at once, and what was on the wire
+is in doubt. What it was started to ignore (nohup), it ignores.
 
 A password does not belong on a command line, where every user of the machine
 can read it: put URLs into a file, or into TXMAIL_URL and TXMAIL_QUEUE_URL.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -13,6 +13,17 @@ from ..exceptions import TxmailError
 VERSION_ROWS = "SELECT * FROM txmail_version"
 #: Seconds that a look at the version of the tables counts for where each costs a round trip.
 LOOK = 5.0
+
+
+class Waker(Protocol):
+    """See `listening.Bell`."""
+
+    @property
+    def rung(self) -> bool:
+        """True if nobody is to wait any more."""
+
+    def wait(self, descriptor: int | None = None) -> None:
+        """Wait for a moment, until there is something to read from `descriptor`, or a ring."""
 
 
 class Backend(Protocol):
@@ -63,8 +74,13 @@ class Backend(Protocol):
     def failed(self, engine: sa.Engine, error: BaseException) -> None:
         """A transaction has ended with `error`, and its connection is closed. Never raises."""
 
-    def listen(self, connection: sa.Connection, channel: str, pause: float) -> Iterator[bool]:
-        """True when others have written, False when `pause` seconds have brought nothing."""
+    def listen(
+        self, connection: sa.Connection, channel: str, wait: Callable[[int | None], object]
+    ) -> Iterator[bool]:
+        """True when others have written, False from time to time.
+
+        `wait` waits for a moment, but no longer than it takes until a descriptor can be read.
+        """
 
     def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
         """See `Database.checkpoint`."""

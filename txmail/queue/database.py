@@ -29,7 +29,7 @@ except ModuleNotFoundError:
 from sqlalchemy import exc
 
 from . import postgresql, sqlite, version
-from .backend import Backend
+from .backend import Backend, Waker
 from .block import Block, Turn
 from .owner import Identity
 from .schema import metadata
@@ -425,22 +425,15 @@ class Database:
         """Wake who listens to `channel`, when the transaction commits. Nothing with SQLite."""
         self._backend.notify(connection, channel)
 
-    def listen(
-        self,
-        channel: str,
-        heard: Callable[[], object],
-        stopped: Callable[[], bool],
-        pause: float,
-    ) -> None:
-        """Call `heard` when others have written, until `stopped`; on a connection of its own.
+    def listen(self, channel: str, heard: Callable[[], object], bell: Waker) -> None:
+        """Call `heard` when others have written, until `bell` is rung; on a connection of its own.
 
-        `pause` is how many seconds it takes at most until either is noticed. Raises what `read`
-        raises.
+        Raises what `read` raises.
         """
         with self.errors(), self._process().engine.connect() as connection:
             try:
-                for news in self._backend.listen(connection, channel, pause):
-                    if stopped():
+                for news in self._backend.listen(connection, channel, bell.wait):
+                    if bell.rung:
                         return
                     if news:
                         heard()

@@ -210,13 +210,16 @@ class Postgresql:
     def notify(self, connection: sa.Connection, channel: str) -> None:
         connection.execute(_NOTIFY, {"channel": channel})
 
-    def listen(self, connection: sa.Connection, channel: str, pause: float) -> Iterator[bool]:
+    def listen(
+        self, connection: sa.Connection, channel: str, wait: Callable[[int | None], object]
+    ) -> Iterator[bool]:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         driver: Any = connection.connection.dbapi_connection
         driver.execute(f"LISTEN {channel}")
         yield True  # what was told before that, nobody has heard
         while True:
-            yield bool(list(driver.notifies(timeout=pause, stop_after=1)))
+            wait(driver.fileno())
+            yield bool(list(driver.notifies(timeout=0, stop_after=1)))
 
     def translated(self, error: BaseException) -> TxmailError:
         state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)

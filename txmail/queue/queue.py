@@ -196,14 +196,16 @@ class Queue:
         for listener in list(self.listeners):
             listener()
 
-    def attend(self, listener: Callable[[], object]) -> None:
+    def attend(self, listener: Callable[[], object], *, listen: bool = True) -> None:
         """Call `listener` when there is mail, and look after the queue meanwhile: a worker's part.
 
-        It may be called by any thread, and must not block.
+        It may be called by any thread, and must not block. Without `listen`, it does not hear of
+        the mail of other processes.
         """
         self.listeners.append(listener)
         self.opened(id(listener))
-        self._listening.start()
+        if listen:
+            self._listening.start()
 
     def neglect(self, listener: Callable[[], object]) -> None:
         """The end of `attend`."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -260,14 +260,16 @@ class Sqlite:
     def notify(self, connection: sa.Connection, channel: str) -> None:
         """Nothing: others look at ``PRAGMA data_version``."""
 
-    def listen(self, connection: sa.Connection, channel: str, pause: float) -> Iterator[bool]:
+    def listen(
+        self, connection: sa.Connection, channel: str, wait: Callable[[int | None], object]
+    ) -> Iterator[bool]:
         driver: Any = connection.connection.dbapi_connection
         version = None
         while True:
             (found,) = driver.execute("PRAGMA data_version").fetchone()
             yield version is not None and found != version
             version = found
-            time.sleep(pause)
+            wait(None)
 
     def translated(self, error: BaseException) -> TxmailError:
         code = getattr(error, "sqlite_errorcode", None)

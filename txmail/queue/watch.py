@@ -38,8 +38,10 @@ class Watch:
     def _begin(self, key: object, deadline: float, descriptor: Callable[[], int]) -> None:
         self._watched[key] = deadline, descriptor
         if self._next is None:
-            threading.Thread(target=self._run, name="txmail-watch", daemon=True).start()
-            self._next = deadline
+            # The interpreter is shutting down: then nobody waits for long anyway.
+            with suppress(RuntimeError):
+                threading.Thread(target=self._run, name="txmail-watch", daemon=True).start()
+                self._next = deadline
         elif deadline < self._next:
             self._changed.notify()
 

@@ -27,6 +27,7 @@ from ..queue.retry import RetryPolicy
 from ..queue.work import Work
 from ..reply import printable
 from ..transports.reconnect import send_all
+from . import ending
 from .clock import boottime
 from .keeper import Keeper
 from .lane import Lane
@@ -44,6 +45,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 ONCE_PATIENCE = 4.0
 #: Seconds that a worker that was told to stop waits for what is on the wire.
 GRACE = 30.0
+#: Seconds between two looks at an event that somebody else may set.
+TICK = 0.05
+#: Seconds that a worker in a thread has for that when its process ends.
+LAST_CHANCE = 10.0
 #: Seconds that a lane waits for work before it gives its connection back.
 LINGER = 0.02
 
@@ -118,10 +123,12 @@ class Worker:
 
         Raises `SchemaError` once the tables are upgraded past this process.
         """
-        return self._run(until_drained=False, seconds=None)
+        return self._run(until_drained=False, seconds=None, stop=None)
 
-    def run_once(self, seconds: float | None = None) -> int:
+    def run_once(self, seconds: float | None = None, *, stop: threading.Event | None = None) -> int:
         """Work until nothing is due any more, or `seconds` are over; how many were tried.
+
+        It ends as `stop` would end it when the event `stop` is set, by any thread.
 
         Without `seconds` and without a limit, what becomes due after it has begun is left to the
         next run: it ends, however much others enqueue meanwhile.
@@ -130,9 +137,11 @@ class Worker:
         """
         if seconds is None and not self._limited:
             self._ledger.bound()
-        return self._run(until_drained=True, seconds=seconds)
+        return self._run(until_drained=True, seconds=seconds, stop=stop)
 
-    def _run(self, *, until_drained: bool, seconds: float | None) -> int:
+    def _run(
+        self, *, until_drained: bool, seconds: float | None, stop: threading.Event | None
+    ) -> int:
         end = None if seconds is None else time.monotonic() + seconds
         self._pid = os.getpid()
         self._ledger.start()
@@ -146,9 +155,12 @@ class Worker:
             thread.start()
         self._events.emit(WorkerStarted(self._queue.name))
         wake = self._ledger.wake
-        self._queue.attend(wake)
+        if until_drained:
+            self._queue.attend(wake, listen=False)  # it looks by itself, and ends soon
+        else:
+            self._queue.attend(wake)
         try:
-            self._keep(until_drained, end)
+            self._keep(until_drained, end, stop)
         finally:
             self._queue.neglect(wake)
             self.stop()
@@ -157,10 +169,10 @@ class Worker:
             self._events.emit(WorkerStopped(self._queue.name, self.settled, self._ledger.finished))
         return self.settled
 
-    def _keep(self, until_drained: bool, end: float | None) -> None:
+    def _keep(self, until_drained: bool, end: float | None, stop: threading.Event | None) -> None:
         """Be the keeper."""
         pause = FIRST_PAUSE
-        while not self._stopped.is_set():
+        while not (self._stopped.is_set() or (stop is not None and stop.is_set())):
             started = time.monotonic()
             if end is not None and started >= end:
                 return
@@ -175,13 +187,13 @@ class Worker:
                 if not isinstance(error, TxmailError):
                     log.exception("%s: unexpected", self._queue.name)
                 log.warning("%s; trying again in %g s", error, pause)
-                self._stopped.wait(pause)
+                (stop or self._stopped).wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             if until_drained and self._ledger.drained and self._ledger.finished:
                 return
             self._stopped.wait(max(0.0, self._ledger.pause_until - time.monotonic()))
-            self._ledger.wait(end, until_drained=until_drained)
+            self._ledger.wait(_sooner(end, stop), until_drained=until_drained)
 
     def _finish(self, threads: list[threading.Thread]) -> None:
         end = time.monotonic() + GRACE
@@ -305,6 +317,14 @@ def _is_outdated(error: Exception) -> bool:
     return isinstance(error, SchemaError) and error.outdated
 
 
+def _sooner(end: float | None, stop: threading.Event | None) -> float | None:
+    """By the monotonic clock: no later than `end`, and soon enough to see that `stop` is set."""
+    if stop is None:
+        return end
+    moment = time.monotonic() + TICK
+    return moment if end is None else min(end, moment)
+
+
 def _lanes_of(route: Route, circuit: Circuit, reserve: bool) -> list[Lane]:
     """Those of `route`: one for what is urgent, if there are connections for two."""
     if not reserve or (route.connections is not None and route.connections < route.seats * 2):
@@ -322,15 +342,17 @@ def run_once(
     *,
     limit: int | None = None,
     seconds: float | None = None,
+    stop: threading.Event | None = None,
     **options: Any,
 ) -> int:
     """Send what is due and return: for cron, systemd or a task system. Runs may overlap.
 
-    At most `limit` deliveries, or for `seconds`; without either, what was due when it began.
+    At most `limit` deliveries, or for `seconds`; without either, what was due when it began. When
+    the event `stop` is set, what is on the wire is finished and the rest given back.
     Returns how many were tried; `options` are those of `Worker`. Raises `SchemaError`, and
     `QueueUnavailable` if the queue cannot be reached for some time.
     """
-    return Worker(queue, transport, limit=limit, **options).run_once(seconds)
+    return Worker(queue, transport, limit=limit, **options).run_once(seconds, stop=stop)
 
 
 def _run(worker: Worker) -> None:
@@ -353,14 +375,22 @@ class RunningWorker:
                 target=_run, args=(worker,), name="txmail worker", daemon=True
             )
             self._thread.start()
+            ending.before(self._end)
 
     def stop(self, timeout: float | None = GRACE) -> None:
-        """Finish what is on the wire, give back the rest; wait at most `timeout` seconds."""
+        """Finish what is on the wire, give back the rest; wait at most `timeout` seconds.
+
+        When its process ends, it does so by itself, for at most `LAST_CHANCE` seconds.
+        """
+        ending.forget(self._end)
         self._stopped.set()
         if self.worker is not None:
             self.worker.stop()
         if self._thread is not None:
             self._thread.join(timeout)
+
+    def _end(self) -> None:
+        self.stop(LAST_CHANCE)
 
     @property
     def running(self) -> bool:
@@ -374,7 +404,9 @@ def start_worker(mailer: Any, **options: Any) -> RunningWorker:
     """A worker in a thread of this process, for the queue and the routes of `mailer`.
 
     Without routes, all mail takes its transport. A `DummyMailer` and a `DebugMailer` have no mail
-    for a worker: theirs does nothing.
+    for a worker: theirs does nothing. It stops by itself when the process ends: at the end of the
+    program, by ``sys.exit`` or an exception; not by ``os._exit``, nor by a signal that nobody
+    handles.
     `options` are those of `Worker`. Raises `ConfigurationError` if the mailer has no queue.
     """
     if not getattr(mailer, "needs_worker", True):
