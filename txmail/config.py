@@ -66,6 +66,7 @@ _COMBINED = frozenset(
         "queue_engine_url",
         "queue_limit",
         "on_doubt",
+        "doubt_retries",
     ]
 )
 
@@ -212,7 +213,7 @@ def _queue(combined: dict[str, Any], prefix: str, settings: Mapping[str, Any]) -
             field=f"{prefix}queue_engine_url",
         )
     if url is None and path is None:
-        for name in ("on_doubt", "queue_limit"):
+        for name in ("on_doubt", "doubt_retries", "queue_limit"):
             if name in combined:
                 problem = f"there is no queue: {prefix}queue_url is needed"
                 raise ConfigurationError(problem, field=prefix + name)
@@ -223,6 +224,8 @@ def _queue(combined: dict[str, Any], prefix: str, settings: Mapping[str, Any]) -
         "on_doubt": combined.get("on_doubt", "retry"),
         "limit": combined.get("queue_limit"),
     }
+    if combined.get("doubt_retries") is not None:
+        options["doubt_retries"] = combined["doubt_retries"]
     name, needed = ("queue.queue", "SQLAlchemy")
     if in_session:
         name, needed = ("integrations.session_queue", "zope.sqlalchemy")
@@ -372,6 +375,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "queue_path": as_folder,
     "queue_engine_url": as_secret_url,
     "queue_limit": as_count,
+    "doubt_retries": as_count,
     "on_doubt": as_one_of("retry", "hold"),
     "username": as_user,
     "password": as_password,

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY, SessionDataManager
 
 from ..exceptions import ConfigurationError
+from ..queue.claims import DOUBT_RETRIES
 from ..queue.session import SessionQueue, Sessions
 
 
@@ -27,6 +28,7 @@ def session_queue(
     default_engine: Callable[[], sa.Engine] | None = None,
     keep_session: bool = False,
     on_doubt: str = "retry",
+    doubt_retries: int = DOUBT_RETRIES,
     limit: int | None = None,
     clock: Callable[[], float] | None = None,
 ) -> SessionQueue:
@@ -38,6 +40,7 @@ def session_queue(
         default_engine=default_engine,
         keep_session=keep_session,
         on_doubt=on_doubt,
+        doubt_retries=doubt_retries,
         limit=limit,
         clock=clock,
     )

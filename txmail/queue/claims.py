@@ -347,7 +347,8 @@ def settle(
                 "new_reply": made.reply,
             }
         )
-        if made.attempts and made.state is not State.SENT:
+        tried = made.attempts or made.state is State.IN_DOUBT  # those are counted here
+        if tried and made.state is not State.SENT:
             history.append(
                 {
                     "number": id_,

@@ -90,7 +90,8 @@ class RetryPolicy:
         """
         state = _STATES[outcome.status]
         route = outcome.scope is Scope.ROUTE
-        tried = outcome.status is not Status.UNSENT and not route
+        doubt = outcome.status is Status.IN_DOUBT
+        tried = doubt or (outcome.status is not Status.UNSENT and not route)
         code, reply = said(outcome)
         due: int | None = now
         if state is State.DEFERRED and route:

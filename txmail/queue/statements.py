@@ -14,7 +14,7 @@ from .model import BatchState, State, batch_before, check_move
 from .schema import attempt, batch, delivery, idempotency, message
 
 _number: Any = sa.bindparam("number")
-_new_changed: Any = sa.bindparam("new_changed")
+_new_changed: Any = sa.bindparam("new_changed", type_=sa.BigInteger)
 
 #: The messages of batch ``number``.
 MESSAGES = sa.select(message.c.id).where(message.c.batch == _number).scalar_subquery()
@@ -119,6 +119,19 @@ DOUBT = (
     move(State.IN_DOUBT, State.STAGED)
     .where(delivery.c.begun == 1, delivery.c.message.in_(MESSAGES))
     .values(due=sa.bindparam("new_due"), duplicate=1, reply="the process that was sending it died")
+)
+#: The same as a try of each, to be written before.
+DOUBT_HISTORY = attempt.insert().from_select(
+    ("delivery", "at", "state", "reply", "process"),
+    sa.select(
+        delivery.c.id,
+        _new_changed,
+        sa.literal(State.IN_DOUBT.value),
+        sa.literal("the process that was sending it died"),
+        sa.bindparam("new_process", type_=sa.String),
+    ).where(
+        delivery.c.state == State.STAGED, delivery.c.begun == 1, delivery.c.message.in_(MESSAGES)
+    ),
 )
 #: What is staged of batch ``number`` is not sent any more.
 CANCEL_REST = (

@@ -223,8 +223,9 @@ class Store:
 
     def doubt(self, connection: sa.Connection, number: int, now: int, due: int | None) -> int:
         """What a dead process was sending for a committed batch is in doubt; how many they are."""
-        values = {"number": number, "new_changed": now, "new_due": due}
-        return connection.execute(statements.DOUBT, values).rowcount
+        about = {"number": number, "new_changed": now}
+        connection.execute(statements.DOUBT_HISTORY, {**about, "new_process": process_id()})
+        return connection.execute(statements.DOUBT, {**about, "new_due": due}).rowcount
 
     def settle(
         self,
