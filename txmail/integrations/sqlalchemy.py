@@ -47,6 +47,7 @@ _table = sa.Table(
     # milliseconds since 1970, UTC
     sa.Column("created", sa.BigInteger, nullable=False),
 )
+_WRITING = _table.update()
 _MISSING = "the table txmail_witness is missing: witness_metadata.create_all(engine) makes it"
 
 
@@ -98,8 +99,14 @@ class SqlWitness:
         free = self._always and transaction.status == "Active"
         if not _joined(session, transaction) and not free:
             return None
-        bind = {"bind": self._engine} if self._several else None
-        connection = session.connection(bind_arguments=bind)
+        try:
+            connection = session.connection(bind_arguments=self._bind_arguments())
+        except sa.exc.UnboundExecutionError:
+            raise ConfigurationError(
+                "its session has no engine for the table txmail_witness: "
+                "SqlWitness(engine=...) names it, or binds={..., witness_metadata's table: engine}",
+                field=self.name,
+            ) from None
         self._join(session, transaction, transaction_manager)
         self._engine = self._engine or connection.engine
         try:
@@ -113,6 +120,10 @@ class SqlWitness:
                 raise ConfigurationError(_MISSING, field=self.name) from None
             raise
         return {"dialect": connection.dialect.name, "twophase": bool(session.twophase)}
+
+    def _bind_arguments(self) -> dict[str, Any]:
+        # Of a session that reads and writes with different engines, the one that writes.
+        return {"bind": self._engine} if self._several else {"clause": _WRITING}
 
     def _join(self, session: Session, transaction: Any, transaction_manager: Any) -> None:
         # By now the session has joined, if it is registered with zope.sqlalchemy.
@@ -171,7 +182,7 @@ class SqlWitness:
         engine = self._engine
         if engine is None:
             session = self._session if isinstance(self._session, Session) else self._session()
-            engine = self._engine = session.get_bind().engine
+            engine = self._engine = session.get_bind(clause=_WRITING).engine
         if isinstance(engine.pool, sa.StaticPool):
             raise ConfigurationError("it has a single connection, which others are using")
         connection = engine.connect()

@@ -33,6 +33,7 @@ from .backend import Backend, Waker
 from .block import Block, Turn
 from .owner import Identity
 from .schema import metadata
+from .shared_sqlite import SharedSqlite
 from .version import TableVersion
 
 #: Seconds that a transaction may wait for others, and for the server.
@@ -192,6 +193,11 @@ class Database:
     def is_sqlite(self) -> bool:
         """True if it is a file of SQLite."""
         return isinstance(self._known, sqlite.Sqlite)
+
+    @property
+    def is_shared(self) -> bool:
+        """True if there is one connection for us and the application: SQLite in memory."""
+        return isinstance(self._known, SharedSqlite)
 
     @property
     def unsafe_wal(self) -> bool:
@@ -462,10 +468,12 @@ class Database:
 
 
 def _backend_of(engine: sa.Engine) -> Backend:
+    if isinstance(engine.pool, sa.StaticPool) and engine.dialect.name == "sqlite":
+        return SharedSqlite(engine)
     if isinstance(engine.pool, _SHARING):
         raise ConfigurationError(
-            "its pool gives one connection to several users, as for a database in memory; "
-            "name a file, or use a QueuePool or a NullPool",
+            "its pool gives one connection to several users: use a QueuePool or a NullPool, and "
+            "for a database of SQLite in memory poolclass=StaticPool",
             field="engine",
         )
     if engine.dialect.name == "sqlite":

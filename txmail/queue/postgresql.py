@@ -27,7 +27,7 @@ from ..exceptions import (
 from ..secret import Censor
 from .backend import LOOK, VERSION_ROWS
 from .kept import KeptConnections
-from .sqlite import AUTOCOMMIT, chunks, insert_statement, parameters
+from .sqlite import AUTOCOMMIT, chunks, insert_any, insert_statement, parameters
 from .watch import Watch
 
 DRIVERS = ("postgresql", "postgres", "postgresql+psycopg")
@@ -201,7 +201,9 @@ class Postgresql:
         rows: Iterable[Sequence[Any]],
     ) -> None:
         for some in chunks(rows):
-            if connection.dialect.driver == "psycopg" and len(some) >= _MANY:
+            if not _is_psycopg(connection):
+                insert_any(connection, table, columns, some)
+            elif len(some) >= _MANY:
                 _copy(connection, table, columns, some)
             else:
                 statement = insert_statement(connection, table, columns, "%s")
@@ -238,6 +240,11 @@ class Postgresql:
         if state == "XX001" or state == "XX002":
             return QueueUnavailable(f"{what}: the database is corrupt")
         return QueueUnavailable(what)
+
+
+def _is_psycopg(connection: sa.Connection) -> bool:
+    """Whether its driver is psycopg itself, and not its form for event loops."""
+    return connection.dialect.driver == "psycopg" and not connection.dialect.is_async
 
 
 def _copy(

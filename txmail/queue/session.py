@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.orm import Session, scoped_session
 from zope.interface import implementer
 
@@ -27,6 +28,9 @@ from .dead import noted_owner
 from .model import BatchState, State
 from .queue import NUMBER_BITS, Queue
 from .schema import batch, delivery
+
+#: For sessions that have one engine to read with and another to write with: we write.
+_WRITING = delivery.update()
 
 #: a session, or what returns the one of the current transaction
 Sessions = Session | scoped_session[Session] | Callable[[], Session]
@@ -102,6 +106,18 @@ class SessionQueue(Queue):
         number = secrets.randbits(NUMBER_BITS)
         return OwnBatch(self, number, (), transaction_manager.get(), transaction_manager)
 
+    def opened(self, number: int) -> None:
+        """See `Queue`. A database in memory has no use for a heartbeat, nor for a resolver."""
+        if self.database.is_shared:
+            self._mine.open.add(number)
+        else:
+            super().opened(number)
+
+    def beat_soon(self) -> None:
+        """See `Queue`."""
+        if not self.database.is_shared:
+            super().beat_soon()
+
     def join(self, session: Session, transaction_manager: Any) -> None:
         """Have `session` take part in the transaction, with changes."""
         self._mark_changed(session, transaction_manager, self._keep_session)
@@ -120,7 +136,15 @@ def _current(session: Sessions | None) -> Session:
 
 
 def _engine_of(session: Session) -> sa.Engine:
-    bind = session.get_bind(clause=delivery)
+    """The engine that `session` writes our tables with. Raises `ConfigurationError`."""
+    try:
+        bind = session.get_bind(clause=_WRITING)
+    except exc.UnboundExecutionError:
+        raise ConfigurationError(
+            "it has no engine for the tables of the queue: add one to its binds, "
+            "binds={..., txmail.queue.schema.delivery: engine}",
+            field="session",
+        ) from None
     return bind if isinstance(bind, sa.Engine) else bind.engine
 
 
@@ -159,7 +183,7 @@ class SessionBatch(Batch):
         database = self._store.database
         with database.errors():
             self._queue.join(session, self._transaction_manager)
-            connection = session.connection(bind_arguments={"clause": delivery})
+            connection = session.connection(bind_arguments={"clause": _WRITING})
             database.prepare(connection)
             if self._rows:
                 # A savepoint may have taken some of them back: what is there is not known.

@@ -32,6 +32,8 @@ DRIVERS = ("sqlite", "sqlite+pysqlite")
 
 #: What is wrong with an engine of the application.
 AUTOCOMMIT = "it commits each statement by itself: an engine with transactions is needed"
+_RESERVE = sa.text("UPDATE sqlite_sequence SET seq = seq + :count WHERE name = :name RETURNING seq")
+_RESERVE_FIRST = sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :count)")
 #: RETURNING came with this one.
 _OLDEST = (3, 35, 0)
 #: Rows that are given to the driver at once.
@@ -235,14 +237,10 @@ class Sqlite:
 
     def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
         # An UPDATE that finds nothing has the right to write from then on, too.
-        last = connection.exec_driver_sql(
-            "UPDATE sqlite_sequence SET seq = seq + ? WHERE name = ? RETURNING seq",
-            (count, table.name),
-        ).scalar()
+        values = {"count": count, "name": table.name}
+        last = connection.execute(_RESERVE, values).scalar()
         if last is None:
-            connection.exec_driver_sql(
-                "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table.name, count)
-            )
+            connection.execute(_RESERVE_FIRST, values)
             last = count
         return range(last - count + 1, last + 1)
 
@@ -255,7 +253,10 @@ class Sqlite:
     ) -> None:
         statement = insert_statement(connection, table, columns, "?")
         for some in chunks(rows):
-            connection.exec_driver_sql(statement, parameters(some))
+            if connection.dialect.driver == "pysqlite":
+                connection.exec_driver_sql(statement, parameters(some))
+            else:
+                insert_any(connection, table, columns, some)
 
     def notify(self, connection: sa.Connection, channel: str) -> None:
         """Nothing: others look at ``PRAGMA data_version``."""
@@ -322,6 +323,17 @@ def insert_statement(
     names = ", ".join(quote.quote(name) for name in columns)
     marks = ", ".join([mark] * len(columns))
     return f"INSERT INTO {quote.format_table(table)} ({names}) VALUES ({marks})"  # noqa: S608
+
+
+def insert_any(
+    connection: sa.Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+) -> None:
+    """Insert `rows` with any driver: slower, for SQLAlchemy looks at each value."""
+    values = [dict(zip(columns, row, strict=True)) for row in rows]
+    connection.execute(table.insert(), values)
 
 
 def chunks(rows: Iterable[Sequence[Any]]) -> Iterable[list[Sequence[Any]]]:
