@@ -33,8 +33,8 @@ def checked(content: Any, digest: Any) -> bytes:
     What was written before there were digests has none, and is believed; but for a content that
     was blanked, which has none either and is empty.
     """
-    if isinstance(content, memoryview):  # as psycopg2 has it
-        content = content.tobytes()
+    # Octets as psycopg2 has them.
+    content, digest = (v.tobytes() if isinstance(v, memoryview) else v for v in (content, digest))
     if digest is None and content == b"":
         raise DamagedContent(BLANKED)
     if not isinstance(content, bytes):
