@@ -215,6 +215,8 @@ class Postgresql:
     def listen(
         self, connection: sa.Connection, channel: str, wait: Callable[[int | None], object]
     ) -> Iterator[bool]:
+        if not _is_psycopg(connection):
+            raise QueueUnavailable(f"{self.name}: only psycopg can listen")
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         driver: Any = connection.connection.dbapi_connection
         driver.execute(f"LISTEN {channel}")

@@ -8,7 +8,7 @@ can keep apart what two threads do on one connection at the same moment.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -85,11 +85,13 @@ class SharedSqlite(Sqlite):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         driver.ours = True
 
-    def listen(self, connection: sa.Connection, channel: str, pause: float) -> Iterator[bool]:
+    def listen(
+        self, connection: sa.Connection, channel: str, wait: Callable[[int | None], object]
+    ) -> Iterator[bool]:
         """No other process has this database."""
         while True:
             yield False
-            time.sleep(pause)
+            wait(None)
 
     def failed(self, engine: sa.Engine, error: BaseException) -> None:
         """Nothing: what is in memory is gone after a crash anyway."""
