@@ -208,11 +208,24 @@ def _related(html: Part, related: list[Part]) -> Part:
 def _calendar(calendar: str | bytes | Attachment) -> Part:
     """An invitation as mail programs look for it (RFC 6047 section 2.4)."""
     if isinstance(calendar, Attachment):
-        method = _method(calendar.text)
-        return calendar.to_part("text/calendar", parameters={"method": method} if method else {})
+        parameters = {"method": method} if (method := _method(calendar.text)) else {}
+        if _is_utf8(calendar.data):
+            # What a calendar is in if nothing is said (RFC 5545 section 3.1.4), but not other text.
+            parameters["charset"] = "utf-8"
+        return calendar.to_part("text/calendar", parameters=parameters)
     text = calendar_text(calendar) if isinstance(calendar, bytes) else calendar
     method = _method(text)
     return _text(text, "calendar", "calendar", f"; method={method}" if method else "")
+
+
+def _is_utf8(data: str | bytes | None) -> bool:
+    """True for octets of UTF-8 that are not ASCII."""
+    if not isinstance(data, bytes) or data.isascii():
+        return False
+    try:
+        return bool(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return False
 
 
 def calendar_text(octets: bytes) -> str:
