@@ -600,10 +600,10 @@ def program(play, end):
 
 
 EXITS = {
-    "exit 75": ["exit 75"],
+    "exit 68, 69 or 75": ["exit 68", "exit 69", "exit 75"],
     "exit 64 or 65": ["exit 64", "exit 65"],
-    "exit 67 or 68": ["exit 67", "exit 68"],
-    "any other exit": ["exit 1", "exit 69", "exit 127", "exit 255"],
+    "exit 67": ["exit 67"],
+    "any other exit": ["exit 1", "exit 70", "exit 127", "exit 255"],
     "ended by a signal": ["kill -9 $$"],
 }
 

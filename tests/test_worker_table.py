@@ -518,10 +518,10 @@ def program(play, end):
 
 
 EXITS = {
-    "exit 75": "exit 75",
+    "exit 68, 69 or 75": "exit 69",
     "exit 64 or 65": "exit 65",
-    "exit 67 or 68": "exit 67",
-    "any other exit": "exit 69",
+    "exit 67": "exit 67",
+    "any other exit": "exit 70",
     "ended by a signal": "kill -9 $$",
 }
 

@@ -5,8 +5,8 @@ envelope, not what a header says. Its exit code is all the answer there is:
 
 =====================  =========================================================
 0                      accepted
-75                     deferred
-64 65 67 68            failed
+68 69 75               deferred
+64 65 67               failed
 any other              the route needs a person
 ended by a signal      in doubt if it had the whole message, else deferred
 =====================  =========================================================
@@ -37,11 +37,13 @@ TIMEOUT = 60.0
 #: Recipients of one call, as of one SMTP transaction (RFC 5321 section 4.5.3.1.8); more are split.
 MOST_RECIPIENTS = 100
 
-#: sysexits.h: usage, data, no such user, no such host.
-_FAILED = frozenset({64, 65, 67, 68})
-#: Of those, the ones that are about a recipient.
-_ABOUT_RECIPIENT = frozenset({67, 68})
-_TRY_AGAIN = 75
+#: sysexits.h: usage, data, no such user.
+_FAILED = frozenset({64, 65, 67})
+#: Of those, the one that is about a recipient.
+_NO_USER = 67
+#: sysexits.h: no such host, unavailable, try again. msmtp says 68 if the name of its smarthost
+#: cannot be looked up, and 69 for each 4yz, so that neither is a word about the message.
+_TRY_AGAIN = frozenset({68, 69, 75})
 #: Reasons not to have started it that pass by themselves.
 _PASSING = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EINTR})
 
@@ -218,12 +220,12 @@ class SendmailSession(LocalSession):
             if not program.complete:
                 return deferred(f"{reason}, without reading the message", Action.STOP_ROUTE)
             return Result(Status.ACCEPTED, reason=f"taken by {self.host}")
-        if code == _TRY_AGAIN:
+        if code in _TRY_AGAIN:
             return Result(Status.DEFERRED, Scope.MESSAGE, Action.DEFER, reason)
         if code in _FAILED:
             # It does not say which of several recipients it means.
             alone = len(envelope.recipients) == 1
-            scope = Scope.RECIPIENT if alone and code in _ABOUT_RECIPIENT else Scope.MESSAGE
+            scope = Scope.RECIPIENT if alone and code == _NO_USER else Scope.MESSAGE
             return Result(Status.FAILED, scope, Action.FAIL, reason)
         return deferred(reason, Action.STOP_ROUTE)
 
