@@ -14,7 +14,7 @@ from ..config import Settings, read_settings
 from ..events import Events
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TxmailError
 from ..reply import printable
-from . import settings
+from . import metrics, settings
 from .exits import CannotRun, Exit, require
 from .lines import complain, logging_to_stderr
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("txmail.worker")
 
-_MOST_PORT = 65535
 #: Those of a process manager, of the keyboard, and of a terminal that is closed. Not every system
 #: has all of them.
 _SIGNALS = tuple(
@@ -43,6 +42,7 @@ examples:
   txmail worker -c app.ini
   txmail worker --queue-url sqlite:////var/lib/app/mail.db --url smtp://localhost
   txmail worker -c app.ini --once --seconds 50      # once a minute, from cron
+  txmail worker -c app.ini --metrics-port 0         # two on a host, each at a port
 
 SIGTERM, SIGINT, SIGHUP and SIGQUIT let it finish what is on the wire, give back
 the rest and end with 0; the second one ends it at once, and what was on the wire
@@ -81,12 +81,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="log only what is not as it should be"
     )
-    parser.add_argument(
-        "--metrics-port",
-        type=_port,
-        metavar="PORT",
-        help="serve /metrics and /health on this port of 127.0.0.1 (needs the extra metrics)",
-    )
+    metrics.add_arguments(parser)
     settings.add_worker_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
 
@@ -97,20 +92,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_PORT):
-        raise argparse.ArgumentTypeError(f"a port is a number of 0 to {_MOST_PORT}")
-    return int(text)
-
-
 def run(arguments: argparse.Namespace) -> Exit:
     """Work. Raises `CannotRun`."""
     for name in ("limit", "seconds"):
         if getattr(arguments, name) is not None and not arguments.once:
             arguments.parser.error(f"--{name} is for --once")
     require("queue", "sqlalchemy", "alembic")
-    if arguments.metrics_port is not None:
-        require("metrics", "prometheus_client")
+    metrics.check(arguments)
     try:
         found = read_settings(*settings.read_worker(arguments))
         settings.require_database(found.queue)
@@ -140,29 +128,10 @@ def _run(found: Settings, arguments: argparse.Namespace) -> Exit:
             return Exit.FAILED
         ways = found.routes or found.transport
         worker = Worker(queue, ways, limit=arguments.limit, events=events)
-        with _metrics(queue, events, arguments.metrics_port):
+        with metrics.serving(queue, events, arguments):
             if arguments.once:
                 return _work(worker, lambda: worker.run_once(arguments.seconds))
             return _work(worker, worker.run)
-
-
-@contextlib.contextmanager
-def _metrics(queue: Any, events: Events, port: int | None) -> Iterator[None]:
-    if port is None:
-        yield
-        return
-    from ..integrations.prometheus import Metrics, serve
-
-    metrics = Metrics(queue, events)
-    try:
-        server = serve(metrics, port)
-    except OSError as error:
-        raise CannotRun(f"port {port}: {error.strerror or error}") from error
-    log.info("metrics at http://127.0.0.1:%d/metrics", server.port)
-    try:
-        yield
-    finally:
-        server.stop()
 
 
 def _work(worker: Worker, work: Callable[[], object]) -> Exit:

@@ -31,18 +31,17 @@ label has an address, a subject or a text of a server in it.
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from typing import Any
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Histogram,
     generate_latest,
+    make_wsgi_app,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -52,11 +51,10 @@ from ..exceptions import TxmailError
 from ..queue import routes
 from ..queue.health import MAX_AGE, Health, read_health
 from ..queue.queue import Queue
+from .bounded_server import Application, BoundedServer
 
 #: Upper ends of the classes of `txmail_delivery_seconds`, in seconds: from at once to days.
 BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400, 432000)
-#: Seconds that a client of `serve` may take over its request.
-_PATIENCE = 10.0
 
 
 class Metrics:
@@ -170,77 +168,53 @@ def _gauges(health: Health) -> Iterable[Metric]:
     yield rate
 
 
-class Server:
-    """Serves ``/metrics`` and ``/health`` from a thread; made by `serve`."""
-
-    def __init__(self, metrics: Metrics, host: str, port: int, max_age: float) -> None:
-        class Handler(_Handler):
-            pass
-
-        Handler.metrics, Handler.max_age = metrics, max_age
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="txmail metrics", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        return int(self._server.server_address[1])
-
-    def stop(self) -> None:
-        """Answer nobody any more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 def serve(
-    metrics: Metrics, port: int, host: str = "127.0.0.1", *, max_age: float = MAX_AGE
-) -> Server:
+    metrics: Metrics,
+    port: int,
+    host: str = "127.0.0.1",
+    *,
+    max_age: float = MAX_AGE,
+    hosts: Iterable[str] = (),
+) -> BoundedServer:
     """Serve ``/metrics`` and ``/health`` at `host`; port 0 is any free one. Raises OSError.
 
     ``/health`` is JSON: 200 if all is well and 503 if not, and its ``problems`` say what. `max_age`
-    is how many seconds mail may have been due.
+    is how many seconds mail may have been due. Requests have to be for a name of this machine, or
+    for one of `hosts`: see `BoundedServer`.
     """
-    return Server(metrics, host, port, max_age)
+    return BoundedServer(_application(metrics, max_age), host, port, hosts=hosts)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    metrics: Metrics
-    max_age: float
-    timeout = _PATIENCE
-    server_version, sys_version = "txmail", ""
+def _application(metrics: Metrics, max_age: float) -> Application:
+    pages: dict[str, Application] = {
+        "/metrics": make_wsgi_app(metrics.registry),
+        "/health": partial(_health, metrics, max_age),
+    }
 
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if path == "/metrics":
-            self._answer(200, CONTENT_TYPE_LATEST, self.metrics.text())
-        elif path == "/health":
-            self._health()
-        else:
-            self._answer(404, "text/plain; charset=utf-8", b"/metrics or /health\n")
+    def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        page = pages.get(environ["PATH_INFO"])
+        if page is not None:
+            return page(environ, start)
+        return _answer(
+            start, "404 Not Found", "text/plain; charset=utf-8", b"/metrics or /health\n"
+        )
 
-    def _health(self) -> None:
-        try:
-            health = self.metrics.health()
-        except TxmailError as error:
-            found: dict[str, Any] = {"problems": [str(error)]}
-        else:
-            found = {"problems": health.problems(self.max_age), **asdict(health)}
-        code = 503 if found["problems"] else 200
-        self._answer(code, "application/json", json.dumps(found).encode() + b"\n")
+    return application
 
-    def _answer(self, code: int, kind: str, body: bytes) -> None:
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.end_headers()
-        self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a line for each scrape would hide the others."""
+def _health(
+    metrics: Metrics, max_age: float, environ: dict[str, Any], start: Callable[..., Any]
+) -> list[bytes]:
+    try:
+        health = metrics.health()
+    except TxmailError as error:
+        found: dict[str, Any] = {"problems": [str(error)]}
+    else:
+        found = {"problems": health.problems(max_age), **asdict(health)}
+    status = "503 Service Unavailable" if found["problems"] else "200 OK"
+    return _answer(start, status, "application/json", json.dumps(found).encode() + b"\n")
+
+
+def _answer(start: Callable[..., Any], status: str, kind: str, body: bytes) -> list[bytes]:
+    start(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
+    return [body]

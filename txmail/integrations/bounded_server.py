@@ -1,0 +1,236 @@
+"""A small HTTP server for a WSGI application, whose clients can use up only so much of a process.
+
+It is for what machines ask: metrics and health. So many requests at once, so many octets and
+seconds for each, one request a connection, GET only, and only for the names of this machine
+(DNS rebinding: a page in somebody's browser could read what is served on loopback).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from socketserver import TCPServer
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+log = logging.getLogger("txmail")
+
+#: Requests at once: a few scrapes and probes. Who comes then is told to come again.
+MOST_REQUESTS = 8
+#: Seconds for a request to arrive, all of it, and for the answer to leave.
+PATIENCE = 10.0
+#: Octets of a request: its line and its headers.
+MOST_OCTETS = 16 * 1024
+
+_BUSY = (
+    b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nCache-Control: no-store\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\n\r\ntoo many requests now\n"
+)
+_ALWAYS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
+_WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - these are no names
+_LOCAL_ADDRESS = "txmail.local_address"
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class BoundedServer:
+    """Serves `application` at `host` and `port` from threads of its own."""
+
+    def __init__(
+        self,
+        application: Application,
+        host: str,
+        port: int,
+        *,
+        hosts: Iterable[str] = (),
+        most: int = MOST_REQUESTS,
+        patience: float = PATIENCE,
+    ) -> None:
+        """Port 0 is any free one. `hosts` are names by which we may be called.
+
+        Beside them: localhost, this machine's own name, `host`, and the address at which a
+        connection has come in. At most `most` requests are answered at once, each in `patience`
+        seconds. Raises OSError if the port cannot be had.
+        """
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), *hosts, host}
+        known = frozenset(map(_plain, names)) - {*_WILDCARDS}
+        self._server = _Server(family, address, most, patience)
+        self._server.set_app(_checked(application, known))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="txmail http", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self._server.server_address[1])
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as a URL without a path."""
+        address = str(self._server.server_address[0])
+        return (
+            f"http://[{address}]:{self.port}" if ":" in address else f"http://{address}:{self.port}"
+        )
+
+    def stop(self) -> None:
+        """Answer nobody any more; who is being answered is cut off."""
+        with contextlib.suppress(OSError):
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, where that is known
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(WSGIServer):
+    request_queue_size = 16
+
+    def __init__(self, family: int, address: Any, most: int, patience: float) -> None:
+        self.address_family = family
+        self.patience = patience
+        self._slots = threading.BoundedSemaphore(most)
+        self._lock = threading.Lock()
+        self._busy: dict[socket.socket, threading.Thread] = {}
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # the one in between asks the DNS for our name
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, if there is one left."""
+        if not self._slots.acquire(blocking=False):
+            with contextlib.suppress(OSError):
+                request.setblocking(False)
+                request.send(_BUSY)
+            self.shutdown_request(request)
+            return
+        thread = threading.Thread(
+            target=self._answer, args=(request, client_address), name="txmail http", daemon=True
+        )
+        with self._lock:
+            self._busy[request] = thread
+        thread.start()
+
+    def _answer(self, request: Any, client_address: Any) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except OSError:
+            pass  # it is gone, or too slow
+        except Exception:
+            log.exception("a request that could not be answered")
+        finally:
+            self.shutdown_request(request)
+            with self._lock:
+                self._busy.pop(request, None)
+            self._slots.release()
+
+    def server_close(self) -> None:
+        super().server_close()
+        with self._lock:
+            busy = dict(self._busy)
+        for request, thread in busy.items():
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+            thread.join(self.patience)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a client that is gone is no matter for standard error."""
+
+
+class _Request(io.RawIOBase):
+    """What a client sends, up to so many octets and until its time is up."""
+
+    def __init__(self, connection: socket.socket, patience: float) -> None:
+        self._connection = connection
+        self._left = MOST_OCTETS
+        self._deadline = time.monotonic() + patience
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0 or self._left <= 0:
+            raise TimeoutError("a request that does not end")
+        self._connection.settimeout(seconds)
+        octets = self._connection.recv(min(len(buffer), self._left))
+        buffer[: len(octets)] = octets
+        self._left -= len(octets)
+        return len(octets)
+
+
+class _Handler(WSGIRequestHandler):
+    server: _Server
+    server_version, sys_version = "txmail", ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Request(self.connection, self.server.patience))
+        self.connection.settimeout(self.server.patience)
+
+    def get_environ(self) -> dict[str, Any]:
+        return {**super().get_environ(), _LOCAL_ADDRESS: self.connection.getsockname()[0]}
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a line for each scrape would hide the others."""
+
+
+def _checked(application: Application, names: frozenset[str]) -> Application:
+    """`application` for requests that it may see; the others are answered here."""
+
+    def checked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*headers, *_ALWAYS], *rest)
+
+        host = _host_of(environ.get("HTTP_HOST", ""))
+        if host is None or (host not in names and host != _plain(environ[_LOCAL_ADDRESS])):
+            return _refused(start, "400 Bad Request", "not a Host of this server")
+        if environ["REQUEST_METHOD"] != "GET":
+            return _refused(start, "501 Not Implemented", "GET only")
+        try:
+            return application(environ, start)
+        except Exception:
+            log.exception("a request for %r failed", environ.get("PATH_INFO"))
+            return _refused(start, "500 Internal Server Error", "see the log")
+
+    return checked
+
+
+def _refused(start: Callable[..., Any], status: str, why: str) -> list[bytes]:
+    body = f"{why}\n".encode("ascii")
+    start(
+        status,
+        [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))],
+    )
+    return [body]
+
+
+def _host_of(header: str) -> str | None:
+    """The host of a Host header (RFC 9110 section 7.2), None if that is none."""
+    host, mark, port = header.rpartition(":")
+    if not mark or "]" in port:
+        host, port = header, ""
+    if not host.isascii() or (port and not (port.isascii() and port.isdigit())):
+        return None
+    bracketed = host.startswith("[") and host.endswith("]")
+    if ":" in host and not bracketed:
+        return None
+    return _plain(host[1:-1] if bracketed else host)
+
+
+def _plain(host: str) -> str:
+    """A host as it is compared: names have no case, and perhaps a dot at their end."""
+    mapped = host.lower().removeprefix("::ffff:") if "." in host else host.lower()
+    return mapped.partition("%")[0].removesuffix(".")
