@@ -17,6 +17,8 @@ from re import _parser  # type: ignore[attr-defined]
 
 #: Where the matcher calls itself for each repetition.
 _DEPTH = 200_000
+#: Steps that are more than any test has use for: the pattern is exponential.
+_MOST = 5_000_000
 
 
 class Steps:
@@ -222,6 +224,8 @@ def _member(member, letter):
 def _looked(test):
     def looked(text, place):
         Steps.count += 1
+        if Steps.count > _MOST:
+            raise AssertionError(f"more than {_MOST} steps")
         if place >= len(text):
             return False
         character = text[place]

@@ -40,22 +40,18 @@ def trees():
 
 def used():
     """Each pattern of the package, with the methods of it that are called anywhere."""
-    called: dict[str, set[str]] = {}
-    for _, tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                if node.attr in METHODS:
-                    called.setdefault(node.value.id, set()).add(node.attr)
-            elif isinstance(node, ast.IfExp):
-                # (A if x else B).search(...)
-                for name in (node.body, node.orelse):
-                    if isinstance(name, ast.Name):
-                        called.setdefault(name.id, set()).add("search")
+    seen = set()
     for module in modules():
-        for name, value in vars(module).items():
-            if isinstance(value, re.Pattern):
-                for method in sorted(called.get(name, ())):
-                    yield f"{module.__name__}.{name}", value, method
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Attribute) or node.attr not in METHODS:
+                continue
+            # (A if x else B).search(...) too
+            for name in ast.walk(node.value):
+                pattern = vars(module).get(name.id) if isinstance(name, ast.Name) else None
+                if isinstance(pattern, re.Pattern) and (pattern, node.attr) not in seen:
+                    seen.add((pattern, node.attr))
+                    yield f"{module.__name__}.{name.id}", pattern, node.attr
 
 
 def letters(pattern: re.Pattern) -> list[str]:
@@ -131,7 +127,6 @@ def test_s2_each_pattern_takes_linear_steps(most):
         (r"[ \t]+\n", "sub"),
         (r"\s+$", "search"),
         (r"a.*?b", "findall"),
-        (r"(?:a|ab)*c", "fullmatch"),
         (r"(?:a*)*b", "match"),
         (r'"[^x]*"x', "search"),
     ],

@@ -51,6 +51,11 @@ _QUOTED_PAIR = re.compile(r"\\(.)")
 _DOTS = re.compile(
     r"(?P<local>[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,40})@(?P<domain>[A-Za-z0-9.-]{1,60})"
 )
+#: In the middle of an encoded word stands the letter of its encoding (RFC 2047 section 2). RFC 2047
+#: section 5 allows no such word in an addr-spec: a reader who decodes it sees another address than
+#: the server. The mark alone is refused, for some readers look for the beginning of the word in the
+#: name or the address before it, and for the end behind it.
+WORD_MARK = re.compile(r"\?[qQbB]\?")
 _NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -184,6 +189,9 @@ def _not_an_address(text: str) -> str:
 
 
 def _check_local(local: str) -> None:
+    # Also with the quoted pairs of a quoted string read.
+    if "?" in local and WORD_MARK.search(_QUOTED_PAIR.sub(r"\1", local)):
+        raise _Refused("an encoded word in the local part, which readers decode (RFC 2047)")
     if not local.isascii():
         # Not printable are controls, format characters, separators, surrogates, unassigned.
         if not local.isprintable():

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from ..address import Mailbox
 from ..exceptions import BadHeaders
-from .headers import looks_encoded
+from .headers import has_word_mark, looks_encoded
 
 #: Octets of a line with encoded words in it (RFC 2047 section 2), and the goal for all others.
 LINE = 76
@@ -149,7 +149,7 @@ def phrase(text: str, room: int = LINE - 1) -> Sequence[str]:
 @lru_cache(_CACHE_SIZE)
 def _plain_phrase(text: str) -> tuple[str, ...]:
     """The tokens of a phrase that needs no encoding; none if it does."""
-    if not text.isascii() or looks_encoded(text):
+    if not text.isascii() or has_word_mark(text):
         return ()
     return tuple(text.split(" ")) if _PLAIN_PHRASE.fullmatch(text) else (quoted(text),)
 
@@ -170,7 +170,7 @@ def parameter_header(name: str, value: str, parameters: Mapping[str, str]) -> st
 
 
 def _parameter(key: str, text: str) -> list[str]:
-    if text.isascii() and not looks_encoded(text):
+    if text.isascii() and not has_word_mark(text):
         token = f"{key}={text}" if _TOKEN.fullmatch(text) else f"{key}={quoted(text)}"
         # On a line of its own there is a blank in front of it, and perhaps a semicolon behind it.
         if len(token) <= LINE:

@@ -30,7 +30,7 @@ from functools import lru_cache
 
 from ..envelope import header_section
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
-from .headers import FORBIDDEN_BUT_TAB, MAX_HEADERS, hides_controls
+from .headers import ADDRESS_HEADERS, FORBIDDEN_BUT_TAB, MAX_HEADERS, hides_address, hides_controls
 
 #: Octets of a whole message.
 MAX_CONTENT = 25 * 1024 * 1024
@@ -167,3 +167,5 @@ def _check_text(name: str, value: bytes) -> None:
         raise BadHeaders("neither ASCII nor UTF-8", field=name) from None
     if FORBIDDEN_BUT_TAB.search(text) or hides_controls(text):
         raise BadHeaders("decodes to a control character or line separator", field=name)
+    if name.lower() in ADDRESS_HEADERS and hides_address(text):
+        raise BadHeaders("an encoded word in an address (RFC 2047 section 5)", field=name)

@@ -13,10 +13,21 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote_to_bytes
 
+from ..address import WORD_MARK
 from ..exceptions import BadHeaders, MessageTooLarge
 
 #: Octets of a header section, and of any value that is to go into one.
 MAX_HEADERS = 100 * 1024
+
+_ADDRESSES = ("from", "sender", "reply-to", "to", "cc", "bcc")
+#: Headers that hold addresses, in lower case (RFC 5322 sections 3.6.2, 3.6.3 and 3.6.6).
+ADDRESS_HEADERS = frozenset(
+    [
+        *_ADDRESSES,
+        *(f"resent-{name}" for name in _ADDRESSES),
+        *("errors-to", "return-receipt-to", "disposition-notification-to"),
+    ]
+)
 
 #: C0 (with TAB), DEL, C1 (with NEL), the line and paragraph separators, surrogates.
 FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -28,6 +39,13 @@ WORD_HEAD = re.compile(r"=\?(?=([^?]*)\?([qQbB])\?)")
 #: How many characters of a header name are sensible, and which may be (RFC 5322 section 3.6.8).
 MAX_NAME = 76
 HEADER_NAME = re.compile(rf"[!-9;-~]{{1,{MAX_NAME}}}")
+
+#: Quoted strings, and what is between them.
+_QUOTED_OR_NOT = re.compile(r'"(?:[^"\\]++|\\.)*+"?+|(?:[^"\\]++|\\.)++|\\', re.DOTALL)
+#: What parts an addr-spec from a phrase.
+_AROUND = re.compile(r"[\s,;:<>()]")
+#: Characters on both sides of an encoded word in which the rest of an addr-spec would be.
+_NEAR = 320
 
 _Q_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]")
@@ -83,6 +101,14 @@ def looks_encoded(text: str) -> bool:
     return "=?" in text and WORD_HEAD.search(text) is not None
 
 
+def has_word_mark(text: str) -> bool:
+    """True if `text` has in it what stands in the middle of an encoded word.
+
+    Between others it may become one: the beginning is in the text before, the end in that behind.
+    """
+    return "?" in text and WORD_MARK.search(text) is not None
+
+
 def hides_controls(text: str) -> bool:
     """True if `text` decodes to something that may not stand in a header. Takes linear time."""
     if "=?" in text and any(_bad(octets, charset) for octets, charset in _words(text)):
@@ -90,6 +116,36 @@ def hides_controls(text: str) -> bool:
     if "*" in text and "%" in text:
         return any(_bad(octets, charset) for octets, charset in _extended_parameters(text))
     return False
+
+
+def hides_address(text: str) -> bool:
+    """True if some reader may find an encoded word in an addr-spec in `text`, an address header.
+
+    RFC 2047 section 5 allows none there. The reader who decodes it sees another address than the
+    server that delivers. Takes linear time.
+    """
+    if "=?" not in text:
+        return False
+    pieces = [found[0] for found in _QUOTED_OR_NOT.finditer(text)]
+    for piece, behind in zip(pieces, [*pieces[1:], ""], strict=True):
+        if piece.startswith('"') and "=?" in piece and behind.lstrip().startswith("@"):
+            return True
+    return any(_is_in_address(text, head) for head in WORD_HEAD.finditer(text))
+
+
+def _is_in_address(text: str, head: re.Match[str]) -> bool:
+    """True if the encoded word that begins with `head` is a part of an addr-spec, or has no end."""
+    end = text.find("?=", head.end(2) + 1)
+    if end < 0:
+        return True
+    # An addr-spec is no longer than this.
+    before, behind = (
+        text[max(head.start() - _NEAR, 0) : head.start()],
+        text[end + 2 : end + 2 + _NEAR],
+    )
+    if before.rstrip().endswith(("@", "<")) or behind.lstrip().startswith("@"):
+        return True
+    return "@" in _AROUND.split(before)[-1] or "@" in _AROUND.split(behind)[0]
 
 
 def is_charset(name: str) -> bool:
@@ -130,7 +186,8 @@ def _words(text: str) -> Iterator[tuple[bytes, str]]:
     """Octets and charset of the encoded words in `text`: each, and neighbours joined.
 
     Joined both before and after decoding, for there are readers of both kinds. A word that begins
-    inside another is what no writer makes and readers disagree about: it counts as a NUL.
+    inside another is what no writer makes and readers disagree about: it counts as a NUL. A word
+    without its end is read all the same, as `email.headerregistry` reads it.
     """
     heads = list(WORD_HEAD.finditer(text))
     run: list[tuple[str, str]] = []
@@ -138,12 +195,16 @@ def _words(text: str) -> Iterator[tuple[bytes, str]]:
     for index, head in enumerate(heads):
         start = head.end(2) + 1
         end = text.find("?=", start)
-        if end < 0:
-            break
-        if index + 1 < len(heads) and heads[index + 1].start() < end:
+        if index + 1 < len(heads) and not heads[index + 1].start() >= end >= 0:
             yield b"\0", "us-ascii"
             return
         charset, encoding = head[1].partition("*")[0].strip().lower(), head[2].lower()
+        if end < 0:
+            # There are readers that need no end: some stop at a blank, some take all there is.
+            rest = text[start:]
+            yield _octets(encoding, rest), charset
+            yield _octets(encoding, "".join(rest.split(maxsplit=1)[:1])), charset
+            break
         yield _octets(encoding, text[start:end]), charset
         if charset != run_charset or text[run_end : head.start()].strip():
             yield from _joined(run, run_charset)

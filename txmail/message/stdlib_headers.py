@@ -26,11 +26,10 @@ from .fields import (
     phrase,
 )
 from .gate import MAX_LINE
-from .headers import check_value
+from .headers import ADDRESS_HEADERS, check_value, hides_address
 from .render import date_text
 
-_ADDRESSES = ("from", "sender", "reply-to", "to", "cc", "bcc")
-_ADDRESS_HEADERS = MAILBOX_LISTS.union(_ADDRESSES, [f"resent-{name}" for name in _ADDRESSES])
+_ADDRESS_HEADERS = MAILBOX_LISTS | ADDRESS_HEADERS
 PARAMETER_HEADERS = frozenset({"content-type", "content-disposition"})
 _FOLD = re.compile(r"\r?\n[ \t]+(?=[^ \t\r\n])")
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -82,6 +81,9 @@ def _decoded(name: str, text: str) -> str:
 
 def groups_of(name: str, value: Any) -> Groups:
     """The groups of an address header; mailboxes outside of groups stand in one without a name."""
+    if hides_address(_source(name, value)) or _is_decoded(value):
+        problem = "an encoded word in an address (RFC 2047 section 5)"
+        raise BadHeaders(problem, field=name, value=str(value))
     try:
         parsed = value if hasattr(value, "groups") else _registry(name, text_of(name, value))
         groups, defects = parsed.groups, parsed.defects
@@ -105,6 +107,27 @@ def groups_of(name: str, value: Any) -> Groups:
         if addresses != [mailbox.address for mailbox in _strictly(name, value)]:
             raise BadHeaders("not a list of addresses", field=name, value=str(value))
     return found
+
+
+def _source(name: str, value: Any) -> str:
+    """The text that an address header was read from."""
+    # The text of a header object is what the parser made of it; its tree has what it was made of.
+    source = str(getattr(value, "_parse_tree", "")) if hasattr(value, "defects") else value
+    return text_of(name, source)
+
+
+def _is_decoded(value: Any) -> bool:
+    """True if the parser has decoded an encoded word in an addr-spec: its text shows no trace."""
+    left = [(getattr(value, "_parse_tree", None), False)]
+    while left:
+        token, inside = left.pop()
+        kind = getattr(token, "token_type", "")
+        if inside and kind == "encoded-word":
+            return True
+        if isinstance(token, list):
+            inside = inside or kind in ("addr-spec", "local-part")
+            left += [(child, inside) for child in token]
+    return False
 
 
 def _is_harmless(defect: object) -> bool:
