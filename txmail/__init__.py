@@ -10,12 +10,18 @@ whose octets go through a `Stream` (``smtp/stream.py``), the only file with a so
 of each recipient comes back the same way, as an `Outcome` (``envelope.py``).
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Unpack
 
 from .envelope import Envelope, Outcome
 from .mailer import DummyMailer, Mailer, mailer_from_settings
 from .message import Attachment, Message, Template
-from .transports import from_url as transport_from_url
+from .transports import transport_from_url
+
+if TYPE_CHECKING:
+    from .worker.loop import RunningWorker
+    from .worker.options import WorkerOptions
 
 __all__ = [
     "Attachment",
@@ -40,14 +46,14 @@ def includeme(config: Any) -> None:
     pyramid.includeme(config)
 
 
-def get_mailer(request: Any) -> Any:
+def get_mailer(request: object) -> Mailer:
     """The mailer of a Pyramid request or registry. See `txmail.integrations.pyramid`."""
     from .integrations import pyramid
 
     return pyramid.get_mailer(request)
 
 
-def start_worker(mailer: Any, **options: Any) -> Any:
+def start_worker(mailer: Mailer, **options: Unpack[WorkerOptions]) -> RunningWorker:
     """Send what is in the queue of `mailer` from a thread of this process.
 
     See `txmail.worker.start_worker`. Its `stop()` ends it.

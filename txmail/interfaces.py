@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .envelope import Envelope, Outcome
     from .item import Item, Row
+    from .types import PriorityName, Sendable, Several, TransactionManager
     from .verdict import Verdict
 
 
@@ -37,7 +38,7 @@ class IMailer(Interface):
     )
 
     def send(
-        message: Any, *, sender: str | None = None, recipients: Iterable[str] | None = None
+        message: Sendable, *, sender: str | None = None, recipients: Several[str] | None = None
     ) -> str:
         """Send `message` when the current transaction commits; return its Message-ID.
 
@@ -51,7 +52,7 @@ class IMailer(Interface):
         `PartialDelivery` if something did; in each case the transaction was aborted.
         """
 
-    def send_immediately(message: Any, fail_silently: bool = False) -> tuple[Outcome, ...]:
+    def send_immediately(message: Sendable, fail_silently: bool = False) -> tuple[Outcome, ...]:
         """Send `message` now, outside any transaction; return its outcomes.
 
         Raises what `commit()` would raise. With `fail_silently`, a delivery that fails raises
@@ -59,15 +60,15 @@ class IMailer(Interface):
         """
 
     def enqueue(
-        message: Any,
+        message: Sendable,
         *,
-        priority: str = "normal",
+        priority: PriorityName = "normal",
         not_before: datetime | None = None,
         expires: datetime | None = None,
         idempotency_key: str | None = None,
         wake: bool = True,
         sender: str | None = None,
-        recipients: Iterable[str] | None = None,
+        recipients: Several[str] | None = None,
     ) -> str:
         """Put `message` into the queue when the current transaction commits; return its Message-ID.
 
@@ -81,7 +82,12 @@ class IMailer(Interface):
         raises `QueueUnavailable` if the queue cannot take it; the transaction was aborted then.
         """
 
-    def bind(**options: Any) -> Any:
+    def bind(
+        *,
+        transaction_manager: TransactionManager = ...,
+        default_sender: str | None = ...,
+        session: Any = None,
+    ) -> Any:
         """A mailer with another `transaction_manager`, `default_sender` or `session`.
 
         `session` is the SQLAlchemy session through which a queue in the application's database is

@@ -30,14 +30,13 @@ def set_mailer(config: Any, mailer: Mailer) -> None:
     config.add_request_method(get_mailer, "mailer", reify=True)
 
 
-def get_mailer(request: Any) -> Any:
+def get_mailer(request: Any) -> Mailer:
     """The mailer of a request, bound to its transaction manager, or of a registry."""
     registry = getattr(request, "registry", None)
-    mailer = (request if registry is None else registry).getUtility(IMailer)
+    mailer: Mailer = (request if registry is None else registry).getUtility(IMailer)
     manager = getattr(request, "tm", None)
     if manager is None:
         return mailer
-    bound = {"transaction_manager": manager}
     if getattr(mailer.queue, "in_session", False) and hasattr(request, "dbsession"):
-        bound["session"] = request.dbsession
-    return mailer.bind(**bound)
+        return mailer.bind(transaction_manager=manager, session=request.dbsession)
+    return mailer.bind(transaction_manager=manager)

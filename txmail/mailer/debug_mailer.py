@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 from ..budget import COMMIT_TIMEOUT
 from ..config import Settings
 from ..events import Events
 from ..exceptions import ConfigurationError, TransportError
 from ..transports.file import FileTransport
+from ..types import TransactionManager
 from .mailer import Mailer
 
 
@@ -28,7 +29,7 @@ class DebugMailer(Mailer):
         self,
         top_level_directory: str | os.PathLike[str],
         *,
-        transaction_manager: Any = None,
+        transaction_manager: TransactionManager | None = None,
         default_sender: str | None = None,
         transient: bool = False,
         commit_timeout: float = COMMIT_TIMEOUT,

@@ -19,8 +19,10 @@ from ..exceptions import ConfigurationError
 from ..immediate import check, send_now
 from ..interfaces import IDelivery, IDeliveryRun
 from ..item import Item, Options, Row
+from ..message import Message
 from ..reply import Reply
 from ..transports.memory import MemorySession, MemoryTransport
+from ..types import Sendable, Several, TransactionManager
 from .mailer import Mailer
 
 
@@ -138,7 +140,8 @@ class DummyMailer(Mailer):
     """A mailer for tests that takes part in the transaction and keeps what would be sent.
 
     `outbox`
-        Copies of the messages whose transaction has committed.
+        Copies of the messages whose transaction has committed. A type checker takes them for
+        `Message` s; what was sent as something else is a copy of that.
     `pending`
         Copies of those that wait for the commit of theirs.
     `envelopes`
@@ -161,7 +164,7 @@ class DummyMailer(Mailer):
         self,
         transactional: bool = True,
         *,
-        transaction_manager: Any = None,
+        transaction_manager: TransactionManager | None = None,
         default_sender: str | None = None,
         html_to_text: Callable[[str], str] | None = None,
     ) -> None:
@@ -198,17 +201,17 @@ class DummyMailer(Mailer):
         )
 
     @property
-    def outbox(self) -> list[Any]:
+    def outbox(self) -> list[Message]:
         """Copies of the messages whose transaction has committed."""
         return self._boxes.outbox
 
     @property
-    def queue(self) -> list[Any]:
+    def queue(self) -> list[Message]:  # type: ignore[override]
         """As `outbox`, for messages that were enqueued."""
         return self._boxes.queue
 
     @property
-    def pending(self) -> list[Any]:
+    def pending(self) -> list[Message]:
         """Copies of the messages that wait for a commit."""
         return self._boxes.pending(self._boxes.direct, self._boxes.queued)
 
@@ -235,10 +238,10 @@ class DummyMailer(Mailer):
     def _add(
         self,
         delivery: IDelivery,
-        message: Any,
+        message: Sendable,
         chosen: Options,
         sender: str | None,
-        recipients: Iterable[str] | None,
+        recipients: Several[str] | None,
     ) -> str:
         if self.transactional:
             return super()._add(delivery, message, chosen, sender, recipients)
@@ -249,7 +252,10 @@ class DummyMailer(Mailer):
         return envelope.message_id
 
     def _envelope(
-        self, message: Any, sender: str | None = None, recipients: Iterable[str] | None = None
+        self,
+        message: Sendable,
+        sender: str | None = None,
+        recipients: Several[str] | None = None,
     ) -> Envelope:
         envelope = super()._envelope(message, sender, recipients)
         if isinstance(message, Envelope):

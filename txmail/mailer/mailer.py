@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self, cast
 
 import transaction
 from zope.interface import implementer
@@ -23,8 +23,25 @@ from ..interfaces import IDelivery, IMailer, IQueue, ITransport
 from ..item import DEFAULT, Item, Options, options
 from ..message import to_envelope
 from ..secret import Unshown
+from ..types import (
+    AnyTransport,
+    DeliveryName,
+    FallbackName,
+    PreflightName,
+    PriorityName,
+    Sendable,
+    Several,
+    TransactionManager,
+    Transport,
+)
 
-_BIND_OPTIONS = ("default_sender", "session", "transaction_manager")
+if TYPE_CHECKING:
+    from ..queue.queue import Queue
+    from ..queue.session import Sessions
+    from ..worker.routing import Route
+
+#: An option of `bind` that is not given.
+_KEPT: Any = object()
 
 
 class _LastOutcomes(threading.local):
@@ -56,25 +73,25 @@ class Mailer:
 
     #: see `IHtmlToText`; None sends HTML as it is
     html_to_text: Callable[[str], str] | None
-    transaction_manager: Any
+    transaction_manager: TransactionManager
     default_sender: str | None
     #: the ways out for workers, if they are others than `transport`
-    routes: tuple[Any, ...] = ()
+    routes: tuple[Route, ...] = ()
     #: False if what it enqueues is not for a worker
     needs_worker = True
 
     def __init__(
         self,
-        transport: ITransport,
+        transport: AnyTransport,
         *,
-        transaction_manager: Any = None,
+        transaction_manager: TransactionManager | None = None,
         default_sender: str | None = None,
-        queue: IQueue | None = None,
-        routes: Sequence[Any] = (),
-        delivery: str = DIRECT,
-        preflight: str = "auto",
-        on_unavailable: str | None = None,
-        on_partial: str | None = None,
+        queue: Queue | IQueue | None = None,
+        routes: Sequence[Route] = (),
+        delivery: DeliveryName = "direct",
+        preflight: PreflightName = "auto",
+        on_unavailable: FallbackName | None = None,
+        on_partial: FallbackName | None = None,
         transient: bool = False,
         commit_timeout: float = COMMIT_TIMEOUT,
         events: Events | None = None,
@@ -90,7 +107,7 @@ class Mailer:
         Raises `ConfigurationError`.
         """
         direct = DirectDelivery(
-            transport,
+            cast("ITransport", transport),
             events=events,
             preflight=preflight,
             transient=transient,
@@ -110,7 +127,7 @@ class Mailer:
         delivery: str,
         default_sender: str | None,
         html_to_text: Callable[[str], str] | None,
-        transaction_manager: Any = None,
+        transaction_manager: TransactionManager | None = None,
     ) -> None:
         if delivery not in DELIVERY:
             raise ConfigurationError(
@@ -144,10 +161,10 @@ class Mailer:
             default_sender=settings.default_sender,
             queue=settings.queue,
             routes=settings.routes,
-            delivery=settings.delivery,
-            preflight=settings.preflight,
-            on_unavailable=settings.on_unavailable,
-            on_partial=settings.on_partial,
+            delivery=cast("DeliveryName", settings.delivery),
+            preflight=cast("PreflightName", settings.preflight),
+            on_unavailable=cast("FallbackName | None", settings.on_unavailable),
+            on_partial=cast("FallbackName | None", settings.on_partial),
             transient=settings.transient,
             commit_timeout=settings.commit_timeout,
             html_to_text=settings.html_to_text,
@@ -160,29 +177,34 @@ class Mailer:
         return self._direct.events
 
     @property
-    def transport(self) -> ITransport:
+    def transport(self) -> Transport:
         """What carries its mail out."""
-        return self._direct.transport
+        return cast("Transport", self._direct.transport)
 
     @property
-    def queue(self) -> Any:
+    def queue(self) -> Queue | None:
         """See `IMailer`."""
-        return None if self._queued is None else self._queued.queue
+        return None if self._queued is None else cast("Queue", self._queued.queue)
 
     @property
     def last_outcomes(self) -> tuple[Outcome, ...]:
         """See `IMailer`."""
         return self._last.outcomes
 
-    def bind(self, **options: Any) -> Self:
+    def bind(
+        self,
+        *,
+        transaction_manager: TransactionManager = _KEPT,
+        default_sender: str | None = _KEPT,
+        session: Sessions | None = None,
+        **unknown: Never,
+    ) -> Self:
         """See `IMailer`. Raises `ConfigurationError` for any other option."""
-        for name in options:
-            if name not in _BIND_OPTIONS:
-                raise ConfigurationError("there is no such option of bind", field=name)
+        for name in unknown:
+            raise ConfigurationError("there is no such option of bind", field=name)
+        given = {"transaction_manager": transaction_manager, "default_sender": default_sender}
         bound = type(self).__new__(type(self))
-        bound.__dict__.update(self.__dict__)
-        session = options.pop("session", None)
-        bound.__dict__.update(options)
+        vars(bound).update(vars(self), **{k: v for k, v in given.items() if v is not _KEPT})
         if session is not None:
             bound._bind_session(session)
         return bound
@@ -194,10 +216,10 @@ class Mailer:
 
     def send(
         self,
-        message: Any,
+        message: Sendable,
         *,
         sender: str | None = None,
-        recipients: Iterable[str] | None = None,
+        recipients: Several[str] | None = None,
     ) -> str:
         """See `IMailer`."""
         delivery = self._direct if self._sends_directly else self._needed()
@@ -205,15 +227,15 @@ class Mailer:
 
     def enqueue(
         self,
-        message: Any,
+        message: Sendable,
         *,
-        priority: str = "normal",
+        priority: PriorityName = "normal",
         not_before: datetime | None = None,
         expires: datetime | None = None,
         idempotency_key: str | None = None,
         wake: bool = True,
         sender: str | None = None,
-        recipients: Iterable[str] | None = None,
+        recipients: Several[str] | None = None,
     ) -> str:
         """See `IMailer`."""
         delivery = self._needed()
@@ -234,17 +256,20 @@ class Mailer:
     def _add(
         self,
         delivery: IDelivery,
-        message: Any,
+        message: Sendable,
         chosen: Options,
         sender: str | None,
-        recipients: Iterable[str] | None,
+        recipients: Several[str] | None,
     ) -> str:
         envelope = self._envelope(message, sender, recipients)
         self._join().add(delivery, Item(envelope, chosen), self._last.set)
         return envelope.message_id
 
     def _envelope(
-        self, message: Any, sender: str | None = None, recipients: Iterable[str] | None = None
+        self,
+        message: Sendable,
+        sender: str | None = None,
+        recipients: Several[str] | None = None,
     ) -> Envelope:
         return to_envelope(
             message,
@@ -257,7 +282,9 @@ class Mailer:
     def _join(self) -> MailDataManager:
         return join(self.transaction_manager)
 
-    def send_immediately(self, message: Any, fail_silently: bool = False) -> tuple[Outcome, ...]:
+    def send_immediately(
+        self, message: Sendable, fail_silently: bool = False
+    ) -> tuple[Outcome, ...]:
         """See `IMailer`."""
         return self._send_now(self._envelope(message), fail_silently)
 

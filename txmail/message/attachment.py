@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..exceptions import BadHeaders, InvalidMessage, echo
+from ..types import Data
 from .fields import parameter_header
 from .headers import check_value, has_ascii_line_ends, is_charset
 from .transfer import carries, crlf, crlf_lines, encode_body
@@ -65,7 +66,7 @@ class Attachment:
         self,
         filename: str | None = None,
         content_type: str | None = None,
-        data: Any = None,
+        data: Data | None = None,
         disposition: str | None = None,
         transfer_encoding: str | None = None,
         content_id: str | None = None,
@@ -75,7 +76,7 @@ class Attachment:
         self.disposition = disposition
         self.transfer_encoding = transfer_encoding or "base64"
         self.content_id = content_id
-        self.data = data
+        self.data: Any = data
 
     @property
     def data(self) -> str | bytes | None:

@@ -16,6 +16,7 @@ from ..address import Mailbox, parse_mailbox
 from ..envelope import Envelope, pass_gate
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, echo
 from ..interfaces import IMessage
+from ..types import Several
 from .attachment import Attachment
 from .entries import (
     Entry,
@@ -73,12 +74,12 @@ class Message:
     def __init__(
         self,
         subject: str | None = None,
-        recipients: Iterable[Entry] | None = None,
+        recipients: Several[Entry] | None = None,
         body: str | Attachment | None = None,
         html: str | Attachment | None = None,
         sender: Entry | None = None,
-        cc: Iterable[Entry] | None = None,
-        bcc: Iterable[Entry] | None = None,
+        cc: Several[Entry] | None = None,
+        bcc: Several[Entry] | None = None,
         extra_headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
         attachments: Iterable[Attachment] | None = None,
         reply_to: Entry | list[Entry] | None = None,

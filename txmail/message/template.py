@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypedDict, Un
 from ..address import Mailbox
 from ..exceptions import BadHeaders, ConfigurationError, InvalidMessage, TemplateError, echo
 from ..interfaces import ITemplateEngine, ITemplateText
+from ..types import Several
 from .attachment import Attachment
 from .entries import Entry, mailbox_of
 from .headers import FORBIDDEN, check_value
@@ -33,9 +34,9 @@ URI_FIELDS = (
 class Constants(TypedDict, total=False):
     """Arguments of `Message` that are the same for all messages of a template."""
 
-    recipients: Iterable[Entry] | None
-    cc: Iterable[Entry] | None
-    bcc: Iterable[Entry] | None
+    recipients: Several[Entry] | None
+    cc: Several[Entry] | None
+    bcc: Several[Entry] | None
     attachments: Iterable[Attachment] | None
     envelope_sender: str | None
     calendar: str | Attachment | None
@@ -134,7 +135,7 @@ class Template:
     def render(
         self,
         fields: Mapping[str, Any] | None = None,
-        recipients: Iterable[Entry] | None = None,
+        recipients: Several[Entry] | None = None,
         *,
         message_id: str | None = None,
         date: datetime | None = None,

@@ -1,5 +1,5 @@
 """Ways for envelopes to leave now; `from_url` makes one from its URL."""
 
-from .url import from_url, from_urls
+from .url import from_url, from_urls, transport_from_url
 
-__all__ = ["from_url", "from_urls"]
+__all__ = ["from_url", "from_urls", "transport_from_url"]

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urlsplit
 
 from ..address import parse_domain
@@ -21,6 +21,7 @@ from ..smtp.auth import check_mechanisms
 from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE
 from ..smtp.tls import NO_FILES, TlsFiles, TlsMode
+from ..types import Transport
 from .failover import FailoverTransport
 from .hosts import is_loopback, read_host
 from .local_url import SCHEMES, local_transport
@@ -117,6 +118,11 @@ def _transport(given: Unshown, field: str, command: Command | None, account: Acc
             password = account.password
         account = dataclasses.replace(account, user=user, password=password)
     return _smtp(_host(parts, field), port, scheme, options, account, field)
+
+
+def transport_from_url(url: str | Secret, *, field: str = "url") -> Transport:
+    """What `from_url` returns, by the type that applications know: `txmail.transport_from_url`."""
+    return cast("Transport", from_url(url, field=field))
 
 
 def from_urls(

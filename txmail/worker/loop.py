@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Unpack, cast
 
 from ..envelope import Action, Envelope, Outcome, Scope, Status
 from ..events import (
@@ -27,11 +27,13 @@ from ..queue.retry import RetryPolicy
 from ..queue.work import Work
 from ..reply import printable
 from ..transports.reconnect import send_all
+from ..types import AnyTransport, QueueUser
 from . import ending
 from .clock import boottime
 from .keeper import Keeper
 from .lane import Lane
 from .ledger import BATCH, LEASE, LeaseLost
+from .options import RunOptions, WorkerOptions
 from .routing import IN_A_ROW, Circuit, Route, puts_off, wants_less
 
 log = logging.getLogger("txmail.worker")
@@ -63,7 +65,7 @@ class Worker:
     def __init__(
         self,
         queue: Queue,
-        transport: ITransport | Sequence[Route],
+        transport: AnyTransport | Sequence[Route],
         *,
         policy: RetryPolicy | None = None,
         limit: int | None = None,
@@ -81,7 +83,7 @@ class Worker:
         routes = (
             [Route.to("default", transport)]
             if ITransport.providedBy(transport)
-            else list(transport)
+            else list(cast("Sequence[Route]", transport))
         )
         lanes: list[Lane] = []
         for route in routes:
@@ -338,12 +340,12 @@ def _lanes_of(route: Route, circuit: Circuit, reserve: bool) -> list[Lane]:
 
 def run_once(
     queue: Queue,
-    transport: ITransport | Sequence[Route],
+    transport: AnyTransport | Sequence[Route],
     *,
     limit: int | None = None,
     seconds: float | None = None,
     stop: threading.Event | None = None,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> int:
     """Send what is due and return: for cron, systemd or a task system. Runs may overlap.
 
@@ -400,7 +402,7 @@ class RunningWorker:
         return self._thread.is_alive()
 
 
-def start_worker(mailer: Any, **options: Any) -> RunningWorker:
+def start_worker(mailer: QueueUser, **options: Unpack[WorkerOptions]) -> RunningWorker:
     """A worker in a thread of this process, for the queue and the routes of `mailer`.
 
     Without routes, all mail takes its transport. A `DummyMailer` and a `DebugMailer` have no mail
@@ -416,4 +418,5 @@ def start_worker(mailer: Any, **options: Any) -> RunningWorker:
             "the mailer has no queue: the setting queue_url is needed", field="queue"
         )
     options.setdefault("events", mailer.events)
-    return RunningWorker(Worker(mailer.queue, mailer.routes or mailer.transport, **options))
+    ways: AnyTransport | Sequence[Route] = mailer.routes or mailer.transport
+    return RunningWorker(Worker(mailer.queue, ways, **options))

@@ -10,6 +10,7 @@ from ..envelope import Action, Outcome, Scope, Status
 from ..exceptions import ConfigurationError
 from ..interfaces import ITransport
 from ..item import PRIORITIES
+from ..types import AnyTransport
 
 #: Seconds for which a route is left alone after its first failure, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 900.0
@@ -48,7 +49,7 @@ class Route:
     def to(
         cls,
         name: str,
-        transport: ITransport,
+        transport: AnyTransport,
         *,
         senders: Iterable[str] = (),
         domains: Iterable[str] = (),

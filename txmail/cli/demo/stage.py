@@ -142,7 +142,8 @@ class Stage:
         }
         self.mailer.close()
         self.mailer = mailer_from_settings(settings).bind(transaction_manager=self.manager)
-        queue: Queue = self.mailer.queue
+        queue = self.mailer.queue
+        assert queue is not None
         return queue
 
     def _open_sqlite(self, opened: ExitStack) -> sessionmaker[Session]:
