@@ -21,6 +21,7 @@ from .dead import DEAD_DELAY
 from .many import execute_many
 from .model import State
 from .owner import process_id
+from .processes import fates
 from .retry import DOUBT_DELAY, Settlement
 from .schema import IS_LATER, IS_LEASED, IS_PARKED, IS_READY, attempt, delivery
 from .statements import move
@@ -152,6 +153,7 @@ _ENDED = (
         sa.or_(
             delivery.c.lease < sa.bindparam("now"),
             delivery.c.process.in_(sa.bindparam("dead", expanding=True)),
+            delivery.c.id.in_(sa.bindparam("nobodys", expanding=True)),
         )
     )
     .order_by(delivery.c.lease)
@@ -161,6 +163,18 @@ _ENDED = (
 )
 
 
+#: What is leased for longer than anybody leases anything.
+_FAR_OFF = (
+    sa.select(delivery.c.id, delivery.c.process, delivery.c.token)
+    .where(IS_LEASED, delivery.c.lease > sa.bindparam("far"))
+    .limit(sa.bindparam("limit"))
+)
+_SHORTEN = (
+    delivery.update()
+    .where(IS_LEASED, delivery.c.lease > sa.bindparam("far"))
+    .where(delivery.c.process.in_(sa.bindparam("some", expanding=True)))
+    .values(lease=sa.bindparam("new_lease"))
+)
 #: How often deliveries have been in doubt.
 _DOUBTS = (
     sa.select(attempt.c.delivery, sa.func.count())
@@ -200,7 +214,12 @@ def _unpark(skip_locked: bool) -> sa.Update:
     some = (
         sa.select(delivery.c.id)
         .where(IS_PARKED, delivery.c.route == sa.bindparam("which"))
-        .where(delivery.c.changed < sa.bindparam("before"))
+        .where(
+            sa.or_(
+                delivery.c.changed < sa.bindparam("before"),
+                delivery.c.changed > sa.bindparam("after"),  # by a clock that was ahead
+            )
+        )
         .limit(sa.bindparam("limit"))
     )
     among = _is_among(some, skip_locked)
@@ -402,13 +421,14 @@ def unpark(connection: sa.Connection, known: Collection[str], now: int) -> None:
 
     Some of it: routes can be renamed, and what waited for them must not wait for ever.
     """
-    for name in _waited_for(connection):
+    for name in waited_for(connection):
         if name not in known:
-            values = {"which": name, "limit": CHUNK, "before": now - PARKED, "new_changed": now}
+            values = {"which": name, "limit": CHUNK, "new_changed": now}
+            values |= {"before": now - PARKED, "after": now + PARKED}
             connection.execute(_unpark(connection.dialect.name == "postgresql"), values)
 
 
-def _waited_for(connection: sa.Connection) -> Iterator[str]:
+def waited_for(connection: sa.Connection) -> Iterator[str]:
     """The routes for which something is parked, found without reading all that is."""
     name = connection.scalar(_NEXT_ROUTE, {"which": ""})
     while name is not None:
@@ -422,17 +442,20 @@ def end_leases(
     lease_now: int | None = None,
     *,
     dead: Collection[str] = (),
+    nobodys: Collection[int] = (),
     hold_doubt: bool = False,
     retries: int = DOUBT_RETRIES,
 ) -> int:
     """Take back what workers had that are gone; how many deliveries that were.
 
-    Gone is who is among the processes `dead`, or has not renewed its lease. `lease_now` is the
-    time by the clock of leases, if that is another: see `Database.lease_now`. What was begun is in
-    doubt; `retries` is as for `hold_repeated`, and with `hold_doubt` all of it waits for a person.
+    Gone is who is among the processes `dead`, or has not renewed its lease, or has one of the
+    deliveries `nobodys`. `lease_now` is the time by the clock of leases, if that is another: see
+    `Database.lease_now`. What was begun is in doubt; `retries` is as for `hold_repeated`, and with
+    `hold_doubt` all of it waits for a person.
     """
     moment = now if lease_now is None else lease_now
-    rows = connection.execute(_ENDED, {"now": moment, "dead": list(dead), "limit": CHUNK}).all()
+    gone = {"now": moment, "dead": list(dead), "nobodys": list(nobodys)}
+    rows = connection.execute(_ENDED, {**gone, "limit": CHUNK}).all()
     results = []
     for row in rows:
         made = Settlement(State.READY, row.due, 0, False, None, None)
@@ -443,6 +466,28 @@ def end_leases(
             made = Settlement(State.IN_DOUBT, due, 1, True, None, why)
         results.append((row.id, row.token, made))
     return settle(connection, hold_repeated(connection, results, retries), now)
+
+
+def far_off(
+    connection: sa.Connection, far: int, until: int, kept: Collection[int] = ()
+) -> list[int]:
+    """Deliveries that are leased until a moment after `far`, and by nobody who lives.
+
+    A clock was ahead when they were leased, or when their leases were renewed. Another process
+    that may live has until `until` to renew them; this one has those of the tokens `kept`.
+    """
+    rows = connection.execute(_FAR_OFF, {"far": far, "limit": CHUNK}).all()
+    if not rows:
+        return []
+    known = fates(connection, {row.process for row in rows if row.process is not None})
+    others = [id_ for id_ in known if id_ != process_id()]
+    if others:
+        connection.execute(_SHORTEN, {"far": far, "some": others, "new_lease": until})
+    return [
+        row.id
+        for row in rows
+        if (row.token not in kept if row.process == process_id() else row.process not in known)
+    ]
 
 
 def hold_repeated(
@@ -487,7 +532,7 @@ def oldest_due(connection: sa.Connection) -> int | None:
     """What `next_due` says, of what waits for room on a route, too."""
     times = [
         connection.scalar(_PARKED_SINCE, {"which": name, "priority": int(priority)})
-        for name in _waited_for(connection)
+        for name in waited_for(connection)
         for priority in Priority
     ]
     times.append(next_due(connection))

@@ -8,13 +8,14 @@ other processes the lease, the slot and the heartbeat decide.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from dataclasses import astuple
 from typing import Any
 
 import sqlalchemy as sa
 
+from . import slots
 from .owner import DEAD_AFTER, Fate, Identity, fate, process_id
+from .processes import fates, identity_of
 from .schema import IS_LEASED, IS_OPEN, batch, delivery, process
 
 #: Milliseconds until what a dead process had begun is tried again: its connections have ended.
@@ -23,7 +24,6 @@ DEAD_DELAY = 20_000
 _LEASING = (
     sa.select(delivery.c.process).where(IS_LEASED, delivery.c.process.is_not(None)).distinct()
 )
-_OF_THESE = sa.select(process).where(process.c.id.in_(sa.bindparam("ids", expanding=True)))
 _LEASED_BY = sa.select(sa.func.count(delivery.c.id)).where(
     IS_LEASED, delivery.c.process.in_(sa.bindparam("ids", expanding=True))
 )
@@ -44,26 +44,14 @@ BATCHES = (
 
 def dead_holders(connection: sa.Connection) -> list[str]:
     """The ids of processes that have leases or slots and are provably dead."""
-    return _dead(connection, set(connection.scalars(_LEASING)))
+    ids = set(connection.scalars(_LEASING)) | slots.holders(connection)
+    return [id_ for id_, found in fates(connection, ids).items() if found is Fate.DEAD]
 
 
 def leased_by_the_dead(connection: sa.Connection) -> int:
     """How many deliveries are leased by processes that are provably dead."""
     ids = dead_holders(connection)
     return (connection.scalar(_LEASED_BY, {"ids": ids}) or 0) if ids else 0
-
-
-def _dead(connection: sa.Connection, ids: Collection[str]) -> list[str]:
-    ids = [id_ for id_ in ids if id_ != process_id()]
-    if not ids:
-        return []
-    rows = connection.execute(_OF_THESE, {"ids": ids})
-    return [row.id for row in rows if fate(identity_of(row), row.id) is Fate.DEAD]
-
-
-def identity_of(row: Any) -> Identity:
-    """The identity in a row of the table of processes."""
-    return Identity(row.host, row.boot, row.pid_namespace, row.pid, row.started)
 
 
 # -- batches

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 
 from . import claims, routes
 from .database import Database
-from .dead import identity_of, leased_by_the_dead
+from .dead import leased_by_the_dead
 from .model import BatchState, State
 from .owner import alive
+from .processes import identity_of
 from .schema import (
     IS_LATER,
     IS_LEASED,

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from ..exceptions import IllegalMove
 from ..interfaces import IWitness
 from ..verdict import Answer, Verdict
-from . import claims
+from . import claims, slots
 from .claims import DOUBT_RETRIES
 from .dead import BATCHES, DEAD_DELAY, dead_holders, fate_of_owner
 from .model import BatchState
@@ -75,11 +75,13 @@ class Resolver:
             if not dead_holders(connection):
                 return 0
         with database.write() as connection:
+            dead, lease_now = dead_holders(connection), database.lease_now(connection)
+            slots.free(connection, dead)
             return claims.end_leases(
                 connection,
                 database.now(connection),
-                database.lease_now(connection),
-                dead=dead_holders(connection),
+                lease_now,
+                dead=dead,
                 hold_doubt=self._hold_doubt,
                 retries=self._retries,
             )

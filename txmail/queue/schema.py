@@ -127,6 +127,8 @@ message = _table(
     sa.Column("content", sa.LargeBinary, nullable=False),
     #: SHA-256 of the content; null if it was blanked, or written before there were digests
     sa.Column("digest", sa.LargeBinary),
+    #: when it may be sent first; null if that was never said
+    sa.Column("not_before", sa.BigInteger),
 )
 
 #: one recipient of a message
@@ -223,6 +225,8 @@ slot = sa.Table(
     #: a worker, by a random number, and until when it is its own
     sa.Column("holder", sa.BigInteger, nullable=False),
     sa.Column("until", sa.BigInteger, nullable=False),
+    #: that of the worker
+    sa.Column("process", sa.String(32)),
 )
 
 #: what a person has paused, such as the queue, a job or a domain

@@ -1,7 +1,7 @@
 """The right to a connection: a route may have so many of them, of all workers on all hosts.
 
 Each is a row with a number. Who holds it says so again and again; of a worker that is gone it is
-free when its lease ends.
+free when its lease ends, and of one that is provably dead at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from .owner import process_id
+from .processes import fates
 from .schema import slot
 
 _s = slot.c
@@ -41,7 +43,11 @@ _TAKE = (
     slot.update()
     .where(_s.route == sa.bindparam("name"))
     .where(_s.number.in_(sa.bindparam("chosen", expanding=True)))
-    .values(holder=sa.bindparam("mine"), until=sa.bindparam("new_until"))
+    .values(
+        holder=sa.bindparam("mine"),
+        until=sa.bindparam("new_until"),
+        process=sa.bindparam("new_process"),
+    )
 )
 _RENEW = (
     slot.update()
@@ -49,13 +55,27 @@ _RENEW = (
     .where(_s.number.in_(sa.bindparam("held", expanding=True)))
     .values(until=sa.bindparam("new_until"))
 )
-_LEAVE = slot.update().where(_s.holder == sa.bindparam("mine")).values(holder=0, until=0)
+_LEAVE = (
+    slot.update().where(_s.holder == sa.bindparam("mine")).values(holder=0, until=0, process=None)
+)
 _GIVE_BACK = (
     slot.update()
     .where(_s.route == sa.bindparam("name"), _s.holder == sa.bindparam("mine"))
     .where(_s.number.in_(sa.bindparam("held", expanding=True)))
-    .values(holder=0, until=0)
+    .values(holder=0, until=0, process=None)
 )
+_FREE_OF = (
+    slot.update()
+    .where(_s.process.in_(sa.bindparam("gone", expanding=True)))
+    .values(holder=0, until=0, process=None)
+)
+_SHORTEN = (
+    slot.update()
+    .where(_s.process.in_(sa.bindparam("some", expanding=True)), _s.until > sa.bindparam("far"))
+    .values(until=sa.bindparam("new_until"))
+)
+_FAR = sa.select(_s.process).where(_s.until > sa.bindparam("far"), _s.process.is_not(None))
+_HOLDING = sa.select(_s.process).where(_s.holder != 0, _s.process.is_not(None)).distinct()
 
 
 def take(
@@ -86,7 +106,8 @@ def take(
     ).all()
     if len(found) < count:
         return ()
-    connection.execute(_TAKE, {**about, "chosen": list(found), "new_until": until})
+    new = {"new_until": until, "new_process": process_id()}
+    connection.execute(_TAKE, {**about, "chosen": list(found), **new})
     return tuple(found)
 
 
@@ -108,3 +129,28 @@ def give_back(
 def leave(connection: sa.Connection, holder: int) -> None:
     """Give back all that `holder` has."""
     connection.execute(_LEAVE, {"mine": holder})
+
+
+def holders(connection: sa.Connection) -> set[str]:
+    """The processes that have any."""
+    return set(connection.scalars(_HOLDING))
+
+
+def free(connection: sa.Connection, gone: Collection[str]) -> None:
+    """Free what the processes `gone` have."""
+    if gone:
+        connection.execute(_FREE_OF, {"gone": list(gone)})
+
+
+def end_far_off(connection: sa.Connection, far: int, until: int) -> None:
+    """End what is taken until a moment after `far`, as a clock has said that was ahead.
+
+    A process that may live has until `until` to say so again.
+    """
+    ids = set(connection.scalars(_FAR, {"far": far}))
+    if not ids:
+        return
+    known = fates(connection, ids)
+    free(connection, ids - set(known))
+    if known:
+        connection.execute(_SHORTEN, {"some": list(known), "far": far, "new_until": until})

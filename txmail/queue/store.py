@@ -50,6 +50,7 @@ _MESSAGE = (
     "size",
     "content",
     "digest",
+    "not_before",
 )
 _DELIVERY = (
     "id",
@@ -343,7 +344,7 @@ def _messages(
     rows: Sequence[Row], ids: Sequence[int], number: int, now: int
 ) -> Iterator[tuple[Any, ...]]:
     for id_, row in zip(ids, rows, strict=True):
-        envelope = row.item.envelope
+        envelope, not_before = row.item.envelope, row.item.options.not_before
         yield (
             id_,
             number,
@@ -355,6 +356,7 @@ def _messages(
             envelope.size,
             envelope.content,
             digest_of(envelope.content),
+            None if not_before is None else millis(not_before),
         )
 
 

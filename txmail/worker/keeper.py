@@ -18,16 +18,17 @@ from typing import Any
 from ..events import Event, Events, ResultsRefused
 from ..exceptions import TxmailError
 from ..item import Priority
-from ..queue import claims
+from ..queue import claims, slots
 from ..queue.dead import dead_holders
 from ..queue.model import State
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
+from ..queue.times import Mender
 from ..queue.turns import Turns
 from ..queue.work import Work, load, read
 from .judge import Judge, Result
 from .lane import Lane, Ways
-from .ledger import BATCH, LEASE, Ledger
+from .ledger import BATCH, LEASE, Ledger, held_here
 from .seats import Seats
 from .traffic import Traffic, rate_of
 
@@ -41,6 +42,11 @@ ROUND = 5.0
 BREATH = 0.002
 #: Seconds after which mail that no route takes is looked at again.
 NOWHERE = 300.0
+
+#: Milliseconds: what is so much later than now was written by a clock that was ahead.
+SLACK = 10_000
+#: Milliseconds in which a worker that cannot be looked at has to renew what it leased by such one.
+UNSEEN = 30_000
 
 _TOKEN_BITS = 63
 #: In place of the seconds until it is due again: its route, whose name is said, has no room for it.
@@ -86,11 +92,10 @@ class Keeper(Ledger):
         self._ways = Ways(lanes)
         self._traffic = Traffic(lanes)
         self._seats = Seats(lanes)
-        #: tokens of which nobody knows whether anything was claimed by them
-        self._unsure: list[int] = []
         #: by the monotonic clock: before it, others get to write
         self.pause_until = 0.0
         self._turn = Turns()
+        self._mender = Mender()
         self._next_search = 0.0
         #: True if nothing is claimed that becomes due later than the first look; that moment
         self._bounded = False
@@ -277,14 +282,14 @@ class Keeper(Ledger):
             claims.settle(connection, returned + self._over, now)
             claims.park(connection, [(work, route) for work, s, route in back if s == _PARK], now)
             lease = lease_now + int(self._lease * 1000)
+            gone = len(made) + sum(len(work.ids) for work, _, _ in back) + len(self._over)
+            held = sum(self._held.values()) - gone
+            lost = rounds and self._round(connection, now, lease_now) < held
             room = self._seat(connection, begun, room, lease_now, lease)
             begun = self._traffic.allowed(connection, begun, now)
             done.begun.update(begun)
-            done.lost = not claims.begin(connection, begun)
+            done.lost = not claims.begin(connection, begun) or lost
             if rounds:
-                gone = len(made) + sum(len(work.ids) for work, _, _ in back) + len(self._over)
-                held = sum(self._held.values()) - gone
-                done.lost = self._round(connection, now, lease_now) < held or done.lost
                 done.lost = not self._seats.renew(connection, lease) or done.lost
             claims.unclaim(connection, self._unsure, now)
             self._unsure.append(token)
@@ -419,19 +424,26 @@ class Keeper(Ledger):
         # Ours first: the database's clock may have jumped.
         renewed = claims.renew(connection, list(self._held), lease_now + int(self._lease * 1000))
         self._queue.store.beat(connection, now, "worker")
+        self._take_over(connection, now, lease_now)
+        self._mender.step(connection, now, SLACK)
         claims.wake(connection, now)
         claims.unpark(connection, self._ways.names, now)
-        self._take_over(connection, now, lease_now)
         self._news += self._traffic.share(connection, now)
         return renewed
 
     def _take_over(self, connection: Any, now: int, lease_now: int) -> None:
-        """Take back what workers had that are gone."""
+        """Take back what workers had that are gone, and what a wrong clock has left."""
+        dead = dead_holders(connection)
+        longest = int(max(self._lease, LEASE) * 1000) + SLACK
+        far, soon = lease_now + longest, lease_now + UNSEEN
+        slots.free(connection, dead)
+        slots.end_far_off(connection, far, soon)
         claims.end_leases(
             connection,
             now,
             lease_now,
-            dead=dead_holders(connection),
+            dead=dead,
+            nobodys=claims.far_off(connection, far, soon, held_here()),
             hold_doubt=self._judge.holds_doubt,
             retries=self._queue.doubt_retries,
         )

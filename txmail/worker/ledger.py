@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -27,6 +28,14 @@ BATCH = 64
 LEASE, MARGIN = 300.0, 10.0
 #: Seconds that results wait for others, so that they are written together.
 GATHER = 0.05
+
+
+_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
+def held_here() -> set[int]:
+    """The tokens by which workers of this process hold something."""
+    return {token for ledger in list(_ledgers) for token in (*ledger._held, *ledger._unsure)}
 
 
 class LeaseLost(TxmailError):
@@ -78,6 +87,9 @@ class Ledger:
         #: True if the last look has found less than there was room for
         self.drained = False
         self.settled = 0
+        #: tokens of which nobody knows whether anything was claimed by them
+        self._unsure: list[int] = []
+        _ledgers.add(self)
 
     # -- for the lanes
 

@@ -1,4 +1,6 @@
-"""Digests of contents, and the oldest version that may go on with the tables."""
+"""Digests of contents, the oldest version that may go on with the tables, who has a slot, and
+what is not to be sent before a moment, whatever the clock said.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,8 @@ min_version = None
 def upgrade() -> None:
     """Add the columns. Contents that are there have no digest, and go out without one."""
     op.add_column("txmail_message", sa.Column("digest", sa.LargeBinary()))
+    op.add_column("txmail_message", sa.Column("not_before", sa.BigInteger()))
+    op.add_column("txmail_slot", sa.Column("process", sa.String(32)))
     if op.get_bind().dialect.name != "sqlite":
         op.add_column("txmail_version", sa.Column("min_version", sa.String(32)))
         return
