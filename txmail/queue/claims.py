@@ -525,7 +525,7 @@ def next_due(connection: sa.Connection) -> int | None:
     """When the next delivery is due, in milliseconds since 1970; None if none is."""
     times = [connection.scalar(_NEXT_READY, {"priority": int(p)}) for p in Priority]
     times.append(connection.scalar(_NEXT_LATER))
-    return min((t for t in times if t is not None), default=None)
+    return _first(times)
 
 
 def oldest_due(connection: sa.Connection) -> int | None:
@@ -536,4 +536,9 @@ def oldest_due(connection: sa.Connection) -> int | None:
         for priority in Priority
     ]
     times.append(next_due(connection))
-    return min((t for t in times if t is not None), default=None)
+    return _first(times)
+
+
+def _first(times: Iterable[Any]) -> int | None:
+    """The first of `times`; in SQLite some may be none, see `impossible`."""
+    return min((moment for moment in times if isinstance(moment, int)), default=None)

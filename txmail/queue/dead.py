@@ -76,6 +76,7 @@ def fate_of_owner(row: Any, now: int) -> Fate:
     known = row.host is not None
     other = identity_of(row) if known else _noted(row.witnesses)
     sign = row.heartbeat if known else row.created
+    sign = sign if isinstance(sign, int) else 0
     found = Fate.UNKNOWN if other is None else fate(other, row.process)
     if found is Fate.UNKNOWN and now - sign < DEAD_AFTER * 1000:
         return Fate.ALIVE

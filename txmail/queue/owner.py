@@ -97,7 +97,8 @@ def alive(other: Identity, heartbeat_ms: int, now_ms: int, process: str = "") ->
     found = fate(other, process)
     if found is Fate.UNKNOWN:
         # A heartbeat of the future is a clock that was set back: fresh, to be on the safe side.
-        return now_ms - heartbeat_ms < DEAD_AFTER * 1000
+        # In SQLite it may be anything, if somebody has written to the tables.
+        return isinstance(heartbeat_ms, int) and now_ms - heartbeat_ms < DEAD_AFTER * 1000
     return found is Fate.ALIVE
 
 
@@ -124,8 +125,8 @@ def _fate_here(other: Identity) -> Fate:
             os.kill(other.pid, 0)
         except (ProcessLookupError, OverflowError):
             return Fate.DEAD
-        except OSError:
-            pass  # another user's
+        except (OSError, TypeError):
+            pass  # another user's, or no pid at all
         return Fate.UNKNOWN
     if state in _ENDED:
         return Fate.DEAD

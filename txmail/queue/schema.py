@@ -13,6 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from .model import State
+
 #: The version of the tables that this code reads and writes, as Alembic names it.
 VERSION = "0003"
 
@@ -182,6 +184,32 @@ _partial("delivery_lease", IS_LEASED, _d.lease)
 #: What a person may have to look at.
 NEEDS_ATTENTION = _one_of(_d.state, "failed", "in_doubt", "held")
 _partial("delivery_attention", NEEDS_ATTENTION, _d.state, _d.id)
+#: The last moment that there is, in milliseconds: the end of the year 9999.
+LAST_MOMENT = 253_402_300_799_999
+
+
+def _not_one_of(column: sa.Column[Any], *values: str) -> sa.ColumnElement[bool]:
+    return column.not_in([sa.literal_column(value) for value in values])
+
+
+def _no_moment(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    # SQLite has texts behind all numbers.
+    return sa.or_(column < sa.literal_column("0"), column > sa.literal_column(str(LAST_MOMENT)))
+
+
+#: What cannot be, and would never be sent: see `impossible`.
+IS_IMPOSSIBLE = sa.or_(
+    _not_one_of(_d.state, *(f"'{state}'" for state in State)),
+    sa.and_(
+        _one_of(_d.state, "ready", "sending", "deferred", "in_doubt"),
+        sa.or_(_not_one_of(_d.priority, "0", "1", "2"), _no_moment(_d.due), _no_moment(_d.changed)),
+    ),
+    sa.and_(_one_of(_d.state, "ready", "deferred"), _d.due.is_(None)),
+    sa.and_(
+        _d.state == sa.literal_column("'sending'"), sa.or_(_d.lease.is_(None), _d.token.is_(None))
+    ),
+)
+_partial("delivery_impossible", IS_IMPOSSIBLE, _d.id)
 
 #: the tries of a delivery, except for a success at the first
 attempt = _table(

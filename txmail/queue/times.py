@@ -99,8 +99,16 @@ class Mender:
                 "new_changed": now,
             }
             for row in rows
-            if row.changed > now + slack or (statement is not _LATER and row.created > now + slack)
+            if _was_ahead(row, now + slack, put_off=statement is _LATER)
         ]
+
+
+def _was_ahead(row: Any, far: int, *, put_off: bool) -> bool:
+    """True if the clock was ahead by which the times of `row` were written."""
+    times = (row.due, row.changed, row.created, row.not_before or 0)
+    if not all(isinstance(moment, int) for moment in times):
+        return False  # nobody knows what they are; see `impossible`
+    return bool(row.changed > far or (not put_off and row.created > far))
 
 
 def _due(row: Any, now: int, *, put_off: bool) -> int:

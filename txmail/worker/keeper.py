@@ -18,7 +18,7 @@ from typing import Any
 from ..events import Event, Events, ResultsRefused
 from ..exceptions import TxmailError
 from ..item import Priority
-from ..queue import claims, slots
+from ..queue import claims, impossible, slots
 from ..queue.dead import dead_holders
 from ..queue.model import State
 from ..queue.queue import Queue
@@ -425,6 +425,7 @@ class Keeper(Ledger):
         renewed = claims.renew(connection, list(self._held), lease_now + int(self._lease * 1000))
         self._queue.store.beat(connection, now, "worker")
         self._take_over(connection, now, lease_now)
+        impossible.fail(connection, now)
         self._mender.step(connection, now, SLACK)
         claims.wake(connection, now)
         claims.unpark(connection, self._ways.names, now)

@@ -17,6 +17,7 @@ def upgrade() -> None:
     """Add the columns. Contents that are there have no digest, and go out without one."""
     op.add_column("txmail_message", sa.Column("digest", sa.LargeBinary()))
     op.add_column("txmail_message", sa.Column("not_before", sa.BigInteger()))
+    _index_the_impossible()
     op.add_column("txmail_slot", sa.Column("process", sa.String(32)))
     if op.get_bind().dialect.name != "sqlite":
         op.add_column("txmail_version", sa.Column("min_version", sa.String(32)))
@@ -30,3 +31,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("version_num", name="txmail_version_pkc"),
     )
     op.execute("INSERT INTO txmail_version (version_num) VALUES ('0002')")
+
+
+def _index_the_impossible() -> None:
+    waiting = "state IN ('ready', 'sending', 'deferred', 'in_doubt')"
+    moments = " OR ".join(f"{c} < 0 OR {c} > 253402300799999" for c in ("due", "changed"))
+    states = "'staged', 'ready', 'sending', 'sent', 'deferred', 'failed', 'in_doubt', 'held', "
+    states += "'cancelled', 'expired'"
+    condition = sa.text(
+        f"(state NOT IN ({states}))"
+        f" OR {waiting} AND ((priority NOT IN (0, 1, 2)) OR {moments})"
+        " OR state IN ('ready', 'deferred') AND due IS NULL"
+        " OR state = 'sending' AND (lease IS NULL OR token IS NULL)"
+    )
+    op.create_index(
+        "ix_txmail_delivery_impossible",
+        "txmail_delivery",
+        ["id"],
+        sqlite_where=condition,
+        postgresql_where=condition,
+    )
