@@ -440,6 +440,7 @@ def logins(server):
     return [" ".join(line.split()[:2]) for line in server.commands if line.startswith("AUTH")]
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("reply", NOT_THERE)
 @pytest.mark.parametrize(
     ("offered", "more", "expected"),
@@ -462,6 +463,7 @@ def test_a11_a_mechanism_that_is_not_there_is_replaced_by_its_like(
         assert logins(server) == [f"AUTH {name}" for name in expected]
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("reply", NOT_THERE)
 @pytest.mark.parametrize(
     ("offered", "more", "tried"),
@@ -490,6 +492,7 @@ def test_a11_never_by_something_that_shows_more(tm, log_in, reply, offered, more
         assert server.messages == []
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("code", [530, 534, 535, 538, 501, 550, 554])
 @pytest.mark.parametrize("more", ["", "&auth=PLAIN,LOGIN"])
 def test_a11_a_login_that_is_refused_is_not_tried_in_another_way(tm, log_in, code, more):

@@ -64,6 +64,7 @@ def test_a14_a_smarthost_that_is_unknown_is_temporary(tm, msmtp):
     assert "exit 68" in reason
 
 
+@pytest.mark.representative(every=4)
 @needs_msmtp
 @pytest.mark.parametrize("reply", ["421 4.3.2 bye", "450 4.2.0 busy", "451 4.7.1 greylisted"])
 @pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA", "."])
@@ -119,6 +120,7 @@ def test_a14_what_it_takes_is_accepted(tm, msmtp):
         assert message.recipients == ("one@example.net",)
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(
     ("code", "expected"),

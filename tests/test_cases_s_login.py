@@ -45,6 +45,7 @@ def refused(call, *arguments):
 # S1
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize(
     "host", ["mx.example.com", "mail_server", "localhost.example.com", "192.0.2.1", "[2001:db8::1]"]
 )
@@ -114,6 +115,7 @@ def test_s1_on_this_machine_any_tls_will_do(authority, tm, make_mailer):
         assert commit(tm, make_mailer(url), ONE).statuses == ["accepted"]
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize(
     "urls",
     [
@@ -161,6 +163,7 @@ def test_s1_users_may_be_named_in_each_url():
 # S11
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("way", ["starttls", "implicit"])
 @pytest.mark.parametrize(
     ("names", "subject"),
@@ -245,6 +248,7 @@ def by_queue(path):
 WAYS = [by_transport, by_catch, by_queue]
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("mask", UMASKS)
 @pytest.mark.parametrize("way", WAYS)
 def test_s9_every_folder_that_is_made_is_ours_alone_whatever_the_umask(tmp_path, umask, way, mask):

@@ -98,6 +98,7 @@ FOREIGN = [
 ]
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("path", ["/metrics", "/health", "/"])
 @pytest.mark.parametrize("host", FOREIGN)
 def test_s15_a_request_for_another_host_is_refused(metrics, host, path):
@@ -158,6 +159,7 @@ def test_s15_a_target_with_a_host_of_its_own_is_nothing_here(metrics, target):
         server.stop()
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD", "CONNECT", "get"])
 def test_s15_nothing_but_get_is_known(serving, method):
     """What cannot be asked for cannot be abused."""
