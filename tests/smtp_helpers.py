@@ -81,12 +81,18 @@ class Dialogue:
         strict=True,
         passed=(),
         staged=None,
-        dirty=False,
+        dirty=None,
         window=0,
         octets=WINDOW_OCTETS,
         leave=False,
     ):
-        """Begin to send `envelopes`, or what `source` iterates over; the `Sending`."""
+        """Begin to send `envelopes`, or what `source` iterates over; the `Sending`.
+
+        Unless `dirty` says otherwise a stream is on a connection that an aborted transaction has
+        used: RSET stands in front of its first message too.
+        """
+        if dirty is None:
+            dirty = bool(window) and staged is None
         sending = Sending(
             self.protocol,
             self.extensions,

@@ -28,8 +28,10 @@ def test_no_control_octet_gets_into_a_command(control):
     writers = [
         lambda: commands.rcpt(path),
         lambda: commands.mail(an_envelope(reverse_path=path), ALL),
-        lambda: commands.streamed(an_envelope(reverse_path=path), ALL),
-        lambda: commands.streamed(an_envelope(forward_paths=(b"<b@example.com>", path)), ALL),
+        lambda: commands.streamed(an_envelope(reverse_path=path), ALL, reset=True),
+        lambda: commands.streamed(
+            an_envelope(forward_paths=(b"<b@example.com>", path)), ALL, reset=False
+        ),
         lambda: commands.ehlo(name),
         lambda: commands.helo(name),
     ]
@@ -53,7 +55,7 @@ def test_mail_has_the_parameters_that_are_offered_and_needed(extensions, eightbi
     envelope = an_envelope(needs_8bitmime=eightbit, needs_smtputf8=smtputf8)
     assert commands.mail(envelope, extensions) == line
     streamed = b"RSET\r\n" + line + b"RCPT TO:<b@example.com>\r\nBDAT 12 LAST\r\n"
-    assert commands.streamed(envelope, extensions) == streamed
+    assert commands.streamed(envelope, extensions, reset=True) == streamed
 
 
 def test_a_mail_for_several_messages_has_the_size_that_is_given():
@@ -62,7 +64,7 @@ def test_a_mail_for_several_messages_has_the_size_that_is_given():
 
 def test_a_streamed_message_has_all_recipients():
     envelope = Envelope("", ["a@example.com", "b@example.com"], b"x\r\n")
-    assert commands.streamed(envelope, Extensions()) == (
+    assert commands.streamed(envelope, Extensions(), reset=True) == (
         b"RSET\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n"
         b"BDAT 3 LAST\r\n"
     )

@@ -50,6 +50,7 @@ def server():
 
 #: what a 421 means to the message that gets it
 STAGES = [("RSET", "unsent"), ("MAIL", "unsent"), ("RCPT", "deferred"), (".", "deferred")]
+TO_FIRST = [(verb, status) for verb, status in STAGES if verb != "RSET"]
 
 
 @pytest.fixture
@@ -64,7 +65,10 @@ def short_patience(monkeypatch):
 @pytest.mark.parametrize(("verb", "status"), STAGES)
 def test_a_421_in_mid_stream(server, short_patience, verb, status, window, end, leave):
     """Whatever comes after it, and if that is nothing: nobody waits the usual time for it."""
-    server.on(verb, then("421 4.3.2 closing", end), after=2)
+    if verb == "RSET" and window == 1:
+        pytest.skip("no RSET stands behind an accepted message")
+    # There is none in front of the first message.
+    server.on(verb, then("421 4.3.2 closing", end), after=1 if verb == "RSET" else 2)
     envelopes = messages(8)
     left = iter(envelopes)
     # The usual time would be longer than a test may take.
@@ -91,7 +95,7 @@ def test_a_421_in_mid_stream(server, short_patience, verb, status, window, end, 
         assert (held(envelope) in arrived(server)) or outcome.status != "accepted"
 
 
-@pytest.mark.parametrize(("verb", "status"), STAGES)
+@pytest.mark.parametrize(("verb", "status"), TO_FIRST)
 def test_a_421_to_the_first_message_is_no_reason_to_start_over(server, verb, status):
     """Its content has left with its commands."""
     server.on(verb, then("421 4.3.2 closing", CLOSE))
@@ -99,6 +103,14 @@ def test_a_421_to_the_first_message_is_no_reason_to_start_over(server, verb, sta
         assert statuses(session.send(messages(2), strict=True)) == [status, "unsent"]
         assert session.restartable is False
     assert arrived(server) == []
+
+
+def heard(reader):
+    """How many commands the next message has, and its content; 0 where the stream has ended."""
+    for commands, line in enumerate(iter(reader.readline, b""), 1):
+        if line.startswith(b"BDAT"):
+            return commands, reader.read(int(line.split()[1]))
+    return 0, b""
 
 
 class Counting:
@@ -111,10 +123,10 @@ class Counting:
     def serve(self, connected, stopping):
         reader = greeted(connected, OFFER)
         for number in range(self.take):
-            commands = [reader.readline() for _ in range(4)]
-            self.held.append(reader.read(int(commands[3].split()[1])))
+            commands, content = heard(reader)
+            self.held.append(content)
             if number < self.answer:
-                connected.sendall(OK * 4)
+                connected.sendall(OK * commands)
         reader.close()  # which would keep the socket open
         self.end(connected)
         stopping.wait()
@@ -262,10 +274,12 @@ def test_a_server_that_answers_nothing_before_it_has_the_whole_window():
     def serve(connected, stopping):
         reader = greeted(connected, OFFER)
         for _ in range(4):
+            commands = 0
             for _ in range(16):
-                commands = [reader.readline() for _ in range(4)]
-                kept.append(reader.read(int(commands[3].split()[1])))
-            connected.sendall(OK * 64)
+                count, content = heard(reader)
+                commands += count
+                kept.append(content)
+            connected.sendall(OK * commands)
         stopping.wait()
 
     with RawServer(serve) as raw, opened(raw, window=16) as session:
@@ -280,11 +294,11 @@ def test_a_server_that_answers_one_octet_at_a_time():
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         reader = greeted(connected, OFFER)
         for number in itertools.count():
-            commands = [reader.readline() for _ in range(4)]
-            if not commands[3].startswith(b"BDAT"):
+            commands, _ = heard(reader)
+            if not commands:
                 return
-            reader.read(int(commands[3].split()[1]))
-            for octet in b"250-ok\r\n" + OK * 3 + b"250 2.0.0 number %d\r\n" % number:
+            said = b"250-ok\r\n" + OK * (commands - 1) + b"250 2.0.0 number %d\r\n" % number
+            for octet in said:
                 connected.sendall(bytes([octet]))
 
     # The first reply has two lines, of which the second is the first OK.

@@ -16,7 +16,7 @@ from .extensions import Extensions
 #: Octets of a command line with its line end (RFC 5321 section 4.5.3.1.4).
 LINE_LIMIT = 512
 
-_STREAMED = b"RSET\r\nMAIL FROM:%b%b\r\nRCPT TO:%b\r\nBDAT %d LAST\r\n"
+_STREAMED = b"%bMAIL FROM:%b%b\r\nRCPT TO:%b\r\nBDAT %d LAST\r\n"
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
@@ -78,17 +78,14 @@ def bdat(size: int) -> bytes:
     return b"BDAT %d LAST\r\n" % size
 
 
-def streamed(envelope: Envelope, extensions: Extensions) -> bytes:
-    """A whole message but its octets: RSET, MAIL, RCPTs and BDAT LAST.
-
-    Exim keeps the mail transaction of a refused message open: without RSET the message behind it
-    would go out under the wrong sender.
-    """
+def streamed(envelope: Envelope, extensions: Extensions, *, reset: bool) -> bytes:
+    """A whole message but its octets: RSET if `reset`, MAIL, RCPTs and BDAT LAST."""
     sender, recipients, size = envelope.reverse_path, envelope.forward_paths, envelope.size
     if _CONTROL.search(sender) or _CONTROL.search(b"".join(recipients)):
         raise ControlInCommand(f"control character in {sender!a} or {recipients!a}")
     to = b"\r\nRCPT TO:".join(recipients)
-    return _STREAMED % (sender, _parameters(envelope, extensions, size), to, size)
+    before = RSET if reset else b""
+    return _STREAMED % (before, sender, _parameters(envelope, extensions, size), to, size)
 
 
 def auth(mechanism: str, first: bytes | None = None) -> bytes:

@@ -7,7 +7,9 @@ accepted, and puts what it received into `receive()` until a reply is `ready`.
 The laws:
 
 1. A reply answers the oldest command that has none. A reply that nothing asked for, or that came
-   before its command had left, is the route's fault; the connection ends.
+   before its command had left, is the route's fault; the connection ends. If it lies there when
+   the reply to content is judged, that reply is not trusted: it may be the surplus. A 421 is no
+   surplus, and the reply in front of it counts.
 2. After DATA nothing is issued until it is answered (RFC 2920 section 3.1).
 3. Content follows a 354 and nothing else does.
 4. The content is handed over, and its fate in doubt, when the socket has accepted the last octet
@@ -215,6 +217,11 @@ class Protocol:
         """
         return self._parser.dropped, self._parser.peek()
 
+    @property
+    def has_surplus(self) -> bool:
+        """True if more replies have come than streamed messages get."""
+        return self._streaming and self._parser.has_surplus(self._streamed - self._parser.dropped)
+
     def check_streamed(self) -> None:
         """Raise `MalformedReply` if there will be no more replies because of one."""
         self._parser.check()
@@ -247,6 +254,8 @@ class Protocol:
             raise MalformedReply(f"{reply.code} to {stage}")
         if self._dialogue.active:
             self._dialogue.reply(reply)
+        if stage is Stage.FINAL and self._parser.has_surplus(len(self._unanswered)):
+            raise MalformedReply("one that nothing asked for")
         return reply
 
     def _auth_answered(self, reply: Reply) -> Reply:

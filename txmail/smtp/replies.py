@@ -103,6 +103,20 @@ class ReplyParser:
         """True if anything came that was not handed out, even the beginning of a reply."""
         return bool(self.ready or self._rest or self._lines)
 
+    def has_surplus(self, count: int) -> bool:
+        """True if more has come than the `count` replies that are due.
+
+        A 421 behind them is no surplus: a server may say at any time that it closes the connection
+        (RFC 5321 section 3.8). Nor is the beginning of one.
+        """
+        first = self._first + count
+        if first > len(self._replies):
+            return False
+        beyond = self._replies[first:]
+        partial = self._lines[0][0] if self._lines else self._rest[:3]
+        goodbye = b"421".startswith(partial) and self._problem is None
+        return not goodbye or any(reply.code != 421 for reply in beyond)
+
     def has(self, count: int) -> bool:
         """True if so many replies are there, or as many as there will be."""
         return self._first + count <= len(self._replies) or self._problem is not None

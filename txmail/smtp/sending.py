@@ -22,17 +22,25 @@ from ..exceptions import TransportError
 from ..reply import Reply
 from . import commands, trouble
 from .extensions import Extensions
+from .flight import Flight, account, is_unknown
 from .progress import Progress, Source, unsendable, verdict_on
 from .protocol import Protocol
-from .streaming import WINDOW_OCTETS, Flight, Streaming, account, is_unknown
-from .transactions import RECIPIENTS_LIMIT, ConnectionEnded, Conversation, MailTransaction, answer
+from .streaming import WINDOW_OCTETS, Streaming
+from .transactions import (
+    RECIPIENTS_LIMIT,
+    ConnectionEnded,
+    Conversation,
+    MailTransaction,
+    ResetRefused,
+    answer,
+)
 from .trouble import Stage, Verdict, judge
 
 #: Messages on their way at once where nobody says how many: few enough to be looked at by a person
 #: when the connection breaks, enough for most of what a longer window brings.
 WINDOW = 16
-#: Messages refused in a row after which another connection is better: Postfix sleeps a second for
-#: each error after the tenth, and hangs up after the twentieth.
+#: Messages refused on one connection after which another is better: Exim hangs up after ten commands
+#: that lead to no message, Postfix sleeps a second for each error after the tenth.
 REFUSALS_LIMIT = 8
 #: Messages in a row of which MAIL got a 4yz: that many are no matter of the messages any more.
 PUT_OFF_LIMIT = 3
@@ -67,6 +75,7 @@ class Sending:
         window: int = 0,
         octets: int = WINDOW_OCTETS,
         leave: bool = False,
+        refusals: int = 0,
     ) -> None:
         """`passed` says whether an envelope passed the preflight on this very connection.
 
@@ -74,7 +83,7 @@ class Sending:
         be one which has to be reset. `window` is how many messages are streamed at once, 0 if none
         can be; behind more than `octets` nothing is sent before there is an answer. With `leave`,
         envelopes that were not taken when sending ends stay in the iterator and get no outcome,
-        and `REFUSALS_LIMIT` ends it. A `Source` is shared with others: what is left is theirs.
+        and `REFUSALS_LIMIT` ends it. `refusals` were there before on this connection. A `Source` is shared with others: what is left is theirs.
         """
         self._protocol = protocol
         self._extensions = extensions
@@ -97,14 +106,16 @@ class Sending:
         self._stopped = False
         #: True from a refusal until a message is accepted: one at a time, asking before content
         self._careful = False
-        #: messages refused since one was accepted
-        self._refusals = 0
+        #: messages refused on this connection
+        self.refusals = refusals
         #: those in a row of which MAIL got a 4yz, by their Message-IDs
         self._put_off: set[str] = set()
         #: True if that has become too many
         self.tired = False
-        #: True once the server has shown that it does not know BDAT
+        #: True once the server has shown that it does not know BDAT, or RSET between messages
         self.chunking_failed = False
+        #: True once it has shown that it does not know RSET
+        self.reset_failed = False
         #: outcomes that are known and were not handed out, in order
         self.ready: deque[Outcome] = deque()
         #: messages that the server took one at a time
@@ -127,12 +138,16 @@ class Sending:
                     yield from self._stream()
                     turn = self._next()
         except TransportError as ended:
-            self.cut(str(ended), ended.reply)
+            closed = isinstance(ended, ConnectionEnded) and ended.lost
+            self.cut(str(ended), ended.reply, closed=closed)
             raise
         self.cut("not sent because an earlier message was not accepted")
 
-    def cut(self, reason: str, reply: Reply | None = None) -> None:
-        """Decide all that is undecided: no octet will be written for this call any more."""
+    def cut(self, reason: str, reply: Reply | None = None, *, closed: bool = False) -> None:
+        """Decide all that is undecided: no octet will be written for this call any more.
+
+        `closed` if that is because the server has closed the connection.
+        """
         if self._turn is not None:
             verdict = self._verdict_when_cut(self._turn, reply)
             for index in self._turn.transaction.recipients:
@@ -140,7 +155,7 @@ class Sending:
                     self._turn.progress.settle(index, verdict, reply, reason)
             self._turn = None
         if self._streaming is not None:
-            self._streaming.cut(self._open, reason, reply)
+            self._streaming.cut(self._open, reason, reply, closed=closed)
             self.begun = (
                 self.begun
                 or self._streaming.accepted > 0
@@ -259,8 +274,8 @@ class Sending:
         return turn
 
     def _not_accepted(self) -> None:
-        self._refusals += 1
-        self.tired = self._leave and self._refusals >= REFUSALS_LIMIT
+        self.refusals += 1
+        self.tired = self._leave and self.refusals >= REFUSALS_LIMIT
         self._stopped = self._strict or self.tired
         self._careful = self._streaming is not None
 
@@ -277,24 +292,39 @@ class Sending:
             accepted = streaming.accepted
             while (refused := streaming.collect(self.ready)) is not None:
                 if streaming.accepted > accepted:
-                    self._refusals, accepted = 0, streaming.accepted
+                    accepted = streaming.accepted
                     self._put_off.clear()
                 self._settle_refused(streaming, *refused)
             self.begun = True
             self._fill(streaming)
             if streaming.empty and self._protocol.closing:
                 raise ConnectionEnded("the server closes the connection")
+            if streaming.empty:
+                self.dirty = not streaming.clean
+        if streaming.reset_refused is not None:
+            self._do_without_reset(streaming, streaming.reset_refused)
         if self.chunking_failed:
             self._accepted += streaming.accepted
             self._streaming, self._careful = None, False
+
+    def _do_without_reset(self, streaming: Streaming, reply: Reply) -> None:
+        """All have their replies; what goes on here goes without a stream, if anything can."""
+        self.chunking_failed = self.reset_failed = True
+        self.dirty = self.dirty or streaming.mixed
+        if self.dirty and not self._stopped:
+            raise ResetRefused(reply)
 
     def _fill(self, streaming: Streaming) -> None:
         """Put into the stream what may go there now."""
         if self._careful or self._stopped or self._open or self.chunking_failed:
             return
-        if self._protocol.closing:
+        if self._protocol.closing or streaming.reset_refused is not None:
             return
-        for _ in range(streaming.room):
+        room = streaming.room
+        if self.refusals:
+            # Of what is on its way, no more may be refused than the server bears.
+            room = min(room, max(1, REFUSALS_LIMIT - self.refusals) - streaming.count)
+        for _ in range(room):
             found = self._source.take()
             if found is None:
                 return
@@ -304,16 +334,16 @@ class Sending:
                 self._source.put_back(position, envelope)
                 return
             staged = self._staged_for(envelope) if self._staged is not None else None
+            if streaming.empty:
+                streaming.clean, self.dirty = not self.dirty, False
             streaming.add(position, envelope, passed, staged)
-            self.dirty = False
 
     def _settle_refused(self, streaming: Streaming, flight: Flight, replies: list[Reply]) -> None:
         """Settle a message with a reply that was not positive."""
-        progress = account(flight, replies)
-        self._note_mail(progress, None if flight.staged or len(replies) < 2 else replies[1])
+        progress = account(flight, replies, clean=streaming.clean)
+        self._note_mail(progress, flight.to_mail(replies))
         self._open.append(progress)
-        streaming.dealt_with()
-        self.dirty = True
+        streaming.dealt_with(replies)
         if progress.waiting and is_unknown(replies[-1]):
             # It may have read the octets as commands: no more of that on this connection.
             self.chunking_failed = True
@@ -418,7 +448,6 @@ class Sending:
         self._in_content = False
         if verdict is trouble.ACCEPTED:
             self._accepted += 1
-            self._refusals = 0
             self._careful = self._careful and not turn.transaction.clean
         else:
             self.dirty = True

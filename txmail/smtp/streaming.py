@@ -1,7 +1,7 @@
 """Messages in a stream, with CHUNKING (RFC 3030) and PIPELINING (RFC 2920). No I/O.
 
-RSET, MAIL, RCPT, BDAT LAST and the octets of one message stand behind those of another, and nothing
-is waited for but the window: so many messages, so many octets, without an answer. All that are in
+MAIL, RCPT, BDAT LAST and the octets of one message stand behind those of another, with RSET between
+where the one before may have left a mail transaction open (see `flight`), and nothing is waited for but the window: so many messages, so many octets, without an answer. All that are in
 the window may be in doubt if the connection breaks.
 
 Whoever is in the stream is answered as a whole: nothing is known of a message until its last reply
@@ -18,41 +18,18 @@ from ..envelope import Envelope, Outcome, accepted
 from ..reply import Reply
 from . import commands, trouble
 from .extensions import Extensions
+from .flight import Flight, account, is_out_of_step, is_unknown, says_goodbye
 from .progress import Progress, unsendable
 from .protocol import Protocol
 from .replies import MalformedReply
 from .transactions import RECIPIENTS_LIMIT, MailTransaction
-from .trouble import Stage, Verdict, judge
+from .trouble import Verdict
 
 #: Octets on their way at once, so that memory is bounded, and the time that a fault costs.
 WINDOW_OCTETS = 4 * 1024 * 1024
 #: The same where several connections share the work: a small message must not have to wait
 #: behind a large one.
 SHARED_OCTETS = 256 * 1024
-
-#: Replies to BDAT that are about the command and not about the message.
-_UNKNOWN = frozenset({500, 501, 502, 503, 504})
-
-
-class Flight:
-    """One message in the stream."""
-
-    __slots__ = ("ends", "envelope", "first", "position", "preflighted", "replies")
-
-    def __init__(self, position: int, envelope: Envelope, preflighted: bool, replies: int) -> None:
-        self.position = position
-        self.envelope = envelope
-        self.preflighted = preflighted
-        #: how many it gets
-        self.replies = replies
-        #: the number of the first of them, and how many octets the socket has taken when it has
-        #: the last of this message; 0 before it was queued
-        self.first = self.ends = 0
-
-    @property
-    def staged(self) -> bool:
-        """True if its MAIL and RCPTs were answered before, in the preflight."""
-        return self.replies == 1
 
 
 class Streaming:
@@ -70,6 +47,14 @@ class Streaming:
         self._flying = 0
         #: messages that were accepted
         self.accepted = 0
+        #: True if no mail transaction can be open behind the last message that was answered
+        self.clean = True
+        #: a RSET was refused, by a server that goes on: no more can be streamed to it
+        self.reset_refused: Reply | None = None
+        #: True if that was where a mail transaction may have been open
+        self.mixed = False
+        #: True if the server has said that it does nothing any more: see `says_goodbye`
+        self._goodbye = False
 
     @property
     def empty(self) -> bool:
@@ -90,6 +75,11 @@ class Streaming:
         )
 
     @property
+    def count(self) -> int:
+        """How many messages are in it."""
+        return len(self._flights)
+
+    @property
     def room(self) -> int:
         """How many messages more the window allows."""
         return self._window - len(self._flights)
@@ -106,16 +96,16 @@ class Streaming:
         staged: MailTransaction | None = None,
     ) -> None:
         """Queue the message of `envelope`; of one that is `staged`, the content only."""
+        reset = staged is None and (bool(self._flights) or not self.clean)
+        flight = Flight(position, envelope, preflighted, reset=reset, staged=staged is not None)
         if staged is None:
-            lines = commands.streamed(envelope, self._extensions)
-            replies = len(envelope.forward_paths) + 3
+            lines = commands.streamed(envelope, self._extensions, reset=reset)
         else:
-            lines, replies = commands.bdat(envelope.size), 1
-        flight = Flight(position, envelope, preflighted, replies)
+            lines = commands.bdat(envelope.size)
         # An interrupt must find it here if anything of it can leave.
         self._flights.append(flight)
         self._flying += envelope.size
-        flight.first, flight.ends = self._protocol.stream(lines, envelope.content, replies)
+        flight.first, flight.ends = self._protocol.stream(lines, envelope.content, flight.replies)
 
     # -- out of it
 
@@ -126,6 +116,8 @@ class Streaming:
         is none. Raises `MalformedReply`.
         """
         flights, protocol = self._flights, self._protocol
+        if protocol.has_surplus:
+            raise MalformedReply("one that nothing asked for")
         before, came = protocol.streamed_replies()
         refused = None
         last = 0
@@ -139,35 +131,50 @@ class Streaming:
             final = replies[-1]
             if self._is_early(flight, replies):
                 raise MalformedReply("an answer to a message that had not been sent")
-            for reply in replies:
-                if reply.code >= 300:
-                    if is_out_of_step(flight, replies):
-                        raise MalformedReply("one that has no place in a stream")
-                    refused = flight, replies
-                    break
-            else:
-                self.accepted += 1
-                envelope = flight.envelope
-                for recipient in envelope.recipients:
-                    ready.append(
-                        accepted(
-                            recipient,
-                            final,
-                            envelope.message_id,
-                            flight.preflighted,
-                            flight.position,
-                        )
+            if not self._is_accepted(flight, replies):
+                refused = flight, replies
+                break
+            self.accepted += 1
+            self.clean, self._goodbye = True, False
+            envelope = flight.envelope
+            for recipient in envelope.recipients:
+                ready.append(
+                    accepted(
+                        recipient,
+                        final,
+                        envelope.message_id,
+                        flight.preflighted,
+                        flight.position,
                     )
-                self._flying -= envelope.size
-                flights.popleft()
-                last = end
+                )
+            self._flying -= envelope.size
+            flights.popleft()
+            last = end
         protocol.take_streamed(last)
         self._wait(refused=refused is not None)
         return refused
 
-    def dealt_with(self) -> None:
+    def _is_accepted(self, flight: Flight, replies: Sequence[Reply]) -> bool:
+        """True if all of `replies` are positive, or all that matter."""
+        for reply in replies:
+            if reply.code >= 300:
+                break
+        else:
+            return True
+        if is_out_of_step(flight, replies):
+            raise MalformedReply("one that has no place in a stream")
+        if not flight.refuses_reset(replies):
+            return False
+        self.reset_refused = replies[0]
+        self.mixed = self.mixed or not self.clean
+        return self.clean and all(reply.positive for reply in replies[1:])
+
+    def dealt_with(self, replies: Sequence[Reply]) -> None:
         """What `collect` returned has an account: it leaves the stream."""
         flight = self._flights.popleft()
+        # What has a positive reply to its content has ended its transaction, whoever was refused.
+        self.clean = replies[-1].positive
+        self._goodbye = says_goodbye(flight, replies, self._goodbye)
         self._flying -= flight.envelope.size
         self._protocol.take_streamed(flight.replies)
         self._wait(refused=True)
@@ -189,22 +196,37 @@ class Streaming:
         else:
             self._protocol.want(1)
 
-    def cut(self, accounts: deque[Progress], reason: str, reply: Reply | None) -> None:
-        """The connection has ended: `accounts` get that of all that were in the stream."""
+    def cut(
+        self, accounts: deque[Progress], reason: str, reply: Reply | None, *, closed: bool
+    ) -> None:
+        """The connection has ended: `accounts` get that of all that were in the stream.
+
+        `closed` if the server has ended it.
+        """
         before, came = self._protocol.streamed_replies()
+        goodbye, surplus = self._goodbye, self._protocol.has_surplus
+        for flight in self._flights:
+            start = flight.first - before
+            goodbye = says_goodbye(flight, came[start : start + flight.replies], goodbye)
         # Nobody knows what a reply is about that comes behind one which has no place here.
-        trusted = True
+        trusted = not surplus
         while self._flights:
             flight = self._flights[0]
             start = flight.first - before
-            replies = came[start : start + flight.replies] if flight.ends and trusted else []
-            if replies and self._is_early(flight, replies):
+            replies = came[start : start + flight.replies] if flight.ends else []
+            rest = self._verdict_when_cut(flight)
+            if surplus and len(replies) == flight.replies and is_unknown(replies[-1]):
+                rest = trouble.UNSENT  # it has read the content as commands
+            elif goodbye and closed and not surplus:
+                rest = trouble.UNSENT
+            if not trusted or (replies and self._is_early(flight, replies)):
                 replies, trusted = [], False
-            progress = account(flight, replies)
+            progress = account(flight, replies, clean=self.clean)
+            self.clean = len(replies) == flight.replies and replies[-1].positive
             trusted = trusted and not is_out_of_step(flight, replies)
             for index in progress.waiting:
                 progress.settle(index, trouble.UNSENT, reply, reason)
-            progress.settle_rest(self._verdict_when_cut(flight), reply, reason)
+            progress.settle_rest(rest, reply, reason)
             # In this order an interrupt can repeat one and not lose it.
             accounts.append(progress)
             self._flights.popleft()
@@ -218,64 +240,3 @@ class Streaming:
         if left(flight.ends):
             return trouble.IN_DOUBT
         return trouble.CUT_SHORT if left(flight.ends - flight.envelope.size + 1) else trouble.UNSENT
-
-
-def account(flight: Flight, replies: Sequence[Reply]) -> Progress:
-    """What becomes of a message by the replies to its commands, of which the last may be missing.
-
-    `waiting` are those of its recipients that go again: the server takes no more at once, or knows
-    no BDAT. About others that are undecided nothing was said.
-    """
-    progress = Progress(flight.position, flight.envelope, flight.preflighted)
-    named = list(progress.waiting)
-    progress.waiting.clear()
-    final = replies[-1] if len(replies) == flight.replies else None
-    if is_out_of_step(flight, replies):
-        if final is not None and final.code >= 400:
-            progress.settle_rest(trouble.UNSENT, final)
-        return progress
-    if not flight.staged:
-        named = _account_of_recipients(progress, replies)
-    if final is not None and is_unknown(final):
-        progress.waiting.extendleft(reversed(named))
-    elif final is not None:
-        verdict = judge(Stage.FINAL, final)
-        for index in named:
-            progress.settle(index, verdict, final)
-    return progress
-
-
-def is_out_of_step(flight: Flight, replies: Sequence[Reply]) -> bool:
-    """True if nobody can know what the server makes of what it was sent.
-
-    A 3yz has no place here, and behind a RSET that was refused there may be anything. (A 421 to it
-    is clear if the server did not go on: nothing behind that was done.)
-    """
-    if any(reply.intermediate for reply in replies):
-        return True
-    if flight.staged or not replies or replies[0].positive:
-        return False
-    return replies[0].code != 421 or any(reply.positive for reply in replies)
-
-
-def _account_of_recipients(progress: Progress, replies: Sequence[Reply]) -> list[int]:
-    """Settle who was refused by what RSET, MAIL and RCPT got; return who was accepted."""
-    for stage, reply in zip((Stage.RSET, Stage.MAIL), replies, strict=False):
-        if not reply.positive:
-            progress.settle_rest(judge(stage, reply), reply)
-            return []
-    to_recipients = replies[2 : 2 + len(progress.outcomes)]
-    verdicts = [judge(Stage.RCPT, reply) for reply in to_recipients]
-    named = [i for i, verdict in enumerate(verdicts) if verdict is trouble.ACCEPTED]
-    for index, (verdict, reply) in enumerate(zip(verdicts, to_recipients, strict=True)):
-        if verdict is trouble.SPLIT and named:
-            progress.waiting.append(index)
-        elif verdict is not trouble.ACCEPTED:
-            refusal = trouble.DEFER_RECIPIENT if verdict is trouble.SPLIT else verdict
-            progress.settle(index, refusal, reply)
-    return named
-
-
-def is_unknown(reply: Reply) -> bool:
-    """True if `reply`, to a BDAT whose recipients were accepted, is about BDAT itself."""
-    return reply.code in _UNKNOWN

@@ -35,6 +35,13 @@ class ConnectionEnded(TransportError):
         super().__init__(problem, lost=lost, reply=reply)
 
 
+class ResetRefused(ConnectionEnded):
+    """RSET was refused: what is open on this connection stays open."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__("RSET was refused", reply=reply)
+
+
 def answer(protocol: Protocol) -> Generator[None, None, Reply]:
     """The answer to the oldest unanswered command."""
     while (reply := protocol.next_reply()) is None:
@@ -84,6 +91,8 @@ class Group:
             self.to_mail = reply
         elif stage is Stage.DATA:
             self.to_data = reply
+        elif stage is Stage.RSET and reply.code >= 500:
+            raise ResetRefused(reply)
         elif not reply.positive:
             raise ConnectionEnded(f"{stage} was refused", reply=reply)
         if reply.code == 421:
