@@ -442,6 +442,12 @@ def _(play):
 FINAL_ACTIONS = {**ACTIONS, "malformed": then(b"250 2.0.0 Ok\n", CLOSE)}
 
 
+@scene("final dot", "more than was due")
+def _(play):
+    play.serve().on(".", b"250 2.0.0 Ok\r\n550 5.7.1 no\r\n", times=None)
+    return play.commit(play.mailer(), note("one"))
+
+
 @scenes(["final dot"], "EOF", "reset", "time-out", "partial line", "malformed")
 def _(play, where, event):
     """Once with the message taken and once not: nobody can tell from here."""
@@ -513,9 +519,16 @@ def _(play):
 def _(play):
     server = play.serve(extensions=STREAM)
     server.on("RSET", "500 5.5.1 what?", after=1)  # not in the preflight
-    ended = play.commit(play.mailer(), note("one"), note("two"))
-    assert ended.statuses == ["accepted", "in_doubt"]
-    assert len(server.messages) == 2  # but who is the sender of the second?
+    ended = play.commit(play.mailer("window=2"), note("one"), note("two"))
+    assert ended.statuses == ["accepted", "accepted"]
+    assert len(server.messages) == 2
+    # Behind a message that was not accepted, who is the sender of the next one?
+    server.clear()
+    server.on("RSET", "500 5.5.1 what?", after=1)
+    server.on(".", "554 5.7.1 no")
+    doubtful = play.commit(play.mailer("window=2"), note("three"), note("four"))
+    assert doubtful.statuses == ["failed", "in_doubt"]
+    assert len(server.messages) == 3
 
 
 @scene("idle reuse", "421 unasked")

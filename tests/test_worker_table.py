@@ -171,8 +171,8 @@ STAGES = (*IN_TRANSACTION, *OPENING)
 
 def say(server, where, said):
     """Have `server` say that to the bad message."""
-    if where == "DATA":  # nothing in it says whose it is
-        server.on("DATA", said, after=BEFORE)
+    if where == "DATA":  # nothing in it says whose it is; a fresh connection is asked once more
+        server.on("DATA", said, after=BEFORE, times=2)
         return
     matching = "<bad@" if where in ("MAIL", "RCPT") else BAD_ID
     server.on(VERBS.get(where, where), said, matching=matching, times=None)
@@ -415,14 +415,20 @@ def _(play, where, event):
     return play.transport("pipelining=no", address=server.address)
 
 
-FINAL_ACTIONS = {**ACTIONS, "malformed": then(b"250 2.0.0 Ok\n", CLOSE)}
+FINAL_ACTIONS = {
+    **ACTIONS,
+    "malformed": then(b"250 2.0.0 Ok\n", CLOSE),
+    "more than was due": then(b"250 2.0.0 Ok\r\n550 5.7.1 no\r\n", CLOSE),
+}
 
 
 @scene("final dot", *FINAL_ACTIONS)
 def _(play, where, event):
     action = then(NO_REPLY, FINAL_ACTIONS[event])
     play.serve().on(".", action, matching=BAD_ID)
-    return play.transport("timeout=0.5")
+    # With pipelining there is something else that the surplus could answer.
+    pipelining = "no" if event == "more than was due" else "yes"
+    return play.transport(f"timeout=0.5&pipelining={pipelining}")
 
 
 @scene("BDAT", "500 to 504, recipients accepted")
@@ -433,8 +439,8 @@ def _(play, where, event):
 
 @scene("stream", "RSET refused, but not with 421")
 def _(play, where, event):
-    play.serve(extensions=STREAM).on("RSET", "500 5.5.1 what?", after=BEFORE)
-    return play.transport("window=1")
+    play.serve(extensions=STREAM).on("RSET", "500 5.5.1 what?", times=None)
+    return play.transport("window=2")
 
 
 @scene("RSET", "EOF")

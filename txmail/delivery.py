@@ -16,7 +16,7 @@ from typing import Any, Self
 from zope.interface import implementer
 
 from .budget import COMMIT_TIMEOUT, Budget
-from .envelope import Envelope, Outcome, Status
+from .envelope import Action, Envelope, Outcome, Status
 from .events import Connected, ConnectionLost, Events
 from .exceptions import ConfigurationError, TransportError
 from .interfaces import IDelivery, IDeliveryRun, IQueue, ISession, ITransport
@@ -180,7 +180,8 @@ class DirectRun:
     def _may_spill(self, outcomes: Sequence[Outcome]) -> bool:
         """True if nothing is out, nothing refused for good, and the queue can have it all."""
         return self._delivery.on_unavailable == QUEUE and not any(
-            o.status in (Status.ACCEPTED, Status.IN_DOUBT, Status.FAILED) for o in outcomes
+            o.status in (Status.ACCEPTED, Status.IN_DOUBT, Status.FAILED) or o.action is Action.FAIL
+            for o in outcomes
         )
 
     def _spill(

@@ -84,7 +84,7 @@ def delivery_error(
     kind: type[DeliveryError] = DeliveryUnavailable
     if statuses & {Status.ACCEPTED, Status.IN_DOUBT}:
         kind = PartialDelivery
-    elif Status.FAILED in statuses:
+    elif Status.FAILED in statuses or any(o.action is Action.FAIL for o in outcomes):
         kind = DeliveryRefused
     elif transient and not any(o.action is Action.STOP_ROUTE for o in outcomes):
         kind = TransientDeliveryUnavailable

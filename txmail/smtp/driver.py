@@ -17,6 +17,10 @@ from .transactions import ConnectionEnded, Conversation
 #: Seconds that a server may take to close the connection after a 421. What it has accepted before
 #: it has said before, so that nothing but its last words is missed.
 CLOSING_TIMEOUT = 5.0
+#: Seconds for the first reply on a connection that was kept. A router in between that translates
+#: addresses may have forgotten it, and then nothing ever comes: neither a reply nor a reset. It is
+#: at most half of the time that is left, so that there is some for a fresh connection.
+KEPT_TIMEOUT = 5.0
 
 
 class Driver:
@@ -37,6 +41,8 @@ class Driver:
         self._timeout = timeout
         self._clock = clock
         self._write_failed = False
+        #: False on a connection that was kept, until something comes on it
+        self.proven = True
         #: by the clock: the end of all patience, and that with the next reply
         self._deadline: float | None = None
         self._patience = 0.0
@@ -89,7 +95,15 @@ class Driver:
 
     def expect(self) -> None:
         """From now on a reply is waited for."""
-        self._patience = self._clock() + self._timeout
+        self._wait_from(self._clock())
+
+    def _wait_from(self, now: float) -> None:
+        patience = self._timeout
+        if not self.proven:
+            patience = min(patience, KEPT_TIMEOUT)
+            if self._deadline is not None:
+                patience = min(patience, (self._deadline - now) / 2)
+        self._patience = now + patience
 
     def interest(self) -> tuple[bool, float]:
         """Whether there is something to write, and the seconds that are left, 0 at least.
@@ -113,6 +127,8 @@ class Driver:
 
     def give_up(self) -> None:
         """Raises `ConnectionEnded`: the time is up."""
+        if not self.proven:
+            raise ConnectionEnded(f"no answer from {self._name} on a connection that was kept")
         raise ConnectionEnded(f"no answer from {self._name} in time", lost=False)
 
     def receive(self) -> None:
@@ -125,6 +141,7 @@ class Driver:
         if data == b"":
             raise ConnectionEnded(f"{self._name} closed the connection")
         if data:
+            self.proven = True
             self._protocol.receive(data)
 
     def write(self) -> None:
@@ -146,4 +163,4 @@ class Driver:
             taken = 0
         protocol.took(taken)
         if taken:
-            self._patience = now + self._timeout
+            self._wait_from(now)

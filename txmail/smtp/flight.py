@@ -76,7 +76,8 @@ def account(flight: Flight, replies: Sequence[Reply], *, clean: bool) -> Progres
             progress.settle_rest(trouble.UNSENT, final)
         return progress
     if flight.reset:
-        if flight.refuses_reset(replies) and not clean:
+        refused = flight.refuses_reset(replies)
+        if refused and not (clean and len(replies) > 1 and replies[1].positive):
             _account_of_mixed(progress, replies[2:], final)
             return progress
         if replies and replies[0].code == 421:
@@ -122,9 +123,10 @@ def says_goodbye(flight: Flight, replies: Sequence[Reply], before: bool) -> bool
 def _account_of_mixed(
     progress: Progress, to_recipients: Sequence[Reply], final: Reply | None
 ) -> None:
-    """Settle a message that came while another transaction may have been open, which RSET left.
+    """Settle a message whose RSET was refused: perhaps it was not alone in its transaction.
 
-    It may have gone out under the sender of that one, or to its recipients.
+    If another transaction was open, it may have gone out under the sender of that one, or to its
+    recipients. What was refused was refused for no reason of its own.
     """
     if final is None:
         return

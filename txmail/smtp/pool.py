@@ -148,6 +148,10 @@ class Pool:
         if not keep:
             session.quit()
 
+    def renewed(self, session: Session) -> None:
+        """`session`, which is in use, has a new connection."""
+        session.opened_at = self._clock()
+
     def close(self) -> None:
         """End all idle sessions; one in use is kept again when it is given back."""
         with self._lock():

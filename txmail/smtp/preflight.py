@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from ..envelope import Envelope, Outcome
 from ..reply import Reply
 from . import commands, trouble
+from .ask_again import AskingAgain
 from .extensions import Extensions
 from .progress import outcome_of, unsendable, verdict_on
 from .protocol import Protocol
@@ -25,6 +26,13 @@ from .trouble import Stage, Verdict, judge
 
 #: Groups asked about on one connection since a message was last accepted on it.
 PROBES_LIMIT = 8
+
+#: Why what is asked about has an end.
+ASKED_ENOUGH = (
+    f"a server is asked about no more than {PROBES_LIMIT} groups (of one sender and "
+    f"{RECIPIENTS_LIMIT} recipients) without getting a message"
+)
+NO_RESET = "this server knows no RSET, and can be asked about the first message only"
 
 _RSET = (Stage.RSET, commands.RSET)
 _Answer = tuple[Verdict, Reply]
@@ -58,17 +66,19 @@ class Preflight:
         pipelining: bool,
         dirty: bool,
         allowed: int,
+        limit: str = ASKED_ENOUGH,
     ) -> None:
         """`envelopes` have not passed yet, except that the first may have if it is staged anew.
 
         `dirty` begins with RSET. `allowed` is how many groups may be asked about; what is beyond
-        goes unasked or, with `always`, is refused.
+        goes unasked or, with `always`, is refused because of the `limit`.
         """
         self._protocol = protocol
         self._extensions = extensions
         self._pipelining = pipelining
         self._always = always
         self._allowed = allowed
+        self._limit = limit
         self._problems = {id(e): unsendable(e, extensions) for e in envelopes}
         self._envelopes = envelopes
         self._sendable = [e for e in envelopes if not self._problems[id(e)]]
@@ -121,17 +131,30 @@ class Preflight:
         return found or (self._refused_unasked() if self._always else [])
 
     def _refused_unasked(self) -> list[Outcome]:
-        reason = (
-            f"preflight=always, and a server is asked about no more than {PROBES_LIMIT} groups "
-            f"(of one sender and {RECIPIENTS_LIMIT} recipients) without getting a message"
-        )
+        reason = f"preflight=always, and {self._limit}"
         unasked = {id(envelope) for probe in self._unasked for envelope in probe.envelopes}
         return [
-            outcome_of(envelope, index, trouble.UNSENDABLE, reason=reason, preflighted=False)
+            outcome_of(envelope, index, trouble.NOT_ASKED, reason=reason, preflighted=False)
             for envelope in self._envelopes
             if id(envelope) in unasked
             for index in range(len(envelope.recipients))
         ]
+
+    def asks_again(self, asking: AskingAgain) -> Reply | None:
+        """A refusal that may be about this connection alone, if there is one."""
+        for envelope in self._sendable:
+            refused = self._refused.get(id(envelope))
+            if refused is not None:
+                stage, replies = Stage.MAIL, [refused[1]]
+            else:
+                found = map(
+                    self._answers.get, [(_kind(envelope), p) for p in envelope.forward_paths]
+                )
+                answers = [answer for answer in found if answer is not None]
+                stage, replies = Stage.RCPT, [reply for _, reply in answers]
+            if (again := asking.to(stage, replies)) is not None:
+                return again
+        return None
 
     # -- the questions
 

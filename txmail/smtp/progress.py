@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from ..envelope import Envelope, Outcome, accepted
+from ..envelope import Envelope, Outcome, Status, accepted
 from ..exceptions import TransportError
 from ..reply import Reply
 from . import trouble
@@ -62,6 +62,16 @@ class Progress:
         """True if all recipients are decided."""
         return None not in self.outcomes
 
+    @property
+    def untouched(self) -> bool:
+        """True if no recipient is decided."""
+        return not any(self.outcomes)
+
+    @property
+    def unsent(self) -> bool:
+        """True if it is decided that nothing of it was sent."""
+        return all(o is not None and o.status is Status.UNSENT for o in self.outcomes)
+
 
 class Source:
     """The envelopes of a call with their positions; what was taken too early can be put back.
@@ -101,8 +111,10 @@ class Source:
         return back[0]
 
     def put_back(self, position: int, envelope: Envelope) -> None:
-        """Have it come again, before all that were not taken yet."""
-        self._back.append((position, envelope))
+        """Have it come again, in its place before all that were not taken yet."""
+        back = self._back
+        place = sum(before < position for before, _ in back)
+        back.insert(place, (position, envelope))
 
     def rest(self, *, taken_only: bool = False) -> Iterator[tuple[int, Envelope]]:
         """All that is left, or only what was put back."""

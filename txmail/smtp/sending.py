@@ -15,19 +15,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..envelope import Action, Envelope, Outcome, Scope, Status
 from ..exceptions import TransportError
 from ..reply import Reply
 from . import commands, trouble
+from .ask_again import AskingAgain
 from .extensions import Extensions
 from .flight import Flight, account, is_unknown
 from .progress import Progress, Source, unsendable, verdict_on
 from .protocol import Protocol
+from .server_memory import ServerMemory
 from .streaming import WINDOW_OCTETS, Streaming
 from .transactions import (
     RECIPIENTS_LIMIT,
+    AskAgain,
     ConnectionEnded,
     Conversation,
     MailTransaction,
@@ -39,8 +42,8 @@ from .trouble import Stage, Verdict, judge
 #: Messages on their way at once where nobody says how many: few enough to be looked at by a person
 #: when the connection breaks, enough for most of what a longer window brings.
 WINDOW = 16
-#: Messages refused on one connection after which another is better: Exim hangs up after ten commands
-#: that lead to no message, Postfix sleeps a second for each error after the tenth.
+#: Messages refused on one connection after which another is better: Exim hangs up after ten
+#: commands that lead to no message, Postfix sleeps a second for each error after the tenth.
 REFUSALS_LIMIT = 8
 #: Messages in a row of which MAIL got a 4yz: that many are no matter of the messages any more.
 PUT_OFF_LIMIT = 3
@@ -56,6 +59,19 @@ class _Turn:
         self.transaction = transaction
         #: why this server can never take it; empty if it may
         self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a connection has carried."""
+
+    #: messages that were refused
+    refusals: int = 0
+    #: True if there was an answer to the content of a message
+    carried: bool = False
+
+
+FRESH = Past()
 
 
 class Sending:
@@ -75,7 +91,10 @@ class Sending:
         window: int = 0,
         octets: int = WINDOW_OCTETS,
         leave: bool = False,
-        refusals: int = 0,
+        takes_rest: bool | None = None,
+        cautious: bool = False,
+        memory: ServerMemory | None = None,
+        past: Past = FRESH,
     ) -> None:
         """`passed` says whether an envelope passed the preflight on this very connection.
 
@@ -83,7 +102,10 @@ class Sending:
         be one which has to be reset. `window` is how many messages are streamed at once, 0 if none
         can be; behind more than `octets` nothing is sent before there is an answer. With `leave`,
         envelopes that were not taken when sending ends stay in the iterator and get no outcome,
-        and `REFUSALS_LIMIT` ends it. `refusals` were there before on this connection. A `Source` is shared with others: what is left is theirs.
+        and `REFUSALS_LIMIT` ends it. A `Source` is shared with others, and what is left is theirs
+        unless `takes_rest`. `cautious` sends no content before there was a reply. `past` is what
+        the connection has carried; with a `memory` of the server, `AskAgain` ends it where a fresh
+        connection may get another answer.
         """
         self._protocol = protocol
         self._extensions = extensions
@@ -93,7 +115,7 @@ class Sending:
         self._octets = octets
         self._leave = leave
         #: what is left of a source that others share is theirs
-        self._takes_rest = not shared
+        self._takes_rest = not shared if takes_rest is None else takes_rest
         self._strict = strict
         self._pipelining = pipelining
         self._passed = passed
@@ -105,9 +127,15 @@ class Sending:
         self._in_content = False
         self._stopped = False
         #: True from a refusal until a message is accepted: one at a time, asking before content
-        self._careful = False
+        self._careful = cautious and self._streaming is not None
         #: messages refused on this connection
-        self.refusals = refusals
+        self.refusals = past.refusals
+        #: what a fresh connection is asked about
+        self.again = AskingAgain(memory, past.carried)
+        #: in the stream, a reply for which a fresh connection is asked
+        self._again: Reply | None = None
+        #: the same, once all is over here because of it
+        self.asked_again: Reply | None = None
         #: those in a row of which MAIL got a 4yz, by their Message-IDs
         self._put_off: set[str] = set()
         #: True if that has become too many
@@ -139,14 +167,26 @@ class Sending:
                     turn = self._next()
         except TransportError as ended:
             closed = isinstance(ended, ConnectionEnded) and ended.lost
-            self.cut(str(ended), ended.reply, closed=closed)
-            raise
+            again = self._asks_again_for(ended)
+            self.cut(str(ended), ended.reply, closed=closed, again=again is not None)
+            self.asked_again = None if again is None else again.reply
+            if again is None or again is ended:
+                raise
+            raise again from ended
         self.cut("not sent because an earlier message was not accepted")
 
-    def cut(self, reason: str, reply: Reply | None = None, *, closed: bool = False) -> None:
+    def cut(
+        self,
+        reason: str,
+        reply: Reply | None = None,
+        *,
+        closed: bool = False,
+        again: bool = False,
+    ) -> None:
         """Decide all that is undecided: no octet will be written for this call any more.
 
-        `closed` if that is because the server has closed the connection.
+        `closed` if that is because the server has closed the connection. With `again`, what was
+        not sent is put back into the source, which another connection goes on with.
         """
         if self._turn is not None:
             verdict = self._verdict_when_cut(self._turn, reply)
@@ -170,6 +210,9 @@ class Sending:
             self._ahead = None
         for progress in self._open:
             progress.settle_rest(trouble.UNSENT, reply, reason)
+        if again:
+            self._put_back()
+            self._takes_rest = False
         rest = self._source.rest(taken_only=self._leave) if self._takes_rest else ()
         for position, envelope in rest:
             progress = Progress(position, envelope, self._passed(envelope))
@@ -178,6 +221,12 @@ class Sending:
         # A mail transaction that the preflight left open and nobody used is still open.
         self.dirty = self.dirty or self._staged is not None
         self._hand_out()
+
+    def _put_back(self) -> None:
+        """Leave to another connection what was not sent here."""
+        for progress in [progress for progress in self._open if progress.unsent]:
+            self._source.put_back(progress.position, progress.envelope)
+            self._open.remove(progress)
 
     def _verdict_when_cut(self, turn: _Turn, reply: Reply | None) -> Verdict:
         if self._in_content:
@@ -192,11 +241,35 @@ class Sending:
         streamed = self._streaming.accepted if self._streaming is not None else 0
         return self._accepted + streamed
 
+    @property
+    def past(self) -> Past:
+        """What the connection has carried by now."""
+        return Past(self.refusals, self.again.carried)
+
     def _hand_out(self) -> None:
         while self._open and self._open[0].settled:
             # In this order an interrupt can repeat outcomes and not lose them.
             self.ready.extend([o for o in self._open[0].outcomes if o is not None])
             self._open.popleft()
+
+    # -- what a fresh connection is asked about
+
+    def _asks_again_for(self, ended: TransportError) -> AskAgain | None:
+        """What ends it instead of a 421 in front of any content, if a fresh one is asked."""
+        if isinstance(ended, AskAgain):
+            return ended
+        reply, turn = ended.reply, self._turn
+        if reply is None or reply.code != 421 or self._in_content:
+            return None
+        if turn is not None and not turn.progress.untouched:
+            return None
+        return AskAgain(reply) if self.again.to(Stage.MAIL, [reply]) else None
+
+    def _raise_again(self, reply: Reply | None, turn: _Turn) -> None:
+        """Raise `AskAgain` for `reply`, unless something of `turn` is decided."""
+        if reply is not None and turn.progress.untouched:
+            self._turn = None
+            raise AskAgain(reply)
 
     # -- which mail transaction is next
 
@@ -269,6 +342,8 @@ class Sending:
     def _begun(self, turn: _Turn) -> _Turn:
         """`turn`, which is about to be issued: now it is known whether RSET has to come first."""
         if self.dirty:
+            if self.again.no_reset:
+                raise ConnectionEnded("this server does not reset a mail transaction")
             turn.transaction.begin_with_reset()
             self.dirty = False
         return turn
@@ -293,14 +368,18 @@ class Sending:
             while (refused := streaming.collect(self.ready)) is not None:
                 if streaming.accepted > accepted:
                     accepted = streaming.accepted
+                    self.again.carried = True
                     self._put_off.clear()
                 self._settle_refused(streaming, *refused)
             self.begun = True
+            self.again.carried = self.again.carried or streaming.accepted > 0
             self._fill(streaming)
             if streaming.empty and self._protocol.closing:
                 raise ConnectionEnded("the server closes the connection")
             if streaming.empty:
                 self.dirty = not streaming.clean
+        if self._again is not None:
+            raise AskAgain(self._again)
         if streaming.reset_refused is not None:
             self._do_without_reset(streaming, streaming.reset_refused)
         if self.chunking_failed:
@@ -318,7 +397,7 @@ class Sending:
         """Put into the stream what may go there now."""
         if self._careful or self._stopped or self._open or self.chunking_failed:
             return
-        if self._protocol.closing or streaming.reset_refused is not None:
+        if self._protocol.closing or self._again or streaming.reset_refused is not None:
             return
         room = streaming.room
         if self.refusals:
@@ -341,6 +420,12 @@ class Sending:
     def _settle_refused(self, streaming: Streaming, flight: Flight, replies: list[Reply]) -> None:
         """Settle a message with a reply that was not positive."""
         progress = account(flight, replies, clean=streaming.clean)
+        again = self.again.to_flight(flight, replies)
+        if again is not None:
+            self._again = self._again or again
+            self._source.put_back(flight.position, flight.envelope)
+            streaming.dealt_with(replies)
+            return
         self._note_mail(progress, flight.to_mail(replies))
         self._open.append(progress)
         streaming.dealt_with(replies)
@@ -395,6 +480,7 @@ class Sending:
             raise ConnectionEnded("hung up: a 354 for a message that must not go out", lost=False)
         self.dirty = True
         if data is not None and wanted:
+            self._raise_again(self.again.to(Stage.DATA, [data]), turn)
             for index in transaction.recipients:
                 turn.progress.settle(index, judge(Stage.DATA, data), data)
             self._not_accepted()
@@ -406,6 +492,8 @@ class Sending:
             self._put_off.clear()
             return True
         progress = turn.progress
+        if progress.untouched:
+            self._raise_again(self.again.to_transaction(turn.transaction), turn)
         verdicts = turn.transaction.verdicts()
         accepted = [i for i, (v, _) in verdicts.items() if v is trouble.ACCEPTED]
         refused = False
@@ -445,7 +533,7 @@ class Sending:
         verdict = judge(Stage.FINAL, reply)
         for index in turn.transaction.recipients:
             turn.progress.settle(index, verdict, reply)
-        self._in_content = False
+        self._in_content, self.again.carried = False, True
         if verdict is trouble.ACCEPTED:
             self._accepted += 1
             self._careful = self._careful and not turn.transaction.clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import ssl
 import time
@@ -14,25 +15,31 @@ from zope.interface import implementer
 from ..envelope import Envelope, Outcome
 from ..exceptions import TransportError
 from ..interfaces import ISession
+from ..reply import Reply
 from ..secret import Secret
 from . import commands
+from .ask_again import AskingAgain
 from .dialogue import Dialogue
 from .driver import Driver
 from .extensions import Extensions
+from .flight import is_unknown
 from .opening import Opening
 from .options import Options
-from .preflight import PROBES_LIMIT, Preflight
+from .preflight import ASKED_ENOUGH, NO_RESET, PROBES_LIMIT, Preflight
 from .progress import Source
 from .protocol import Protocol
-from .sending import WINDOW, Sending
+from .sending import FRESH, WINDOW, Sending
+from .server_memory import ServerMemory
 from .stream import Stream
 from .streaming import WINDOW_OCTETS
 from .tls import SpeaksInClear, TlsMode
-from .transactions import ConnectionEnded, Group, MailTransaction
+from .transactions import ConnectionEnded, Group, MailTransaction, ResetRefused
 from .trouble import Stage
 
 if TYPE_CHECKING:
     from .pool import Pool
+
+log = logging.getLogger("txmail")
 
 
 @implementer(ISession)
@@ -44,9 +51,18 @@ class Session:
         stream: Stream,
         options: Options,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        memory: ServerMemory | None = None,
+        connect: Callable[[float], Session] | None = None,
     ) -> None:
-        """The server's greeting is not read yet: see `greet`."""
+        """The server's greeting is not read yet: see `greet`.
+
+        `memory` is what is known of the server. `connect` opens another session with it within so
+        many seconds; without it no fresh connection is asked what this one may not say.
+        """
         self.options = options
+        self.memory = memory if memory is not None else ServerMemory()
+        self._connect = connect
         self.extensions = Extensions()
         #: where `close` gives the connection back to; None closes it
         self.pool: Pool | None = None
@@ -72,6 +88,8 @@ class Session:
         self._dirty = False
         #: True after so many refusals that another connection is better
         self._tired = False
+        #: what was sent here before
+        self._past = FRESH
         #: questions since a message was last accepted here, and those of earlier users among them
         self._probes = self._inherited = 0
         #: by id, envelopes the preflight has dealt with here, and whether they were asked about
@@ -102,7 +120,8 @@ class Session:
     def _chunking(self) -> bool:
         """True if messages can be streamed."""
         offered = self.extensions.chunking and self._pipelining
-        return offered and self.options.chunking and not self._chunking_failed
+        wanted = self.options.chunking and not self._chunking_failed
+        return offered and wanted and not self.memory.no_reset
 
     # -- opening
 
@@ -199,14 +218,28 @@ class Session:
         stage: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
-        """See `ISession`."""
-        envelopes = list(envelopes)
+        """See `ISession`. A fresh connection is asked what this one may say of itself alone."""
+        deadline = None if timeout is None else self._clock() + timeout
+        refusals, again = self._ask(list(envelopes), always, stage, timeout)
+        if again is None or not refusals:
+            return refusals
+        log.info("%s: %s; a fresh connection is asked", self.host, again)
+        self._break()
+        self._renew(deadline)
+        left = None if deadline is None else deadline - self._clock()
+        return self._ask(list(envelopes), always, stage, left)[0]
+
+    def _ask(
+        self, envelopes: list[Envelope], always: bool, stage: bool, timeout: float | None
+    ) -> tuple[list[Outcome], Reply | None]:
+        """The refusals, and a reply that may be about this connection alone."""
         unasked = [e for e in envelopes if id(e) not in self._preflighted]
         if not unasked:
-            return []
+            return [], None
         self.check()
         # Who may not be asked any more gets no RSET either: what is staged stays so.
         spent = self._probes >= PROBES_LIMIT
+        spent = spent or (self.memory.no_reset and self._staged is not None)
         if self._staged is not None and not spent:
             self._staged, self._dirty = None, True
             self._probes += 1
@@ -220,7 +253,8 @@ class Session:
             stage=stage and not spent,
             pipelining=self._pipelining,
             dirty=self._dirty,
-            allowed=PROBES_LIMIT - self._probes,
+            allowed=0 if self.memory.no_reset else PROBES_LIMIT - self._probes,
+            limit=NO_RESET if self.memory.no_reset else ASKED_ENOUGH,
         )
         if self._inherited and preflight.planned > PROBES_LIMIT - self._probes:
             raise ConnectionEnded(
@@ -229,8 +263,9 @@ class Session:
         with self.bounded(timeout):
             try:
                 self.driver.run(preflight.conversation())
-            except BaseException:
+            except BaseException as error:
                 self._break()
+                self._note_reset(error)
                 raise
         if not spent:
             self._staged, self._dirty = preflight.staged, preflight.dirty
@@ -238,7 +273,26 @@ class Session:
         refusals = preflight.refusals()
         if not refusals:
             self._preflighted.update((id(e), (e, preflight.passed(e))) for e in unasked)
-        return refusals
+        return refusals, preflight.asks_again(AskingAgain(self._renewable, self._past.carried))
+
+    @property
+    def _renewable(self) -> ServerMemory | None:
+        return self.memory if self._connect is not None else None
+
+    def _renew(self, deadline: float | None) -> None:
+        """Go on over a new connection to the same server. Raises `TransportError`."""
+        assert self._connect is not None
+        left = self.options.timeout if deadline is None else deadline - self._clock()
+        other = self._connect(left)
+        # All of the other's state but who it belongs to, which nobody knows yet.
+        kept = {"pool", "_connect", "_sending", "opened_at", "used_at"}
+        vars(self).update({k: v for k, v in vars(other).items() if k not in kept})
+        if self.pool is not None:
+            self.pool.renewed(self)
+
+    def _note_reset(self, error: BaseException) -> None:
+        if isinstance(error, ResetRefused) and is_unknown(error.reply_to_reset):
+            self.memory.no_reset = True
 
     def send(
         self,
@@ -251,8 +305,36 @@ class Session:
         guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`."""
-        sending = self.begin(envelopes, strict=strict, window=window, leave=leave)
-        return self._outcomes(sending, timeout, guard)
+        deadline = None if timeout is None else self._clock() + timeout
+        source = Source(envelopes)
+
+        def begin() -> Sending:
+            return self.begin(source, strict=strict, window=window, leave=leave, takes_rest=True)
+
+        return self._sent(begin(), begin, deadline, guard)
+
+    def _sent(
+        self,
+        sending: Sending,
+        begin: Callable[[], Sending],
+        deadline: float | None,
+        guard: Callable[[], object] | None,
+    ) -> Iterator[Outcome]:
+        """The outcomes of `sending`, and of those that go on over fresh connections."""
+        while True:
+            left = None if deadline is None else deadline - self._clock()
+            yield from self._outcomes(sending, left, guard)
+            if sending.asked_again is None or self._connect is None:
+                return
+            log.info("%s: %s; a fresh connection is asked", self.host, sending.asked_again)
+            try:
+                self._renew(deadline)
+            except TransportError as error:
+                sending = begin()
+                self.failed(sending, error)
+                yield from self.handed_out(sending)
+                return
+            sending = begin()
 
     def begin(
         self,
@@ -262,6 +344,7 @@ class Session:
         window: int | None = None,
         leave: bool = False,
         octets: int = WINDOW_OCTETS,
+        takes_rest: bool | None = None,
     ) -> Sending:
         """Prepare to send: see `ISession.send`. `octets` that may be under way bound it as well."""
         self._lost = False
@@ -278,6 +361,10 @@ class Session:
             window=messages if self._chunking else 0,
             octets=octets,
             leave=leave,
+            takes_rest=takes_rest,
+            cautious=not self.driver.proven,
+            memory=self._renewable,
+            past=self._past,
         )
         if self._staged is not None:
             self._staged, self._dirty = None, True
@@ -317,6 +404,7 @@ class Session:
     def failed(self, sending: Sending, error: TransportError) -> None:
         """What was being sent is over, and so is the connection."""
         sending.cut(str(error), error.reply)  # if the conversation has not even begun
+        self._note_reset(error)
         self._lost = error.lost
         self._break()
 
@@ -333,6 +421,8 @@ class Session:
             self._probes = self._inherited = 0
         self._chunking_failed = self._chunking_failed or sending.chunking_failed
         self._tired = sending.tired
+        self._past = sending.past
+        self.memory.no_reset = self.memory.no_reset or sending.reset_failed
         if not self._protocol.idle:
             self._break()
 
@@ -365,7 +455,7 @@ class Session:
         self._inherited = self._probes
         self._staged = self._sending = None
         self._preflighted.clear()
-        self.fresh = False
+        self.fresh = self.driver.proven = False
 
     @property
     def reusable(self) -> bool:
@@ -375,6 +465,7 @@ class Session:
             and self.pid == os.getpid()
             and self._probes < PROBES_LIMIT
             and not self._tired
+            and not (self._dirty and self.memory.no_reset)
             and self._protocol.idle
             and self._stream.quiet
         )

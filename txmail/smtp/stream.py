@@ -1,4 +1,4 @@
-"""The only file with a socket: octets over TCP or TLS, never blocking longer than it is told."""
+"""Octets over TCP or TLS: never blocks longer than it is told."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import ipaddress
 import select
 import socket
 import ssl
-import time
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 from ..exceptions import TransportError
+from .connecting import Connector
 
 #: Octets asked of the kernel at once.
 RECEIVE_SIZE = 64 * 1024
@@ -20,14 +19,6 @@ RECEIVE_SIZE = 64 * 1024
 _BUFFERS = 512
 #: Octets in one TLS record at most (RFC 8446 section 5.1).
 _RECORD_SIZE = 16 * 1024
-
-#: Answers of the resolver that another try will not change: there is no such host, or it has no
-#: address that we can use.
-_NO_SUCH_HOST = {
-    getattr(socket, name)
-    for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY", "EAI_FAMILY")
-    if hasattr(socket, name)
-}
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
@@ -46,27 +37,15 @@ class Stream:
         self._owes = False
 
     @classmethod
-    def connect(cls, host: str, port: int, timeout: float) -> Stream:
+    def connect(
+        cls, host: str, port: int, timeout: float, connector: Connector | None = None
+    ) -> Stream:
         """Connect to the first address of `host` that answers, within `timeout` seconds.
 
-        An address that does not answer leaves the same share of the time to each that is left.
-        The resolver of the system takes its own time. Raises `TransportError`.
+        `connector` remembers which did not. Raises `TransportError`.
         """
-        deadline = time.monotonic() + timeout
-        addresses = _addresses(host, port)
-        problem: Exception | None = None
-        for number, (family, address) in enumerate(addresses):
-            share = (deadline - time.monotonic()) / (len(addresses) - number)
-            if share <= 0:
-                break
-            try:
-                return cls(_connected(family, address, share))
-            except OSError as error:
-                problem = error
-        if problem is None or isinstance(problem, TimeoutError):
-            raise TransportError(f"no connection to {host}:{port} in time") from problem
-        reason = getattr(problem, "strerror", None) or problem
-        raise TransportError(f"cannot connect to {host}:{port}: {reason}") from problem
+        connector = connector if connector is not None else Connector()
+        return cls(connector.connect(host, port, timeout))
 
     def start_tls(self, context: ssl.SSLContext, hostname: str, timeout: float) -> None:
         """Do the TLS handshake as client. Raises `TransportError`; then only `close` is left."""
@@ -226,32 +205,3 @@ class Stream:
         # (In a reference cycle the socket's own __del__ could come before one of ours.)
         self._socket = sock
         weakref.finalize(self, sock.close)
-
-
-#: What `socket.connect` takes.
-_SocketAddress = tuple[Any, ...]
-
-
-def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, _SocketAddress]]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise TransportError(
-            f"cannot resolve {host}: {error.strerror}", temporary=error.errno not in _NO_SUCH_HOST
-        ) from error
-    except UnicodeError as error:
-        raise TransportError(f"cannot resolve {host}: not a host name", temporary=False) from error
-    return [(family, address) for family, _, _, _, address in found]
-
-
-def _connected(
-    family: socket.AddressFamily, address: _SocketAddress, timeout: float
-) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout)
-        sock.connect(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

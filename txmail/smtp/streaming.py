@@ -1,8 +1,9 @@
 """Messages in a stream, with CHUNKING (RFC 3030) and PIPELINING (RFC 2920). No I/O.
 
 MAIL, RCPT, BDAT LAST and the octets of one message stand behind those of another, with RSET between
-where the one before may have left a mail transaction open (see `flight`), and nothing is waited for but the window: so many messages, so many octets, without an answer. All that are in
-the window may be in doubt if the connection breaks.
+where the one before may have left a mail transaction open (see `flight`). Nothing is waited for but
+the window: so many messages, so many octets, without an answer. All that are in the window may be
+in doubt if the connection breaks.
 
 Whoever is in the stream is answered as a whole: nothing is known of a message until its last reply
 has come, because its octets have to follow whatever the server says to its MAIL. That is why only

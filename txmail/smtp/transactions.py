@@ -35,11 +35,19 @@ class ConnectionEnded(TransportError):
         super().__init__(problem, lost=lost, reply=reply)
 
 
+class AskAgain(ConnectionEnded):
+    """A reply that may be about this connection alone: a fresh one is asked."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__("a fresh connection may do better", reply=reply)
+
+
 class ResetRefused(ConnectionEnded):
     """RSET was refused: what is open on this connection stays open."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__("RSET was refused", reply=reply)
+        self.reply_to_reset = reply
 
 
 def answer(protocol: Protocol) -> Generator[None, None, Reply]:

@@ -114,6 +114,8 @@ CUT_SHORT = _EVENTS["content", "connection lost before the final dot"]
 UNSENT = _EVENTS[Stage.MAIL, "time-out"]
 #: known here to be impossible: too large, SMTPUTF8 or 8BITMIME needed and not offered
 UNSENDABLE = _EVENTS["local", "SMTPUTF8 not offered"]
+#: with ``preflight=always``, more than a server is asked about
+NOT_ASKED = _verdict("unsent", "message", "fail")
 #: SMTPUTF8 is needed, and the server knows HELO only
 NEEDS_EHLO = _EVENTS[Stage.EHLO, "500, 502 or 504, SMTPUTF8 needed"]
 #: too many recipients at once: the rest goes in a mail transaction of its own
@@ -143,3 +145,20 @@ def _plain(stage: Stage, code: int) -> Verdict:
     """The verdict of a reply whose enhanced status code says nothing, or which has none."""
     of_class = _REPLIES.get((stage, f"{code // 100}xx"), _OUT_OF_PLACE)
     return _REPLIES.get((stage, str(code)), of_class)
+
+
+def concerns_connection(stage: Stage, reply: Reply) -> bool:
+    """True if `reply` may be about a connection that has carried a message, and nothing else.
+
+    Servers limit the messages of one connection, and say so with any reply to the next MAIL or
+    DATA. It is about no connection if it names an address, a mailbox, the size or the content; a
+    5yz to RCPT is always about the recipient.
+    """
+    status = reply.enhanced
+    if stage is Stage.RCPT:
+        return reply.temporary and (status is None or status.subject != 2)
+    if stage not in (Stage.MAIL, Stage.DATA) or not (reply.temporary or reply.permanent):
+        return False
+    if reply.temporary or status is None:
+        return True
+    return status.subject not in (1, 2, 6) and (status.subject, status.detail) != (3, 4)

@@ -52,6 +52,12 @@ class FailoverTransport:
         return max(getattr(route, "connections", 1) for route in self.routes)
 
     @property
+    def retry_within(self) -> float | None:
+        """As that of `SmtpTransport`: the shortest of its routes."""
+        known = [getattr(route, "retry_within", None) for route in self.routes]
+        return min([seconds for seconds in known if seconds is not None], default=None)
+
+    @property
     def asks_server(self) -> bool:
         """True if one of the routes asks."""
         return any(route.asks_server for route in self.routes)

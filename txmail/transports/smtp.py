@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import ssl
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from zope.interface import implementer
@@ -14,9 +14,12 @@ from zope.interface import implementer
 from ..exceptions import TransportError
 from ..interfaces import ITransport
 from ..secret import Secret
+from ..smtp.connecting import Connector
 from ..smtp.group import SessionGroup
+from ..smtp.names import RETRY_WITHIN, NameNotResolved
 from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE, Pool
+from ..smtp.server_memory import ServerMemory
 from ..smtp.session import Session
 from ..smtp.stream import Stream
 from ..smtp.tls import client_context
@@ -68,6 +71,10 @@ class SmtpTransport:
         self._connections = connections
         self._tls = tls
         self._pool = Pool(self._connect, pool)
+        self._memory = ServerMemory()
+        self._connector = Connector()
+        #: True if the last attempt to connect found no address
+        self._unresolved = False
         of_a_program = options.password is not None and options.password.of_a_program
         self._logins = Logins(options.account, clock, of_a_program=of_a_program)
 
@@ -107,21 +114,41 @@ class SmtpTransport:
         patience = min(MORE_TIMEOUT, self.options.timeout if timeout is None else timeout)
         opened: list[Session] = []
 
+        problems: list[Exception] = []
+
         def one() -> None:
             try:
                 opened.append(self._pool.take(patience, wait=False))
             except TransportError as error:
                 log.info("%s: one connection less: %s", self.name, error)
+            except Exception as error:
+                problems.append(error)
 
+        begun: list[threading.Thread] = []
         try:
-            with ThreadPoolExecutor(count, "txmail-connect") as threads:
-                for task in [threads.submit(one) for _ in range(count)]:
-                    task.result()
+            begun += self._started(one, count)
+            for thread in begun:
+                thread.join()
+            if problems:
+                raise problems[0]
         except BaseException:
+            for thread in begun:
+                thread.join()
             for session in opened:
                 session.close()
             raise
         return opened
+
+    def _started(self, run: Callable[[], None], count: int) -> Iterator[threading.Thread]:
+        """So many threads that `run`; none in a process that is ending, which starts no more."""
+        for _ in range(count):
+            thread = threading.Thread(target=run, name="txmail-connect", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                log.info("%s: no more connections: %s", self.name, error)
+                return
+            yield thread
 
     def _connect(self, timeout: float) -> Session:
         deadline = time.monotonic() + timeout
@@ -142,10 +169,23 @@ class SmtpTransport:
         deadline = time.monotonic() + timeout
         tls = self._context()
         bound = min(timeout, self.options.timeout)
-        stream = Stream.connect(self.options.host, self.options.port, bound)
-        session = Session(stream, self.options)
+        try:
+            stream = Stream.connect(self.options.host, self.options.port, bound, self._connector)
+        except TransportError as error:
+            self._unresolved = isinstance(error, NameNotResolved)
+            raise
+        self._unresolved = False
+        session = Session(stream, self.options, memory=self._memory, connect=self._connect)
         session.greet(deadline - time.monotonic(), tls, password)
         return session
+
+    @property
+    def retry_within(self) -> float | None:
+        """Seconds within which to try again after a failure; None if that is the caller's choice.
+
+        A name that does not resolve may be back at any moment.
+        """
+        return RETRY_WITHIN if self._unresolved else None
 
     def _context(self) -> ssl.SSLContext | None:
         if self._tls is None:

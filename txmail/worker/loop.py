@@ -303,7 +303,9 @@ class Worker:
 
     def _open(self, lane: Lane, outcome: Outcome) -> None:
         stop = outcome.action is Action.STOP_ROUTE
-        lane.circuit.failed(str(outcome.reply or outcome.reason), stop=stop)
+        # A name that does not resolve may be back at any moment.
+        within = getattr(lane.route.transport, "retry_within", None)
+        lane.circuit.failed(str(outcome.reply or outcome.reason), stop=stop, within=within)
         if wants_less(outcome):
             lane.circuit.slow(str(outcome.reply))
         self._tell_failure(lane)

@@ -14,6 +14,8 @@ from ..types import AnyTransport
 
 #: Seconds for which a route is left alone after its first failure, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 900.0
+#: The part of a pause that is added by chance, so that not all workers try at once.
+_JITTER = 0.25
 #: So many messages in a row that are told to come later, as if we sent too much, are no accident.
 IN_A_ROW = 3
 #: Seconds over which it is counted how much a route carries.
@@ -156,13 +158,18 @@ class Circuit:
         """Seconds until it may be tried."""
         return max(0.0, self.until - self.clock())
 
-    def failed(self, reason: str, *, stop: bool = False) -> None:
-        """It has failed; with `stop`, so that a person has to do something."""
+    def failed(self, reason: str, *, stop: bool = False, within: float | None = None) -> None:
+        """It has failed; with `stop`, so that a person has to do something.
+
+        It is tried again `within` so many seconds, if that is said.
+        """
         self.failures += 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self.failures - 1, 20))
         if stop:
             pause = LONGEST_PAUSE
-        self.until = self.clock() + pause * (1 + self._jitter() / 4)
+        if within is not None:
+            pause = min(pause, within / (1 + _JITTER))
+        self.until = self.clock() + pause * (1 + self._jitter() * _JITTER)
         self.reason, self.stopped, self.news = reason, stop, True
 
     def succeeded(self) -> None:
@@ -191,6 +198,6 @@ class Circuit:
     def adopt(self, left: float, failures: int, reason: str) -> None:
         """Another worker has found that it fails, and leaves it alone for `left` more seconds."""
         # Nobody does that for longer: the clock has been set back meanwhile.
-        if left <= LONGEST_PAUSE * 1.25:
+        if left <= LONGEST_PAUSE * (1 + _JITTER):
             self.until = max(self.until, self.clock() + left)
         self.failures, self.reason = max(self.failures, failures), reason

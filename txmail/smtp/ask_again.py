@@ -1,0 +1,58 @@
+"""Which replies a fresh connection is asked about again, once. No I/O.
+
+Servers bound what one connection may carry, and say so with whatever reply they like: "too many
+messages" to MAIL, a 4yz to each RCPT, a 5yz to DATA. On a connection that has carried a message
+such a reply may be about the connection, and then another one gets another answer. What a fresh
+connection says counts, and if that is the same it is not asked again for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..reply import Reply
+from .flight import Flight
+from .server_memory import ServerMemory
+from .transactions import MailTransaction
+from .trouble import Stage, concerns_connection
+
+
+class AskingAgain:
+    """The replies of one connection."""
+
+    def __init__(self, memory: ServerMemory | None, carried: bool) -> None:
+        """`carried` if there was an answer to the content of a message. Without `memory`, never."""
+        self._memory = memory
+        self.carried = carried
+
+    def to(self, stage: Stage, replies: Sequence[Reply]) -> Reply | None:
+        """The first of `replies` if all of them may be about this connection alone."""
+        if self._memory is None or not replies:
+            return None
+        if not all(concerns_connection(stage, reply) for reply in replies):
+            return None
+        if self.carried:
+            return replies[0] if self._memory.may_ask_again(replies[0]) else None
+        self._memory.answered(replies[0])
+        return None
+
+    def to_transaction(self, transaction: MailTransaction) -> Reply | None:
+        """The same for the replies to MAIL and RCPT."""
+        mail = transaction.to_mail
+        if mail is not None and not mail.positive:
+            return self.to(Stage.MAIL, [mail])
+        return self.to(Stage.RCPT, transaction.to_recipients)
+
+    def to_flight(self, flight: Flight, replies: Sequence[Reply]) -> Reply | None:
+        """The same for those to a message in the stream."""
+        mail = flight.to_mail(replies)
+        if mail is None or replies[-1].positive or flight.refuses_reset(replies):
+            return None
+        if not mail.positive:
+            return self.to(Stage.MAIL, [mail])
+        return self.to(Stage.RCPT, replies[flight.reset + 1 : -1])
+
+    @property
+    def no_reset(self) -> bool:
+        """True if the server is known not to know RSET."""
+        return self._memory is not None and self._memory.no_reset

@@ -1,0 +1,57 @@
+"""What the connections of one transport have learned about its server."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+from ..reply import Reply
+
+#: Seconds for which a reply that a fresh connection has repeated is taken as it is.
+SAME_FOR = 600.0
+#: Replies remembered at once: a server may say something else each time.
+_MOST = 64
+#: Characters of a reply that tell it from others.
+_LENGTH = 200
+
+#: What differs between replies that say the same: addresses and numbers.
+_VARIABLE = re.compile(r"<[^<>]*>|[0-9]+", re.ASCII)
+
+
+class ServerMemory:
+    """Shared by the threads and the connections of one transport; a copy of that begins anew."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        #: True once the server has refused RSET: an open mail transaction ends with its connection
+        self.no_reset = False
+        #: replies that a connection got which had carried messages
+        self._asked: dict[tuple[int, str], float] = {}
+        #: those that a fresh one got as well, and until when they are taken as they are
+        self._same: dict[tuple[int, str], float] = {}
+
+    def may_ask_again(self, reply: Reply) -> bool:
+        """True if a fresh connection may get another answer than `reply`; it is asked then."""
+        key = _key(reply)
+        if self._clock() < self._same.get(key, 0.0):
+            return False
+        _put(self._asked, key, self._clock())
+        return True
+
+    def answered(self, reply: Reply) -> None:
+        """A fresh connection got `reply`: if an old one got the same, age is not the reason."""
+        key = _key(reply)
+        if key in self._asked:
+            _put(self._same, key, self._clock() + SAME_FOR)
+
+
+def _key(reply: Reply) -> tuple[int, str]:
+    return reply.code, _VARIABLE.sub("#", reply.text[:_LENGTH])
+
+
+def _put(found: dict[tuple[int, str], float], key: tuple[int, str], value: float) -> None:
+    found.pop(key, None)
+    found[key] = value
+    for old in list(found)[:-_MOST]:
+        found.pop(old, None)
