@@ -89,7 +89,7 @@ def delivery_error(
     elif transient and not any(o.action is Action.STOP_ROUTE for o in outcomes):
         kind = TransientDeliveryUnavailable
     bad = [o for o in outcomes if not o.settled] or list(outcomes)
-    decisive = [o for o in bad if o.status is not Status.UNSENT] or bad
+    decisive = [o for o in bad if o.status is not Status.UNSENT or o.action is Action.FAIL] or bad
     problem = f"{decisive[0]}" + (f" and {len(decisive) - 1} more" if decisive[1:] else "")
     return kind(problem, tuple(outcomes), databases_may_be_committed=databases_may_be_committed)
 
