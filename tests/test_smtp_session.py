@@ -110,14 +110,14 @@ def test_nobody_listening_is_a_temporary_fault():
     assert raised.value.temporary
 
 
-def test_a_host_that_does_not_exist_is_a_permanent_fault(monkeypatch):
+def test_a_host_that_does_not_exist_is_a_temporary_fault(monkeypatch):
     def unknown(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(TransportError, match="Name or service") as raised:
         Stream.connect("nowhere.example", 25, 10)
-    assert not raised.value.temporary
+    assert raised.value.temporary
 
 
 @pytest.mark.parametrize("code", [socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM])
