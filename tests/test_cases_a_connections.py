@@ -14,7 +14,12 @@ from postfix import free_port
 from smtp_helpers import CHUNKING, RawServer, greeted, make_envelope, statuses, transport_to
 
 from txmail import Mailer, transport_from_url
-from txmail.exceptions import DeliveryRefused, DeliveryUnavailable, TransportError
+from txmail.exceptions import (
+    ConfigurationError,
+    DeliveryRefused,
+    DeliveryUnavailable,
+    TransportError,
+)
 from txmail.reply import Reply
 from txmail.smtp import connecting, driver, names, server_memory
 from txmail.smtp.connecting import Connector, interleaved
@@ -225,6 +230,38 @@ def test_a4_one_of_several_recipients_is_no_matter_of_the_connection(tm, mailers
         with pytest.raises(DeliveryUnavailable):
             tm.commit()
         assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("extensions", [CHUNKING, ("PIPELINING",), ()])
+@pytest.mark.parametrize("way", ["one by one", "one commit", "worker"])
+def test_a4_a_connection_is_retired_after_as_many_messages_as_the_url_says(
+    tm, mailers, way, extensions
+):
+    """Kind: a limit that is known can be kept only by running into it."""
+    given = [note(f"m{number}") for number in range(8)]
+    with ScriptedServer(extensions=extensions) as server:
+        if way == "worker":
+            with transport_to(server, "messages=3") as transport:
+                assert statuses(send_all(transport, given)) == ["accepted"] * 8
+        else:
+            mailer = mailers(server, "messages=3", preflight="never")
+            for envelope in given:
+                mailer.send(envelope)
+                if way == "one by one":
+                    tm.commit()
+            tm.commit()
+            mailer.close()
+        server.stop()
+        carried = [[m.connection for m in server.messages].count(n) for n in (1, 2, 3)]
+        assert carried == [3, 3, 2]
+        assert [m.content for m in server.messages] == [e.content for e in given]
+        assert all(connection.ended_by_quit for connection in server.connections)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", ""])
+def test_a4_and_that_is_a_number(value):
+    with pytest.raises(ConfigurationError, match="url option messages: a whole number above 0"):
+        transport_from_url(f"smtp://mx.example?messages={value}")
 
 
 # A8: a connection that somebody in between has forgotten

@@ -30,6 +30,8 @@ class Options:
     #: messages that may be on their way at once, and so in doubt, on one connection; None leaves
     #: it to the caller of `ISession.send`
     window: int | None = None
+    #: messages after which a connection is not used any more; None leaves it to the pool
+    messages: int | None = None
     tls: TlsMode = TlsMode.OFF
     files: TlsFiles = NO_FILES
     #: certificates have to be exactly as RFC 5280 wants them

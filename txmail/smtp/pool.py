@@ -119,7 +119,7 @@ class Pool:
         return (
             now - session.opened_at > MAX_AGE
             or now - session.used_at > MAX_IDLE
-            or session.messages >= MAX_MESSAGES
+            or session.messages >= (session.options.messages or MAX_MESSAGES)
         )
 
     def _has_room(self) -> bool:

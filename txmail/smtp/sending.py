@@ -95,6 +95,7 @@ class Sending:
         cautious: bool = False,
         memory: ServerMemory | None = None,
         past: Past = FRESH,
+        most: int | None = None,
     ) -> None:
         """`passed` says whether an envelope passed the preflight on this very connection.
 
@@ -105,7 +106,7 @@ class Sending:
         and `REFUSALS_LIMIT` ends it. A `Source` is shared with others, and what is left is theirs
         unless `takes_rest`. `cautious` sends no content before there was a reply. `past` is what
         the connection has carried; with a `memory` of the server, `AskAgain` ends it where a fresh
-        connection may get another answer.
+        connection may get another answer, or has to go on because this one has carried `most`.
         """
         self._protocol = protocol
         self._extensions = extensions
@@ -134,8 +135,10 @@ class Sending:
         self.again = AskingAgain(memory, past.carried)
         #: in the stream, a reply for which a fresh connection is asked
         self._again: Reply | None = None
-        #: the same, once all is over here because of it
-        self.asked_again: Reply | None = None
+        #: why all is over here and goes on over a fresh connection
+        self.asked_again: AskAgain | None = None
+        #: messages that may still be begun here
+        self._most = most
         #: those in a row of which MAIL got a 4yz, by their Message-IDs
         self._put_off: set[str] = set()
         #: True if that has become too many
@@ -165,11 +168,13 @@ class Sending:
                     self._turn = None
                     yield from self._stream()
                     turn = self._next()
+            if self._is_worn_out():
+                raise AskAgain
         except TransportError as ended:
             closed = isinstance(ended, ConnectionEnded) and ended.lost
             again = self._asks_again_for(ended)
             self.cut(str(ended), ended.reply, closed=closed, again=again is not None)
-            self.asked_again = None if again is None else again.reply
+            self.asked_again = again
             if again is None or again is ended:
                 raise
             raise again from ended
@@ -306,9 +311,12 @@ class Sending:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             return ahead
+        if self._most == 0:
+            return None
         found = self._source.take()
         if found is None:
             return None
+        self._count_begun()
         position, envelope = found
         progress = Progress(position, envelope, self._passed(envelope))
         staged = self._staged_for(envelope)
@@ -317,6 +325,17 @@ class Sending:
         for index in staged.recipients:
             progress.waiting.remove(index)
         return _Turn(progress, staged)
+
+    def _count_begun(self) -> None:
+        if self._most is not None:
+            self._most -= 1
+
+    def _is_worn_out(self) -> bool:
+        """True if there is more to send, and this connection may carry no more."""
+        if self._most != 0 or self._stopped or (found := self._source.take()) is None:
+            return False
+        self._source.put_back(*found)
+        return True
 
     def _staged_for(self, envelope: Envelope) -> MailTransaction | None:
         """The mail transaction that was left open, if it is that of `envelope`; only once."""
@@ -403,6 +422,8 @@ class Sending:
         if self.refusals:
             # Of what is on its way, no more may be refused than the server bears.
             room = min(room, max(1, REFUSALS_LIMIT - self.refusals) - streaming.count)
+        if self._most is not None:
+            room = min(room, self._most)
         for _ in range(room):
             found = self._source.take()
             if found is None:
@@ -416,6 +437,7 @@ class Sending:
             if streaming.empty:
                 streaming.clean, self.dirty = not self.dirty, False
             streaming.add(position, envelope, passed, staged)
+            self._count_begun()
 
     def _settle_refused(self, streaming: Streaming, flight: Flight, replies: list[Reply]) -> None:
         """Settle a message with a reply that was not positive."""

@@ -33,7 +33,7 @@ from .server_memory import ServerMemory
 from .stream import Stream
 from .streaming import WINDOW_OCTETS
 from .tls import SpeaksInClear, TlsMode
-from .transactions import ConnectionEnded, Group, MailTransaction, ResetRefused
+from .transactions import AskAgain, ConnectionEnded, Group, MailTransaction, ResetRefused
 from .trouble import Stage
 
 if TYPE_CHECKING:
@@ -224,7 +224,6 @@ class Session:
         if again is None or not refusals:
             return refusals
         log.info("%s: %s; a fresh connection is asked", self.host, again)
-        self._break()
         self._renew(deadline)
         left = None if deadline is None else deadline - self._clock()
         return self._ask(list(envelopes), always, stage, left)[0]
@@ -282,6 +281,7 @@ class Session:
     def _renew(self, deadline: float | None) -> None:
         """Go on over a new connection to the same server. Raises `TransportError`."""
         assert self._connect is not None
+        self.quit()
         left = self.options.timeout if deadline is None else deadline - self._clock()
         other = self._connect(left)
         # All of the other's state but who it belongs to, which nobody knows yet.
@@ -326,7 +326,7 @@ class Session:
             yield from self._outcomes(sending, left, guard)
             if sending.asked_again is None or self._connect is None:
                 return
-            log.info("%s: %s; a fresh connection is asked", self.host, sending.asked_again)
+            log.info("%s: %s", self.host, sending.asked_again)
             try:
                 self._renew(deadline)
             except TransportError as error:
@@ -365,10 +365,17 @@ class Session:
             cautious=not self.driver.proven,
             memory=self._renewable,
             past=self._past,
+            most=self._most() if takes_rest else None,
         )
         if self._staged is not None:
             self._staged, self._dirty = None, True
         return sending
+
+    def _most(self) -> int | None:
+        """Messages that may still be sent here before a fresh connection is better."""
+        if self._connect is None or self.options.messages is None:
+            return None
+        return max(0, self.options.messages - self.messages)
 
     def window(self, window: int | None, *, strict: bool = False) -> int:
         """Messages on their way at once, if the caller of `ISession.send` says `window`."""
@@ -406,6 +413,8 @@ class Session:
         sending.cut(str(error), error.reply)  # if the conversation has not even begun
         self._note_reset(error)
         self._lost = error.lost
+        if isinstance(error, AskAgain):
+            self.quit()
         self._break()
 
     def interrupted(self, sending: Sending) -> None:

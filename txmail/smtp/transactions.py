@@ -36,10 +36,15 @@ class ConnectionEnded(TransportError):
 
 
 class AskAgain(ConnectionEnded):
-    """A reply that may be about this connection alone: a fresh one is asked."""
+    """What is left goes on over a fresh connection.
 
-    def __init__(self, reply: Reply) -> None:
-        super().__init__("a fresh connection may do better", reply=reply)
+    The server gave a `reply` that may be about this connection alone, or this one has carried as
+    many messages as it may.
+    """
+
+    def __init__(self, reply: Reply | None = None) -> None:
+        said = "it has carried enough" if reply is None else str(reply)
+        super().__init__(f"a fresh connection is needed: {said}", reply=reply)
 
 
 class ResetRefused(ConnectionEnded):

@@ -68,8 +68,8 @@ def from_url(
     mechanisms to use, with commas between), ``password_from`` (see `txmail.secret`),
     ``auth_in_clear`` (``yes`` to log in without verified TLS), ``x509_strict`` (``no`` takes
     certificates that are not quite as RFC 5280 wants them), ``timeout`` (seconds for a reply),
-    ``pool`` (connections kept), ``local_hostname`` (our name in EHLO), ``pipelining`` and
-    ``chunking`` (``no`` turns it off),
+    ``pool`` (connections kept), ``messages`` (a connection is retired after so many),
+    ``local_hostname`` (our name in EHLO), ``pipelining`` and ``chunking`` (``no`` turns it off),
     ``window`` (messages that may be on their way, and so in doubt, at once on one connection) and
     ``connections`` (used by one `ISession.send`). ``memory:``, ``console:`` and ``file:///folder``
     take none, ``sendmail:///path/of/program`` takes ``timeout`` (seconds for a call). `command` is
@@ -367,6 +367,7 @@ _CONVERTERS: dict[str, Callable[[str, str], Any]] = {
     "chunking": _yes_no,
     "window": _count,
     "connections": _count,
+    "messages": _count,
     "auth": check_mechanisms,
     "auth_in_clear": _yes_no,
     "password_from": _source,
