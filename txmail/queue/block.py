@@ -107,7 +107,7 @@ class Block(AbstractContextManager["sa.Connection"]):
         self._process = process = self._database._process()
         backend = self._database._backend
         left = self._timeout
-        if self.writes:
+        if self.writes and backend.one_writer:
             # One that an exception has kept from its end would be waited for in vain.
             process.abandon(writing=True)
         process.enter(self)
