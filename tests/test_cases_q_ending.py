@@ -67,6 +67,7 @@ while "sending" not in mailer.queue.counts():
 }
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 @kinds(OWN_SQLITE)
 def test_q3_a_worker_in_a_thread_gives_back_what_it_has_when_its_process_ends(
@@ -139,6 +140,7 @@ def ends(url, server, number, *, before=None):
     return process.returncode, said.decode()
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT"])
 def test_a17_every_signal_that_means_the_end_has_it_finish(make_queue, server, name):
     """Kind: a signal that ends programs by default ends the worker in the middle."""

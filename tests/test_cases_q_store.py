@@ -179,6 +179,7 @@ UPGRADES = [
 ]
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize(("number", "minimum", "goes_on"), UPGRADES)
 @pytest.mark.parametrize("how", ["a new connection", "a round"])
 def test_q10_only_processes_older_than_the_upgrade_allows_stop(

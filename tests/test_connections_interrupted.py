@@ -77,6 +77,7 @@ def test_an_interrupt_leaves_an_account_that_agrees(server, tier, where, monkeyp
     assert {"accepted", "in_doubt", "unsent"} <= seen
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize("step", range(4))
 def test_an_interrupt_at_any_line_leaves_an_account_that_agrees(server, tier, step):
     """Wherever it comes while the messages are sent, in the order of our lines."""

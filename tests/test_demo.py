@@ -156,7 +156,7 @@ def on_terminal(tmp_path, columns, *arguments, **more):
     return process.returncode, written.decode()
 
 
-@pytest.mark.representative(every=3)
+@pytest.mark.sweep
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_on_a_terminal_it_shows_everything_within_its_width(tmp_path, columns):
     code, written = on_terminal(tmp_path, columns)
@@ -175,7 +175,7 @@ def test_on_a_terminal_it_shows_everything_within_its_width(tmp_path, columns):
     ]
 
 
-@pytest.mark.representative(every=2)
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("arguments", "variables"),
     [(("--plain",), {}), ((), {"TERM": "dumb"})],
@@ -188,12 +188,14 @@ def test_a_terminal_gets_plain_text_if_it_wants_that(tmp_path, arguments, variab
     assert "were kept" in written
 
 
+@pytest.mark.sweep
 def test_a_terminal_that_knows_ascii_alone_gets_it(tmp_path):
     code, written = on_terminal(tmp_path, 80, PYTHONIOENCODING="ascii")
     assert code == 0
     assert written.isascii()
 
 
+@pytest.mark.sweep
 def test_without_rich_a_terminal_hears_how_to_get_it(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['rich'] = None\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
@@ -229,6 +231,7 @@ def test_every_scenario_keeps_its_promises(scenario, stage):
     assert [row.what for row in report.rows] == list(scenario.promises)
 
 
+@pytest.mark.representative(every=5)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.title)
 def test_what_happened_does_not_come_from_the_promise(scenario, stage):
     promises = dict.fromkeys(scenario.promises, "something else")
@@ -401,6 +404,7 @@ sys.exit(main(["demo", "--plain"]))
 """
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize(
     ("limit", "problem"),
     [

@@ -123,6 +123,7 @@ def test_a_doomed_transaction_leaves_nothing(app, mailer, tm):
     assert app.is_empty()
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize(("key", "phase"), FAILURES)
 @pytest.mark.parametrize("kind", OWN_QUEUES)
 def test_in_its_own_database_mail_is_there_only_if_the_data_is_whoever_fails(
@@ -164,6 +165,7 @@ def test_mail_that_a_savepoint_takes_back_is_not_queued(app, mailer, tm):
     assert app.ready() == [ONE, TWO]
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("again", [True, False])
 def test_a_savepoint_from_before_there_was_mail_takes_all_of_it_back(app, mailer, tm, again):
     tm.begin()
@@ -189,6 +191,7 @@ def late_hook(tm, work):
     return insist
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("wake", [True, False])
 def test_what_is_taken_back_after_it_was_written_is_not_queued(app, mailer, tm, no_warnings, wake):
     """A hook after ours rolls back a savepoint, and sends something else."""
@@ -240,6 +243,7 @@ def test_nothing_is_left_when_all_that_was_written_is_taken_back(
 # -- hooks and retries
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("data", [True, False])
 @pytest.mark.parametrize("kind", QUEUES)
 def test_a_second_commit_after_a_hook_that_failed_queues_the_mail_once(
@@ -452,6 +456,7 @@ def test_more_keys_than_fit_into_a_step(make_queue, tm, kind, monkeypatch):
 # -- workers are told
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("wake", [True, False])
 def test_workers_are_woken_unless_it_is_said_otherwise(app, mailer, tm, wake):
     woken = threading.Event()
@@ -526,6 +531,7 @@ def test_several_mailers_of_one_queue_make_one_batch(app, mailer, tm):
     assert app.batches() == ["published"]
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("end", ["commit", "abort", "fail"])
 @kinds(IN_SQLITE, IN_TWO_PHASE, OWN_POSTGRESQL)
 def test_two_queues_in_one_transaction(make_queue, tm, kind, end):
@@ -567,6 +573,7 @@ def test_mailers_can_be_told_to_queue_what_is_sent(app, tm, server):
     assert server.connections == []
 
 
+@pytest.mark.representative(every=3)
 def test_threads_queue_their_own_mail(app, server, tm):
 
     threads, each = 4, 5

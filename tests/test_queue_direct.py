@@ -113,6 +113,7 @@ def test_of_what_is_not_to_be_queued_no_queue_hears(make_queue, tm, server, kind
 # -- before anything is sent
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize(("unavailable", "partial"), OPTIONS)
 @kinds(OWN_SQLITE, IN_SQLITE, IN_TWO_PHASE)
 def test_a_server_that_is_down(make_queue, tm, server, kind, unavailable, partial):
@@ -171,6 +172,7 @@ def test_who_is_asked_to_wait_beside_others_of_the_same_message(make_queue, tm, 
     assert app.states() == {ONE: "ready", TWO: "deferred", THREE: "ready"}
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize(("unavailable", "partial"), OPTIONS)
 @kinds(OWN_SQLITE, IN_POSTGRESQL)
 def test_a_refusal_for_good_in_preflight_aborts_whatever_is_said(
@@ -288,6 +290,7 @@ def test_one_of_two_at_its_final_dot(make_queue, tm, server, kind, reply, which,
         assert app.is_empty()
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize(
     ("reply", "status"),
     [
@@ -387,6 +390,7 @@ def test_a_server_that_says_nothing_in_preflight(make_queue, tm, server):
 # -- others
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, Failure])
 @pytest.mark.parametrize("names", [(ONE,), (ONE, TWO)], ids=["one", "two"])
 @kinds(OWN_SQLITE, IN_SQLITE, IN_TWO_PHASE)
@@ -428,6 +432,7 @@ def test_an_interrupted_vote_aborts_and_nothing_goes_on_from_the_queue(
     assert app.queue.counts().get("ready") is None
 
 
+@pytest.mark.representative(every=5)
 @pytest.mark.parametrize("phase", ["commit", "vote"])
 @kinds(*QUEUES)
 def test_another_manager_that_fails_before_our_vote_leaves_nothing(

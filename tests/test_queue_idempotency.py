@@ -90,6 +90,7 @@ def test_one_that_does_not_commit_keeps_nobody_from_it(app, parties, how):
     assert app.states() == {TWO: "ready"}
 
 
+@pytest.mark.representative(every=4)
 @kinds(OWN_SQLITE, OWN_POSTGRESQL, IN_POSTGRESQL, IN_TWO_PHASE)
 @pytest.mark.parametrize("ends", ["commit", "abort"])
 def test_one_in_the_middle_of_its_commit_blocks_nobody(make_queue, kind, ends):

@@ -647,6 +647,7 @@ class InSession(WithSql):
 MACHINES = {"alone": Alone, "zodb": WithZodb, "sql": WithSql, "session": InSession}
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("kind", MACHINES)
 def test_mail_is_there_if_and_only_if_it_was_committed(kind):
     run_state_machine_as_test(

@@ -206,6 +206,7 @@ def test_postgresql_says_who_makes_its_tables(postgresql_url, opened):
     schema.metadata.drop_all(engine)
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize(
     ("found", "said"),
     [

@@ -228,7 +228,7 @@ def test_what_a_dead_worker_had_is_free_after_its_lease_whatever_the_clock_says(
         assert copies[recipient] <= 1
 
 
-@pytest.mark.representative(every=4)
+@pytest.mark.sweep
 @jumps
 @kinds(OWN_POSTGRESQL)
 def test_with_postgresql_nothing_is_due_or_over_by_the_clock_of_a_worker(

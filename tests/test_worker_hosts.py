@@ -114,6 +114,7 @@ def test_what_a_host_was_sending_when_it_was_cut_off_is_taken_over_and_flagged(
     check_copies(app, wanted, server)
 
 
+@pytest.mark.sweep
 def test_a_host_that_was_cut_off_in_the_middle_of_a_claim_keeps_nothing(hosts, app, server, start):
     audit = Claims(app)
     wanted = put_many(app, "before", 100)

@@ -120,6 +120,7 @@ def test_a_worker_is_told_of_mail_again_after_a_restart(postgresql, app, server,
     server.wait_for(lambda: received(server) == ["first@example.net", "second@example.net"])
 
 
+@pytest.mark.sweep
 def test_mail_that_came_while_nobody_listened_is_found(postgresql, app, server, workers):
     """What is told while the connection is broken, nobody hears."""
     workers.start(url_of(app), server.url, setup=f"{DEAF}; listening.AGAIN = 3.0")
