@@ -4,9 +4,10 @@ A template may be hostile, or just wrong. Jinja2's `ImmutableSandboxedEnvironmen
 what it leaves open is closed here and in `sandbox`:
 
 1. Only what is on a list can be reached of a value; of a mapping, its keys first.
-2. Only the filters of a list are there. Those that make much out of little are measured before.
+2. Only the filters and tests of a list are there.
 3. Statements and expressions are those of `_NODES`: nothing is included, imported or defined.
-4. All work is counted: each turn of a loop, each call, and each character that comes out of one. A
+4. All work is paid for before it is done: each turn of a loop by the size of its body; each call,
+   filter, test, comparison and slice by what it looks at and by the most that can come out of it. A
    template that uses up its allowance ends in an error, at the same place on every machine.
 5. Fields are data: ``|safe`` is for constants only.
 
@@ -16,7 +17,7 @@ is written as nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -29,7 +30,8 @@ from zope.interface import implementer
 from ..exceptions import TemplateError
 from ..interfaces import ITemplateEngine, ITemplateText
 from ..message.merge import Field, Pieces
-from .sandbox import FILTERS, MAX_OUTPUT, Refused, Sandbox
+from .sandbox import FILTERS, TESTS, Sandbox
+from .sandbox_costs import MAX_OUTPUT, Refused, limited
 
 #: Characters of a template, and names, values, operators and statements in it.
 MAX_SOURCE = 1024 * 1024
@@ -97,7 +99,8 @@ class _Text:
         """See `ITemplateText`."""
         try:
             context = self._template.new_context(dict(fields))
-            return "".join(self._bounded(self._template.root_render_func(context)))
+            chunks = self._template.root_render_func(context)
+            return "".join(limited(chunks, self._max_output))
         except (Refused, UndefinedError, SecurityError) as error:
             problem = str(error)[:_ECHO]
             line = self._line(error.__traceback__)
@@ -106,14 +109,6 @@ class _Text:
             problem = f"it failed ({type(error).__name__})"
             line = self._line(error.__traceback__)
         raise TemplateError(problem, field=self._part, line=line)
-
-    def _bounded(self, chunks: Iterable[str]) -> Iterator[str]:
-        room = self._max_output
-        for chunk in chunks:
-            room -= len(chunk)
-            if room < 0:
-                raise Refused(f"more than {self._max_output} characters come out")
-            yield chunk
 
     def _line(self, traceback: TracebackType | None) -> int | None:
         """The line of the template in which an error was raised."""
@@ -201,11 +196,33 @@ class _Rewriter(NodeTransformer):
             _refuse(f"there is no filter {node.name!r}", node)
         return self.generic_visit(node)
 
+    def visit_Test(self, node: nodes.Test) -> Node:
+        if node.name not in TESTS:
+            _refuse(f"there is no test {node.name!r}", node)
+        return self.generic_visit(node)
+
     def visit_For(self, node: nodes.For) -> Node:
         if node.recursive:
             _refuse("a recursive loop is not for templates of mail", node)
+        before = self._left
         self.generic_visit(node)
-        node.iter = _filtered(node.iter, "_steps")
+        size = nodes.Const(before - self._left, lineno=node.lineno)
+        node.iter = _filtered(node.iter, "_steps", size)
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> Node:
+        self.generic_visit(node)
+        node.expr = _looked_through(node.expr)
+        for operand in node.ops:
+            operand.expr = _looked_through(operand.expr)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> Node:
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Slice):
+            node.node = _filtered(node.node, "_sliced")
+        else:
+            node.arg = _looked_through(node.arg)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> Node:
@@ -223,8 +240,12 @@ class _Rewriter(NodeTransformer):
         return _filtered(node, "_made") if node.ctx == "load" else node
 
 
-def _filtered(node: Any, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+def _filtered(node: Any, name: str, *arguments: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
+
+
+def _looked_through(node: nodes.Expr) -> nodes.Expr:
+    return node if isinstance(node, nodes.Const) else _filtered(node, "_made")
 
 
 def _refuse(problem: str, node: Node) -> NoReturn:

@@ -27,6 +27,18 @@ MAX_BITS = 2048
 SCALARS = frozenset({str, int, float, bool, type(None), Decimal, datetime, date, time, timedelta})
 
 
+#: Digits of the largest `Decimal`, and places that its point may be away from them.
+MAX_DIGITS = 600
+
+
+def is_large(number: Decimal) -> bool:
+    """True if it takes long to write `number` as a whole one, or in full."""
+    if not number.is_finite():
+        return False
+    _, digits, exponent = number.as_tuple()
+    return len(digits) > MAX_DIGITS or abs(int(exponent)) > MAX_DIGITS
+
+
 class Field(NamedTuple):
     """A place in a template that is filled with the value of a field."""
 
@@ -68,6 +80,8 @@ def _plain(value: Any, path: str, left: list[int], depth: int = 0) -> Any:
         raise TemplateError(f"more than {limit}", field=_shown_path(path))
     if type(value) in SCALARS:
         if type(value) is int and value.bit_length() > MAX_BITS:
+            raise TemplateError("a number that is too large", field=_shown_path(path))
+        if type(value) is Decimal and is_large(value):
             raise TemplateError("a number that is too large", field=_shown_path(path))
         return value
     if isinstance(value, Mapping):

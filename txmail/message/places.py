@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from .headers import FORBIDDEN, FORBIDDEN_BUT_TAB
-from .merge import MAX_BITS, SCALARS, Field, Pieces, in_text
+from .merge import MAX_BITS, SCALARS, Field, Pieces, in_text, is_large
 from .transfer import PLAIN_TEXT, encode_body, encode_text
 
 #: Characters of a template that is prepared, and of all that its fields become in a message.
@@ -77,6 +78,8 @@ class Places:
             if type(name) is not str or kind not in SCALARS:
                 raise NotPlain
             if kind is int and value.bit_length() > MAX_BITS:
+                raise NotPlain
+            if kind is Decimal and is_large(value):
                 raise NotPlain
         found = []
         for name, default in self._numbers:
