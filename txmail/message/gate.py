@@ -54,6 +54,9 @@ _TEXT = rb"[\t -~\x80-\xff]*+"
 _SECTION = re.compile(rb"(?:[!-9;-~]++:%b(?:\r\n[\t ]++[!-~\x80-\xff]%b)*+\r\n)*+" % (_TEXT, _TEXT))
 _FIELD = re.compile(rb"(?<![^\n])([!-9;-~]++):([^\r\n]*+(?:\r\n[\t ][^\r\n]*+)*+)\r\n")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
+_BARE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_NUL = re.compile(rb"\0")
+_LONG_LINE = re.compile(rb"(?<![^\n])[^\r\n]{%d}" % (MAX_LINE + 1))
 _BLANK_LINE = re.compile(rb"\r\n[ \t]+\r\n")
 
 #: How many lists of header names are remembered, and how long they may be.
@@ -98,12 +101,20 @@ def _check_lines(content: bytes) -> None:
         return
     ends = content.count(b"\r\n")
     if content.count(b"\n") != ends or content.count(b"\r") != ends:
-        raise InvalidMessage("a line end that is not CRLF", field="content")
+        at = _line_of(content, _BARE_END)
+        raise InvalidMessage(f"a line end that is not CRLF, on line {at}", field="content")
     if b"\0" in content:
-        raise InvalidMessage("a NUL", field="content")
+        raise InvalidMessage(f"a NUL, on line {_line_of(content, _NUL)}", field="content")
     if not content.endswith(b"\r\n"):
         raise InvalidMessage("the last line has no end", field="content")
-    raise InvalidMessage(f"a line of more than {MAX_LINE} octets", field="content")
+    problem = f"a line of more than {MAX_LINE} octets, line {_line_of(content, _LONG_LINE)}"
+    raise InvalidMessage(problem, field="content")
+
+
+def _line_of(content: bytes, pattern: re.Pattern[bytes]) -> int:
+    """The number of the line, from 1, in which `pattern` is found first."""
+    found = pattern.search(content)
+    return content.count(b"\r\n", 0, found.start() if found else 0) + 1
 
 
 def _check_headers(section: bytes) -> tuple[bytes, ...]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..address import Mailbox, parse_mailbox
 from ..envelope import Envelope, pass_gate
-from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, TxmailError
+from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, TxmailError, echo
 from . import gate
 from .entries import Entry, overriding, reverse_path
 from .fields import mailbox_header
@@ -109,7 +109,8 @@ def _check_part(part: AnyMessage) -> None:
         )
     if part.get_content_maintype() == "multipart":
         if not part.is_multipart() or not part.get_payload():
-            raise InvalidMessage("a multipart without parts", field="content")
+            problem = f"{part.get_content_type()} without parts; a part begins with its boundary"
+            raise InvalidMessage(problem, field="Content-Type")
         boundary = part.get_boundary()
         if boundary is not None and _BOUNDARY.fullmatch(boundary) is None:
             raise BadHeaders("not a boundary", field="Content-Type", value=boundary)
@@ -189,7 +190,7 @@ def _make_sendable(part: AnyMessage) -> None:
         has_lines = text or (kind != "text" and encoding != "binary")
         if encoding not in _UNENCODED or has_lines:
             return
-    if encoding == "base64":
+    if encoding in ("base64", "quoted-printable"):
         octets = bytes(part.get_payload(decode=True))
     elif encoding in _UNENCODED:
         try:
@@ -198,7 +199,9 @@ def _make_sendable(part: AnyMessage) -> None:
             raise InvalidMessage("text beyond ASCII without a charset", field="content") from None
         encoding = "quoted-printable" if text else "base64"
     else:
-        raise InvalidMessage(f"lines or octets that {encoding} cannot have", field="content")
+        problem = f"a body in {echo(encoding)} that has octets above 127, or a line of more than "
+        problem += f"{gate.MAX_LINE}; encode it as base64 or quoted-printable"
+        raise InvalidMessage(problem, field="Content-Transfer-Encoding")
     del part["Content-Transfer-Encoding"]
     part.set_raw("Content-Transfer-Encoding", encoding)
     part.set_payload(encode_body(octets, encoding, text=text, field="content").decode("ascii"))

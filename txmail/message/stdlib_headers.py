@@ -31,8 +31,10 @@ from .render import date_text
 
 _ADDRESS_HEADERS = MAILBOX_LISTS | ADDRESS_HEADERS
 PARAMETER_HEADERS = frozenset({"content-type", "content-disposition"})
-_FOLD = re.compile(r"\r?\n[ \t]+(?=[^ \t\r\n])")
+_FOLD = re.compile(r"\r?\n(?=[ \t])")
 _LINE_END = re.compile(r"\r\n|\r|\n")
+#: A line, after the first, that has nothing on it: some readers take it for the end of the headers.
+_BLANK_LINE = re.compile(r"\n[ \t]*+(?:\r?\n|\Z)")
 #: One that does not begin a folded line.
 _INNER_TAB = re.compile(r"(?<!\n)\t")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+/-]+")
@@ -60,7 +62,13 @@ def text_of(name: str, value: object) -> str:
         return str(value)
     if not isinstance(value, str):
         raise BadHeaders("a string is needed", field=name, value=value)
-    return _FOLD.sub(" ", _decoded(name, str(value)))
+    first, *folded = _FOLD.split(_decoded(name, str(value)))
+    # A line of nothing but blanks is a fold too (RFC 5322 section 4.2).
+    return "".join([first, *(f" {line}" for line in map(_stripped, folded) if line)])
+
+
+def _stripped(line: str) -> str:
+    return line.strip(" \t")
 
 
 def _decoded(name: str, text: str) -> str:
@@ -156,7 +164,8 @@ def written(name: str, value: Any, *, utf8: bool = False) -> bytes:
     """
     kind = name.lower()
     came_parsed = not isinstance(value, Header) and not hasattr(value, "defects")
-    if came_parsed and _is_octets(value, utf8) and not _lacks_quotes(kind, value):
+    kept = came_parsed and _is_octets(value, utf8) and not _BLANK_LINE.search(value)
+    if kept and not _lacks_quotes(kind, value):
         text = _INNER_TAB.sub(" ", _LINE_END.sub("\r\n", value))
         octets = text.encode("ascii", "surrogateescape")
         if max(map(len, octets.split(b"\r\n"))) + len(name) + 2 <= MAX_LINE:
