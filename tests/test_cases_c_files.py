@@ -176,6 +176,7 @@ def test_c1_a_signed_file_arrives_octet_by_octet(name, server, mailer):
         assert server.messages[-1].content.endswith(octets[start:])
 
 
+@pytest.mark.representative(every=5)
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_can_be_forwarded_or_is_refused(name, server, mailer):
     """Kind: the same within another message, whose envelope is its own."""

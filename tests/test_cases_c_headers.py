@@ -70,6 +70,7 @@ def sent(message, name):
 # C3
 
 
+@pytest.mark.representative(every=4)
 @make_each
 @pytest.mark.parametrize(
     ("value", "shown", "address"),
@@ -139,6 +140,7 @@ STRUCTURED = {
 }
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("name", STRUCTURED)
 @pytest.mark.parametrize("blanks", ["{}", " {}", "{} ", "  {}\t", "\t{}"])
 def test_c4_a_header_with_a_syntax_of_its_own_is_never_encoded(name, blanks):
@@ -296,6 +298,7 @@ def mailer_content(server, message):
     return content
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("octets", [b"\xe4", b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"a\xc2\x85b"])
 @pytest.mark.parametrize("name", ["Subject", "To", "X-Tag"])
 @pytest.mark.parametrize("policy", [email.policy.default, email.policy.compat32])
@@ -366,6 +369,7 @@ def test_c12_the_server_is_asked_once():
 # C13
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize(
     "name",
     ["Disposition-Notification-To", "Return-Receipt-To", "Errors-To", "Mail-Followup-To"],
@@ -408,6 +412,7 @@ def test_c13_what_is_no_list_is_refused_by_name(value):
 # C15
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("length", [1, 40, 59, 60, 61, 62, 63, 64, 65])
 @pytest.mark.parametrize("stem", ["x", "a b", "it's (1)", 'quo"te', "back;slash"])
 def test_c15_a_name_that_fits_a_line_is_a_quoted_string(length, stem):

@@ -45,6 +45,7 @@ WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "UTF-16LE"]
 EBCDIC = ["cp037", "cp500", "cp1140"]
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("charset", WIDE + EBCDIC)
 @pytest.mark.parametrize("encoding", ["quoted-printable", "base64"])
 def test_c6_text_whose_line_ends_are_other_octets_arrives_whole(charset, encoding):
@@ -59,6 +60,7 @@ def test_c6_text_whose_line_ends_are_other_octets_arrives_whole(charset, encodin
     assert body.get_payload(decode=True).decode(charset) == text
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("charset", WIDE + EBCDIC + ["ISO-10646-UCS-2", "csUnicode", "IBM01140"])
 @pytest.mark.parametrize("encoding", ["quoted-printable", "base64"])
 def test_c6_octets_of_such_a_charset_stay_as_they_are(charset, encoding):
@@ -68,6 +70,7 @@ def test_c6_octets_of_such_a_charset_stay_as_they_are(charset, encoding):
     assert parts_of(ours(file))[-1].get_payload(decode=True) == octets
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("encoding", ["7bit", "8bit"])
 @pytest.mark.parametrize("charset", [*WIDE, *EBCDIC])
 def test_c6_what_cannot_be_lines_is_refused(charset, encoding):
@@ -159,6 +162,7 @@ GIVEN = {
 }
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("how", GIVEN)
 @pytest.mark.parametrize(
     ("line", "method"),
@@ -220,6 +224,7 @@ def shown(html, content_id="logo", disposition=None):
     return "multipart/related" in found, found["image/png"].get_content_disposition()
 
 
+@pytest.mark.representative(every=5)
 @pytest.mark.parametrize(
     ("url", "content_id"),
     [
