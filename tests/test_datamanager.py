@@ -204,6 +204,7 @@ def test_what_is_done_to_a_message_after_send_is_not_sent(tm, mailer, server):
     assert server.messages[0].recipients == ("ann@example.com",)
 
 
+@pytest.mark.filterwarnings("ignore:1 message.s. were handed in and never committed")
 @pytest.mark.parametrize("end", ["commit", "abort", "fail", "drop"])
 def test_nothing_is_kept_of_a_transaction_that_is_over(tm, mailer, server, end):
     if end == "fail":

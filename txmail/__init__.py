@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
+from .datamanager import MailDataManager
 from .envelope import Envelope, Outcome
 from .mailer import DummyMailer, Mailer, mailer_from_settings
 from .message import Attachment, Message, Template
@@ -27,6 +28,7 @@ __all__ = [
     "Attachment",
     "DummyMailer",
     "Envelope",
+    "MailDataManager",
     "Mailer",
     "Message",
     "Outcome",

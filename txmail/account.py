@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .envelope import Outcome, Status
 from .events import MessageQueued, MessageSettled
-from .interfaces import IDelivery
+from .interfaces import IDelivery, IDeliveryRun
 from .item import Item
-from .outcomes import Settled, unsent
+from .outcomes import Settled, in_doubt, not_queued, queued, shared_out, unsent
 
 #: Gets the outcomes of one mailer's mail.
 Report = Callable[[tuple[Outcome, ...]], object]
+
+
+#: why the queue has nothing of a transaction's mail
+NOT_COMMITTED = "not queued: the transaction failed"
+#: the same, if it failed after our vote
+NOT_KNOWN = "the transaction failed after our vote: the queue finds out whether it has committed"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,10 +34,58 @@ class Entry:
 Account = list[tuple[Entry, list[Outcome]]]
 
 
+@dataclass(slots=True, eq=False)
+class Sending:
+    """What is known of what one delivery sends in a transaction.
+
+    Outcomes are noted as they come, before anybody is told. What was begun and has none is in
+    doubt, whatever has ended sending: an exception can come at any moment, also from a signal.
+    """
+
+    items: Sequence[Item]
+    #: of all recipients of all items, by the positions of these; the first of a recipient counts
+    outcomes: list[Outcome] = field(default_factory=list)
+    #: True if the queue goes on with what was not accepted
+    goes_on: bool = False
+    #: True from the moment when something may leave
+    begun: bool = False
+
+    def collect(self, run: IDeliveryRun) -> None:
+        """Have `run` send, and note what becomes of it, also if something ends it."""
+        self.begun = True
+        coming = run.send(self.items)
+        try:
+            self.outcomes.extend(coming)
+            self.goes_on = run.goes_on(self.outcomes)
+        except BaseException:
+            coming.close()
+            self.outcomes.extend(run.unsettled())
+            raise
+
+    def settled(self) -> Settled:
+        """Each item with an outcome for each recipient."""
+        found = shared_out(self.items, self.outcomes, in_doubt if self.begun else unsent)
+        return [(item, queued(said)) for item, said in found] if self.goes_on else found
+
+
 def account_of(entries: Iterable[Entry], settled: Settled) -> Account:
     """Every entry in call order, with an outcome for each recipient."""
     found = dict(settled)
     return [(e, found.get(e.item) or unsent(e.item.envelope)) for e in entries]
+
+
+def failed(account: Account, reason: str) -> Account:
+    """`account` of a transaction that failed: the queue has nothing of it, for this `reason`."""
+    return [(entry, not_queued(outcomes, reason)) for entry, outcomes in account]
+
+
+def report(account: Account) -> None:
+    """Report to the mailers what became of their mail."""
+    reports: dict[Report, list[Outcome]] = {}
+    for entry, outcomes in account:
+        reports.setdefault(entry.report, []).extend(outcomes)
+    for told, outcomes in reports.items():
+        told(tuple(outcomes))
 
 
 def outcomes_of(account: Account) -> list[Outcome]:
@@ -45,19 +99,15 @@ def is_transient(account: Account) -> bool:
 
 
 def tell(account: Account, *, unsent: Sequence[IDelivery]) -> None:
-    """Emit an event for each message that was tried, and report to the mailers.
+    """Emit an event for each message that was tried.
 
     `unsent` are the deliveries that have left all to the queue.
     """
-    reports: dict[Report, list[Outcome]] = {}
     for entry, outcomes in account:
-        reports.setdefault(entry.report, []).extend(outcomes)
         delivery = entry.delivery
         if _is_tried(outcomes, sent=delivery not in unsent):
             message_id = entry.item.envelope.message_id
             delivery.events.emit(MessageSettled(message_id, delivery.route, tuple(outcomes)))
-    for report, outcomes in reports.items():
-        report(tuple(outcomes))
 
 
 def _is_tried(outcomes: Iterable[Outcome], *, sent: bool) -> bool:

@@ -18,33 +18,40 @@ one-phase SQL session has by then committed in its own vote, before ours.
 
 from __future__ import annotations
 
-import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from transaction._transaction import Status as TransactionStatus
-from transaction.interfaces import DoomedTransaction, IDataManagerSavepoint
+from transaction.interfaces import DoomedTransaction, IDataManagerSavepoint, NoTransaction
 from zope.interface import implementer
 
+from . import unsent
 from .account import (
+    NOT_COMMITTED,
+    NOT_KNOWN,
     Account,
     Entry,
     Report,
+    Sending,
     account_of,
+    failed,
     is_transient,
     outcomes_of,
+    report,
     tell,
     tell_queued,
 )
 from .budget import Budget
-from .envelope import Outcome, Status
+from .envelope import Envelope, Status
 from .events import Events, SentForNothing, VotesAfterUs
 from .exceptions import DeliveryError, QueueUnavailable, SchemaError, TransactionClosed
 from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
 from .item import Item, Row
-from .outcomes import Settled, delivery_error, in_order, is_left, queue_error, shared_out
+from .logs import quiet_logger
+from .outcomes import Settled, delivery_error, in_order, is_left, queue_error
 
-log = logging.getLogger("txmail")
+log = quiet_logger("txmail")
 
 #: ZODB sorts by storage name, two-phase zope.sqlalchemy as ``sqlalchemy.twophase:`` and one-phase
 #: zope.sqlalchemy as ``~sqlalchemy:``; ours comes after all of them. Votes and finishes go in this
@@ -77,6 +84,15 @@ def join(transaction_manager: Any) -> MailDataManager:
     return manager
 
 
+def joined(transaction_manager: Any) -> MailDataManager | None:
+    """The manager of the current transaction, if there are both."""
+    try:
+        manager: MailDataManager = transaction_manager.get().data(_KEY)
+    except (NoTransaction, KeyError):
+        return None
+    return manager
+
+
 @implementer(IDataManagerSavepoint)
 class MailSavepoint:
     """The length of the buffer; rolling back, once or again, truncates it."""
@@ -99,8 +115,8 @@ class MailDataManager:
         self._entries: list[Entry] = []
         self._runs: dict[IDelivery, IDeliveryRun] = {}
         self._batches: dict[IQueue, IBatch] = {}
-        #: what is known in the vote of what was sent
-        self._settled: Settled = []
+        #: what is known of what the server was asked, or was sent, in the present commit
+        self._sendings: list[Sending] = []
         self._budget = Budget()
         self._joined = False
         self._hook_pending = False
@@ -108,8 +124,14 @@ class MailDataManager:
         self._abort_hook = False
         #: why nothing can be added any more; empty while something can
         self._closed = ""
-        self._voted = False
-        self._finished = False
+        #: true if somebody has tried to commit, successfully or not; if the user aborts
+        self._tried = self._aborting = False
+        #: true if we have said yes; from our `tpc_finish` on; when all is done
+        self._voted = self._finishing = self._finished = False
+        self._transaction: weakref.ref[Any] | None = None
+        #: true once it was said that nobody has committed what is here
+        self._warned = False
+        unsent.watch(self)
         #: who would have to be told, if the transaction failed now, that these are out
         self._sent: list[tuple[Events, str]] = []
 
@@ -118,7 +140,11 @@ class MailDataManager:
     def join(self, transaction: Any) -> None:
         """Take part in `transaction`; again, if a rolled-back savepoint has put us out of it."""
         status = transaction.status
-        if self._closed or status in (TransactionStatus.COMMITTED, TransactionStatus.COMMITFAILED):
+        if status is TransactionStatus.COMMITFAILED:
+            raise TransactionClosed(
+                "mail cannot be sent here: the transaction has failed; call abort() to begin anew"
+            )
+        if self._closed or status is TransactionStatus.COMMITTED:
             raise TransactionClosed(
                 f"mail cannot be sent here: {self._closed or f'the status is {status!r}'}; "
                 "no commit will follow that could send it"
@@ -130,19 +156,22 @@ class MailDataManager:
                 )
             transaction.join(self)
             self._joined = True
+            self._transaction = weakref.ref(transaction)
         self._register_hooks(transaction)
 
     def _register_hooks(self, transaction: Any) -> None:
-        # A hook that raised has cleared the list; a pending one is still in it.
-        pending = self._hook_pending and any(
-            hook == self._before_commit for hook, _, _ in transaction.getBeforeCommitHooks()
-        )
-        if not pending:
+        if not self._hook_pending or self._is_hook_dropped(transaction):
             transaction.addBeforeCommitHook(self._before_commit, (transaction,))
             self._hook_pending = True
         if not self._abort_hook:
             transaction.addBeforeAbortHook(self._before_abort)
             self._abort_hook = True
+
+    def _is_hook_dropped(self, transaction: Any) -> bool:
+        """True if a commit has failed in a hook before ours: that has cleared the list."""
+        return self._hook_pending and all(
+            hook != self._before_commit for hook, _, _ in transaction.getBeforeCommitHooks()
+        )
 
     def add(self, delivery: IDelivery, item: Item, report: Report) -> None:
         """See `IMailDataManager`."""
@@ -156,6 +185,24 @@ class MailDataManager:
         """What waits for the commit and one of `deliveries`."""
         return [e.item for e in self._entries if e.delivery in deliveries]
 
+    def pending(self, report: Report) -> tuple[Envelope, ...]:
+        """What waits for the commit, of the mailer that `report` is of."""
+        return tuple(e.item.envelope for e in self._entries if e.report == report)
+
+    def uncommitted(self) -> tuple[str, ...]:
+        """See `txmail.unsent.Holder`."""
+        if self._warned or self._is_tried():
+            return ()
+        found = tuple(
+            e.item.envelope.message_id for e in self._entries if e.delivery.is_missed_unsent
+        )
+        self._warned = bool(found)
+        return found
+
+    def __del__(self) -> None:
+        if getattr(self, "_entries", None):
+            unsent.warn(self, "the transaction was dropped")
+
     def savepoint(self) -> MailSavepoint:
         """See `ISavepointDataManager`."""
         return MailSavepoint(self._entries)
@@ -168,7 +215,8 @@ class MailDataManager:
 
     def _before_commit(self, transaction: Any) -> None:
         """The hook: runs last, while no database holds its commit lock."""
-        self._hook_pending = False
+        self._tried, self._hook_pending = True, False
+        self._sendings.clear()
         hooks = list(transaction.getBeforeCommitHooks())
         if hooks[-1][0] != self._before_commit and self._hook_turns < HOOK_TURNS:
             self._hook_turns += 1
@@ -180,10 +228,15 @@ class MailDataManager:
         self._prepare(transaction, wait=True)
 
     def _before_abort(self) -> None:
+        self._aborting = True
         self._closed = "the transaction is being aborted"
+        level = unsent.begins_anew()
+        if level:
+            unsent.warn(self, "begin() has aborted their transaction", level + 1)
 
     def tpc_begin(self, transaction: Any) -> None:
         """See `IDataManager`: freeze."""
+        self._tried = True
         self._closed = "the commit has begun"
         if not self._entries:
             return
@@ -210,7 +263,8 @@ class MailDataManager:
             if refusals:
                 self._release()
                 answers = in_order([item.envelope for item in items], refusals)
-                raise self._failure(account_of(self._entries, shared_out(items, answers)))
+                self._sendings = [Sending(items, list(answers))]
+                raise self._failure()
             if delivery.queue is not None:
                 rows.setdefault(delivery.queue, []).extend(run.rows(items))
         self._stage(transaction, rows, late=not wait)
@@ -263,21 +317,20 @@ class MailDataManager:
             last = not any(run.sends for run in self._runs.values())
             self._decide(transaction, last)
             self._send_all()
-            if not last and is_left(o for _, found in self._settled for o in found):
+            outcomes = [o for _, found in self._settled() for o in found]
+            if not last and is_left(outcomes):
                 self._decide(transaction, last=True)
-            account = account_of(self._entries, self._settled)
-            self._voted = all(o.settled for _, found in account for o in found)
         except (QueueUnavailable, SchemaError) as error:
             self._revoke()
             raise self._queue_failure(error) from error
         except BaseException as error:
             self._revoke()
-            self._interrupted(error, account_of(self._entries, self._settled))
+            self._interrupted(error)
             raise
-        if not self._voted:
+        if not all(o.settled for _, found in self._accounted() for o in found):
             self._revoke()
-            raise self._failure(account, transaction)
-        self._tell(account)
+            raise self._failure(transaction)
+        self._voted = True
 
     def _decide(self, transaction: Any, last: bool) -> None:
         """Write down that this commits, where nobody else will know it."""
@@ -290,35 +343,53 @@ class MailDataManager:
     def _revoke(self) -> None:
         with self._budget:
             for batch in self._batches.values():
-                batch.revoke(self._settled, self._budget.remaining)
+                batch.revoke(self._settled(), self._budget.remaining)
 
     def _send_all(self) -> None:
         """Send for one delivery after the other, as long as everything is settled."""
         for delivery, entries in self._by_delivery().items():
-            items = [entry.item for entry in entries]
-            outcomes: list[Outcome] = []
-            try:
-                self._send(delivery, items, outcomes)
-            finally:
-                self._settled += shared_out(items, outcomes)
-            if not all(o.settled for o in outcomes):
+            sending = Sending([entry.item for entry in entries])
+            self._sendings.append(sending)
+            sending.collect(self._run(delivery))
+            if not all(o.settled for _, found in sending.settled() for o in found):
                 return
 
-    def _send(self, delivery: IDelivery, items: list[Item], outcomes: list[Outcome]) -> None:
-        """Send `items`; `outcomes` gets one for each recipient or more, also if this raises."""
-        run = self._run(delivery)
-        sending = run.send(items)
-        try:
-            outcomes.extend(sending)
-        except BaseException:
-            sending.close()
-            outcomes.extend(run.unsettled())
-            raise
+    # -- what is known, at every moment, and who is told
 
-    # -- failure and success are told
+    def _settled(self) -> Settled:
+        """What is known of each item that was begun."""
+        return [pair for sending in self._sendings for pair in sending.settled()]
 
-    def _failure(self, account: Account, transaction: Any = None) -> DeliveryError:
-        """The error for an account in which not everything was accepted; tells it to everybody."""
+    def _accounted(self) -> Account:
+        """What would be said of all mail if the transaction committed."""
+        return account_of(self._entries, self._settled())
+
+    def _account(self) -> Account:
+        """What is to be said of all mail now."""
+        account = self._accounted()
+        if self._finishing:
+            return account
+        return failed(account, NOT_KNOWN if self._voted else NOT_COMMITTED)
+
+    def _is_tried(self) -> bool:
+        """True if somebody has tried to commit this, also if we were not asked."""
+        transaction = self._transaction() if self._transaction is not None else None
+        if transaction is not None and not self._tried:
+            begun = transaction.status in (
+                TransactionStatus.COMMITTING,
+                TransactionStatus.COMMITFAILED,
+            )
+            self._tried = begun or self._is_hook_dropped(transaction)
+        return self._tried
+
+    def notice(self) -> None:
+        """Report what is known of a commit that was tried and has not ended, if there was one."""
+        if self._entries and self._is_tried():
+            report(self._account())
+
+    def _failure(self, transaction: Any = None) -> DeliveryError:
+        """The error for a commit in which not everything was accepted; tells it to everybody."""
+        account = self._account()
         self._tell(account)
         return delivery_error(
             outcomes_of(account),
@@ -330,20 +401,22 @@ class MailDataManager:
         self, error: QueueUnavailable | SchemaError
     ) -> QueueUnavailable | SchemaError:
         """The queue could not take the mail: nothing was sent, and everybody is told."""
-        account = account_of(self._entries, [])
+        account = self._account()
         self._tell(account)
         return queue_error(error, outcomes_of(account), transient=is_transient(account))
 
-    def _interrupted(self, error: BaseException, account: Account) -> None:
+    def _interrupted(self, error: BaseException) -> None:
         """Something that is no delivery error ended the vote: note on it what happened."""
+        account = self._account()
         self._tell(account)
         note = "while sending mail: " + "; ".join(str(o) for o in outcomes_of(account))
         error.add_note(note)
         log.error("interrupted %s (%s)", note, type(error).__name__)
 
     def _tell(self, account: Account) -> None:
-        unsent = [delivery for delivery, run in self._runs.items() if not run.sends]
-        tell(account, unsent=unsent)
+        report(account)
+        left = [delivery for delivery, run in self._runs.items() if not run.sends]
+        tell(account, unsent=left)
 
     def _tell_sent_for_nothing(self) -> None:
         sent, self._sent = self._sent, []
@@ -355,44 +428,66 @@ class MailDataManager:
 
     def tpc_finish(self, transaction: Any) -> None:
         """See `IDataManager`: never raises, there is nothing left to fail."""
-        if self._finished:
-            return
-        self._end(lambda batch: batch.finish(self._settled))
+        if not self._finished:
+            self._finishing = True
+            self._end(lambda batch, settled: batch.finish(settled))
 
-    def _end(self, settle: Callable[[IBatch], None]) -> None:
-        """The vote has been; nothing can be taken back."""
-        self._finished = True
-        account = account_of(self._entries, self._settled)
-        self._sent = [
+    def _end(self, settle: Callable[[IBatch, Settled], None]) -> None:
+        """The vote has been; nothing can be taken back. Can be done again, from the beginning."""
+        account, settled = self._account(), self._settled()
+        report(account)
+        self._sent = self._sent or [
             (entry.delivery.events, entry.item.envelope.message_id)
             for entry, outcomes in account
             if any(o.status is Status.ACCEPTED for o in outcomes)
         ]
+        left = [delivery for delivery, run in self._runs.items() if not run.sends]
         for run in self._runs.values():
             run.finish()
         for batch in self._batches.values():
-            settle(batch)
-        tell_queued(account)
+            settle(batch, settled)
         self._forget()
+        self._finished = True
+        # Who listens may take its time, or be interrupted: there is nothing left to be spoilt.
+        tell(account, unsent=left)
+        tell_queued(account)
 
     def abort(self, transaction: Any) -> None:
         """See `IDataManager`: forget. Does nothing once the mail is out."""
-        if self._finished or self._voted:
-            return
-        self._joined = False
-        self._release()
-        for batch in self._batches.values():
-            batch.abort(self._settled)
-        self._forget()
+        if not self._voted or self._finished:
+            self._withdraw()
+        elif self._finishing:
+            self.tpc_finish(transaction)
+        elif id(self) in (transaction._voted or ()):
+            # An exception has kept `tpc_abort` from being called.
+            self._end(lambda batch, settled: batch.leave(settled))
+        elif transaction.status is TransactionStatus.COMMITTING:
+            # One has come right behind our vote: nobody has heard that we have said yes.
+            self._voted = False
+            self._withdraw()
 
     def tpc_abort(self, transaction: Any) -> None:
         """See `IDataManager`: forget; if the mail is out, all that is left is to say so."""
-        if not self._voted:
-            self.abort(transaction)
+        if self._voted and not (self._finishing or self._finished):
+            self._end(lambda batch, settled: batch.leave(settled))
+        self.abort(transaction)
+        if self._voted:
+            self._tell_sent_for_nothing()
+
+    def _withdraw(self) -> None:
+        """Forget what is here, and say so where somebody has tried to commit it, or aborts it."""
+        if self._finished:
             return
-        if not self._finished:
-            self._end(lambda batch: batch.leave(self._settled))
-        self._tell_sent_for_nothing()
+        self._joined = False
+        self._release()
+        if self._entries:
+            if self._is_tried():
+                report(self._account())
+            elif self._aborting:
+                report([(entry, []) for entry in self._entries])
+        for batch in self._batches.values():
+            batch.abort(self._settled())
+        self._forget()
 
     def _release(self) -> None:
         """Give all connections back, perhaps with a mail transaction open on them."""
@@ -405,7 +500,7 @@ class MailDataManager:
         self._entries.clear()
         self._runs.clear()
         self._batches.clear()
-        self._settled = []
+        self._sendings.clear()
 
 
 def _committed_early(transaction: Any) -> bool:

@@ -8,9 +8,9 @@ from there.
 from __future__ import annotations
 
 import copy
+import threading
 import weakref
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 from zope.interface import implementer
@@ -21,8 +21,9 @@ from .events import Connected, ConnectionLost, Events
 from .exceptions import ConfigurationError, TransportError
 from .interfaces import IDelivery, IDeliveryRun, IQueue, ISession, ITransport
 from .item import Item, Row
-from .outcomes import all_unsent, in_order, shared_out
+from .outcomes import all_unsent, in_order, queued, shared_out
 from .queued import QueuedDelivery, check_timeout, placed, waiting
+from .waiting import in_two_phase_commit
 
 #: ``auto`` asks as far as a server lets itself be asked, ``always`` refuses to send what could
 #: not be asked about, ``never`` finds everything out while sending.
@@ -35,9 +36,26 @@ QUEUE_SHARE = 0.2
 QUEUE_WINDOW = 64
 
 
+class _Holding(threading.local):
+    """The runs of one thread that may have a connection."""
+
+    def __init__(self) -> None:
+        self.runs: weakref.WeakSet[DirectRun] = weakref.WeakSet()
+
+    def any_but(self, run: DirectRun) -> bool:
+        """True if one of them has, other than `run`."""
+        return any(other is not run and other.connected for other in self.runs)
+
+
+_holding = _Holding()
+
+
 @implementer(IDelivery)
 class DirectDelivery:
     """Sends at commit: all or nothing, or what is left goes on from the queue. See `IDelivery`."""
+
+    #: see `IDelivery`
+    is_missed_unsent = True
 
     def __init__(
         self,
@@ -149,7 +167,9 @@ class DirectRun:
         self._returned: weakref.finalize[..., DirectRun] | None = None
         #: a connection that ended before anything was sent is replaced, once
         self._reconnects = 1
-        self._rest: list[Outcome] = []
+        #: what is being sent, and whether anything of it may have left
+        self._envelopes: list[Envelope] = []
+        self._begun = False
         #: why nothing is sent here, so that the queue has it all: by item, what is known of it
         self._spilled: dict[Item, list[Outcome]] = {}
 
@@ -157,6 +177,11 @@ class DirectRun:
     def sends(self) -> bool:
         """See `IDeliveryRun`."""
         return not self._spilled
+
+    @property
+    def connected(self) -> bool:
+        """True while it has a connection."""
+        return self._session is not None
 
     # -- before anything irrevocable
 
@@ -190,7 +215,7 @@ class DirectRun:
         """Leave all to the queue, with what is known of each recipient."""
         self._drop()
         known = shared_out(items, in_order(envelopes, refusals)) if refusals else []
-        self._spilled |= {item: _queued(outcomes) for item, outcomes in known}
+        self._spilled |= {item: queued(outcomes) for item, outcomes in known}
         for item in items:
             self._spilled.setdefault(item, waiting(item))
 
@@ -234,6 +259,9 @@ class DirectRun:
         timeout = self._time_to_ask
         if timeout <= 0:
             raise TransportError("commit_timeout is used up")
+        # Who has the connection that would be waited for may be this thread, or one that waits
+        # for a lock of this transaction, or of one around it.
+        wait = wait and not (_holding.any_but(self) or in_two_phase_commit())
         session = self._delivery.transport.open(
             timeout=timeout,
             wait=wait,
@@ -241,6 +269,7 @@ class DirectRun:
             verify=not self._delivery.asks,  # the preflight does that
         )
         self._session = session
+        _holding.runs.add(self)
         # A transaction that is dropped without an end must not keep the connection for ever.
         self._returned = weakref.finalize(self, session.close, dirty=True)
         self._returned.atexit = False
@@ -257,52 +286,42 @@ class DirectRun:
 
     def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
         """See `IDeliveryRun`."""
+        self._envelopes = [item.envelope for item in items]
         if self._spilled:
             yield from placed(self._spilled[item] for item in items)
             return
-        self._rest = []
-        envelopes = [item.envelope for item in items]
         with self._budget:
-            if self._delivery.queue is None:
-                yield from self._told(envelopes)
-                return
-            found: list[Outcome] = []
-            try:
-                found.extend(self._told(envelopes))
-            except BaseException:
-                self._rest = found + self._rest
-                raise
-        yield from self._with_queue(found)
+            yield from self._told(self._envelopes)
 
-    def _with_queue(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """`outcomes` of all recipients, those marked with which the queue goes on."""
+    def goes_on(self, outcomes: Sequence[Outcome]) -> bool:
+        """See `IDeliveryRun`."""
+        if self._delivery.queue is None:
+            return False
         out = any(o.status in (Status.ACCEPTED, Status.IN_DOUBT) for o in outcomes)
-        if self._delivery.on_partial == QUEUE if out else self._may_spill(outcomes):
-            return _queued(outcomes)
-        return outcomes
+        return self._delivery.on_partial == QUEUE if out else self._may_spill(outcomes)
 
     def _told(self, envelopes: Sequence[Envelope]) -> Iterator[Outcome]:
-        """Send; what could not be told any more when this raises is left in `_rest`."""
+        outcomes = self._sent(envelopes)
         try:
-            outcomes = self._sent(envelopes)
             first = next(outcomes, None)
             if self._session is not None and self._session.restartable and self._reconnects:
+                self._begun = False
                 outcomes, first = self._sent_anew(envelopes), None
             if first is not None:
                 yield first
             yield from outcomes
-        except BaseException:
-            if self._session is not None:
-                self._rest = list(self._session.unsettled())
-            raise
+        finally:
+            # At once, so that nothing more leaves, and what had left is known: see `unsettled`.
+            outcomes.close()
 
-    def _sent(self, envelopes: Sequence[Envelope]) -> Iterator[Outcome]:
+    def _sent(self, envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
         try:
             session = self._session or self._open(wait=False)
         except TransportError as error:
             yield from all_unsent(envelopes, error)
             return
         strict = self._delivery.on_partial == ABORT
+        self._begun = True
         yield from session.send(
             envelopes,
             strict=strict,
@@ -310,7 +329,7 @@ class DirectRun:
             window=None if strict else QUEUE_WINDOW,
         )
 
-    def _sent_anew(self, envelopes: Sequence[Envelope]) -> Iterator[Outcome]:
+    def _sent_anew(self, envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
         """The connection ended before any content was sent: ask again and send on a new one."""
         self._delivery.events.emit(ConnectionLost(self._delivery.route, "before anything was sent"))
         try:
@@ -327,7 +346,9 @@ class DirectRun:
 
     def unsettled(self) -> list[Outcome]:
         """See `IDeliveryRun`."""
-        return self._rest
+        if self._begun and self._session is not None:
+            return list(self._session.unsettled())
+        return [] if self._begun else list(in_order(self._envelopes, []))
 
     # -- the end
 
@@ -350,8 +371,3 @@ class DirectRun:
             self._returned = None
         if session is not None:
             session.close(dirty=dirty)
-
-
-def _queued(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The queue has what was not accepted."""
-    return [o if o.status is Status.ACCEPTED else replace(o, queued=True) for o in outcomes]

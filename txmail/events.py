@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .envelope import Outcome
+from .logs import quiet_logger
 from .reply import printable
 
-log = logging.getLogger("txmail")
+log = quiet_logger("txmail")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@
         PartialDelivery          something went out, or is in doubt
       SchemaError                a queue whose tables are missing, or of another version
       IllegalMove                a delivery or a batch that may not come into the state asked for
+    UnsentMailWarning            mail that was handed in and never committed (a UserWarning)
 
 Errors never carry a password or the text of a message.
 """
@@ -229,3 +230,14 @@ class SchemaError(TxmailError):
 
 class IllegalMove(TxmailError):
     """A delivery or batch is in a state from which it may not come into the one asked for."""
+
+
+class UnsentMailWarning(TxmailError, UserWarning):
+    """Mail was handed to a transaction that nobody has committed or aborted: it is not sent.
+
+    `message_ids` are those of all its messages.
+    """
+
+    def __init__(self, problem: str = "", message_ids: tuple[str, ...] = ()) -> None:
+        super().__init__(problem)
+        self.message_ids = message_ids

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from .account import NOT_COMMITTED, Sending
 from .budget import Budget
 from .envelope import Outcome
 from .events import MessageQueued, MessageSettled
 from .exceptions import QueueUnavailable, SchemaError
 from .interfaces import IBatch, IDelivery, IDeliveryRun
 from .item import Item
-from .outcomes import delivery_error, in_order, is_left, queue_error, unsent
+from .outcomes import (
+    delivery_error,
+    in_order,
+    is_left,
+    not_queued,
+    queue_error,
+    unsent,
+)
 
 
-def send_now(delivery: IDelivery, item: Item) -> tuple[Outcome, ...]:
-    """Send `item`; its outcomes, whatever they are. Raises `QueueUnavailable`, `SchemaError`."""
+def send_now(
+    delivery: IDelivery, item: Item, report: Callable[[tuple[Outcome, ...]], object]
+) -> tuple[Outcome, ...]:
+    """Send `item`; its outcomes, whatever they are. Raises `QueueUnavailable`, `SchemaError`.
+
+    `report` gets the outcomes before anybody else is told, also if an error ends it.
+    """
     budget = Budget(delivery.commit_timeout)
     run = delivery.begin(budget)
     batch = delivery.queue.begin(None, None) if delivery.queue is not None else None
+    sending = Sending([item])
     try:
-        outcomes = _sent(run, batch, item, budget)
+        outcomes = _sent(run, batch, sending, budget)
     except (QueueUnavailable, SchemaError) as error:
+        report(tuple(unsent(item.envelope)))
         raise queue_error(error, unsent(item.envelope), transient=delivery.transient) from error
+    except BaseException:
+        report(tuple(_failed(sending)))
+        raise
     finally:
         run.finish()
+    report(outcomes)
     _tell(delivery, run, item, outcomes)
     return outcomes
 
@@ -33,34 +54,49 @@ def check(outcomes: tuple[Outcome, ...], *, transient: bool) -> None:
 
 
 def _sent(
-    run: IDeliveryRun, batch: IBatch | None, item: Item, budget: Budget
+    run: IDeliveryRun, batch: IBatch | None, sending: Sending, budget: Budget
 ) -> tuple[Outcome, ...]:
+    (item,) = sending.items
     refusals = run.prepare([item], wait=True)
     if refusals:
         return tuple(in_order([item.envelope], refusals))
     if batch is None:
-        return tuple(run.send([item]))
-    found: list[Outcome] = []
-    settled = [(item, found)]
+        sending.collect(run)
+        return tuple(_outcomes_of(sending))
     try:
         with budget:
             batch.stage(run.rows([item]), [], budget.remaining)
             batch.decide(not run.sends, budget.remaining)
-        found.extend(run.send([item]))
-        if run.sends and is_left(found):
+        sending.collect(run)
+        if run.sends and is_left(_outcomes_of(sending)):
             with budget:
                 batch.decide(True, budget.remaining)
     except BaseException:
-        found.extend(run.unsettled())
-        batch.revoke(settled, budget.remaining)
-        batch.abort(settled)
+        _give_up(batch, sending, budget)
         raise
-    if all(o.settled for o in found):
-        batch.finish(settled)
-    else:
-        batch.revoke(settled, budget.remaining)
-        batch.abort(settled)
-    return tuple(found)
+    if all(o.settled for o in _outcomes_of(sending)):
+        batch.finish(sending.settled())
+        return tuple(_outcomes_of(sending))
+    _give_up(batch, sending, budget)
+    return tuple(_failed(sending))
+
+
+def _give_up(batch: IBatch, sending: Sending, budget: Budget) -> None:
+    settled = sending.settled() if sending.begun else []
+    batch.revoke(settled, budget.remaining)
+    batch.abort(settled)
+
+
+def _outcomes_of(sending: Sending) -> list[Outcome]:
+    """The outcomes of its only item."""
+    return [o for _, found in sending.settled() for o in found]
+
+
+def _failed(sending: Sending) -> list[Outcome]:
+    """The same, if it has failed: the queue has nothing of it."""
+    if not sending.begun:
+        return unsent(sending.items[0].envelope)
+    return not_queued(_outcomes_of(sending), NOT_COMMITTED)
 
 
 def _tell(

@@ -34,7 +34,12 @@ class IMailer(Interface):
     queue = Attribute("The `IQueue`, or None; of a dummy mailer, the list of what was enqueued.")
     last_outcomes = Attribute(
         "The `Outcome` s of the last commit, or `send_immediately`, that this thread did with "
-        "mail of this mailer or of one it was bound from; a tuple, empty before the first."
+        "mail of this mailer or of one it was bound from, good or failed, whoever failed; a tuple, "
+        "empty before the first, and after an abort of such mail without a commit."
+    )
+    pending = Attribute(
+        "The `Envelope` s that this mailer, or one it was bound from, has handed to the current "
+        "transaction, and that wait for its commit; of a dummy mailer, copies of the messages."
     )
 
     def send(
@@ -161,6 +166,9 @@ class IDelivery(Interface):
         "True if errors that another try may mend are raised as `TransientError` too."
     )
     queue = Attribute("The `IQueue` that its runs have rows for, or None.")
+    is_missed_unsent = Attribute(
+        "True if somebody is to be warned of mail for it that is never committed."
+    )
 
     def begin(budget: Budget, first: bool = True) -> IDeliveryRun:
         """Return an `IDeliveryRun` for one transaction.
@@ -183,7 +191,8 @@ class IDeliveryRun(Interface):
         connection is not done again. Waits for a free connection only if `wait`: after
         `tpc_begin` other databases hold locks that the connection's present owner may need.
 
-        Returns the outcomes that forbid sending, empty if there are none. Must not do anything
+        Returns the outcomes that forbid sending, empty if there are none; their `position` is that
+        of the item. Must not do anything
         that cannot be taken back: a transaction that fails later would have sent mail.
         """
 
@@ -195,12 +204,18 @@ class IDeliveryRun(Interface):
 
         Without a queue to go on with the rest, the first outcome that is not `accepted` ends
         sending: all that follow are `unsent`. Yields each outcome when it is known; its
-        ``close()`` ends sending at once. If it raises, `unsettled` has the outcomes it did not get
-        to yield.
+        ``close()`` ends sending at once. Then, and if it raises, `unsettled` has the outcomes it
+        did not get to yield.
         """
 
     def unsettled() -> list[Outcome]:
-        """The outcomes `send` has not handed out yet (the last one handed out may be repeated)."""
+        """What is known of outcomes `send` has not handed out; some may repeat what it has.
+
+        An item with neither is in doubt.
+        """
+
+    def goes_on(outcomes: Sequence[Outcome]) -> bool:
+        """True if, after these `outcomes` of all recipients, the queue goes on with the rest."""
 
     def finish() -> None:
         """Give the connection back after a commit. Never raises, never blocks."""
@@ -315,6 +330,14 @@ class IMailDataManager(ISavepointDataManager):
     sort key would tear: one would have sent when the other's server refuses.
     """
 
+    transaction_manager = Attribute("The manager of its transaction.")
+
+    def pending(report: Callable[[tuple[Outcome, ...]], object]) -> tuple[Envelope, ...]:
+        """What was added with `report` and waits for the commit."""
+
+    def notice() -> None:
+        """Report what is known of a commit that was tried and has not ended, if there was one."""
+
     def add(
         delivery: IDelivery, item: Item, report: Callable[[tuple[Outcome, ...]], object]
     ) -> None:
@@ -374,9 +397,10 @@ class ISession(Interface):
     ) -> list[Outcome]:
         """Ask the server about sender and recipients of `envelopes`, before anything irrevocable.
 
-        Returns the `Outcome` s of what it would not take, in the order of the envelopes; empty
-        if it would take all. With `stage`, the first envelope is left open, so that sending it
-        needs one round trip less. What passed is remembered until the connection ends.
+        Returns the `Outcome` s of what it would not take, in the order of the envelopes, each with
+        the `position` of its own; empty if it would take all. With `stage`, the first envelope is
+        left open, so that sending it needs one round trip less. What passed is remembered until
+        the connection ends.
 
         How many questions a server may be asked without a message is limited; past it envelopes
         go unasked (`Outcome.preflighted` is False) or, with `always`, are refused with a reason

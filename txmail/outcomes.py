@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from .envelope import Action, Envelope, Outcome, Scope, Status
@@ -44,28 +44,24 @@ def all_unsent(envelopes: Sequence[Envelope], error: TransportError) -> list[Out
 
 
 def in_order(envelopes: Sequence[Envelope], refusals: Sequence[Outcome]) -> Iterator[Outcome]:
-    """One outcome for each recipient of `envelopes`: its refusal, or `unsent`."""
-    rest = iter(refusals)
-    refusal = next(rest, None)
+    """One outcome for each recipient of `envelopes`: its refusal, or `unsent`.
+
+    `Outcome.position` says which of the envelopes a refusal is about.
+    """
+    said: list[dict[str, Outcome]] = [{} for _ in envelopes]
+    for refusal in refusals:
+        said[refusal.position].setdefault(refusal.recipient, refusal)
     for position, envelope in enumerate(envelopes):
         for recipient in envelope.recipients:
-            if (
-                refusal is not None
-                and refusal.recipient == recipient
-                and refusal.message_id == envelope.message_id
-            ):
-                yield replace(refusal, position=position)
-                refusal = next(rest, None)
-            else:
-                yield Outcome(
-                    recipient,
-                    Status.UNSENT,
-                    Scope.MESSAGE,
-                    message_id=envelope.message_id,
-                    action=Action.DEFER,
-                    reason="a transaction's mail goes out together or not at all",
-                    position=position,
-                )
+            yield said[position].get(recipient) or Outcome(
+                recipient,
+                Status.UNSENT,
+                Scope.MESSAGE,
+                message_id=envelope.message_id,
+                action=Action.DEFER,
+                reason="a transaction's mail goes out together or not at all",
+                position=position,
+            )
 
 
 def delivery_error(
@@ -109,18 +105,30 @@ def is_left(outcomes: Iterable[Outcome]) -> bool:
     return all(o.queued and o.status not in (Status.ACCEPTED, Status.IN_DOUBT) for o in outcomes)
 
 
-def shared_out(items: Sequence[Item], outcomes: Iterable[Outcome]) -> Settled:
-    """The outcomes of each item: the first that was said of a recipient; else it was not sent."""
+def shared_out(
+    items: Sequence[Item],
+    outcomes: Iterable[Outcome],
+    rest: Callable[[Envelope], list[Outcome]] | None = None,
+) -> Settled:
+    """The outcomes of each item: the first that was said of a recipient; else one of `rest`.
+
+    By default that is `unsent`.
+    """
     said: list[dict[str, Outcome]] = [{} for _ in items]
     for outcome in outcomes:
         said[outcome.position].setdefault(outcome.recipient, outcome)
-    return [(item, _of(item.envelope, found)) for item, found in zip(items, said, strict=True)]
+    return [
+        (item, _of(item.envelope, found, rest or unsent))
+        for item, found in zip(items, said, strict=True)
+    ]
 
 
-def _of(envelope: Envelope, said: dict[str, Outcome]) -> list[Outcome]:
+def _of(
+    envelope: Envelope, said: dict[str, Outcome], rest: Callable[[Envelope], list[Outcome]]
+) -> list[Outcome]:
     if len(said) == len(envelope.recipients):
         return [said[recipient] for recipient in envelope.recipients]
-    return [said.get(o.recipient, o) for o in unsent(envelope)]
+    return [said.get(o.recipient, o) for o in rest(envelope)]
 
 
 def unsent(envelope: Envelope) -> list[Outcome]:
@@ -135,4 +143,32 @@ def unsent(envelope: Envelope) -> list[Outcome]:
             reason="nothing of this message was sent",
         )
         for recipient in envelope.recipients
+    ]
+
+
+def in_doubt(envelope: Envelope) -> list[Outcome]:
+    """Outcomes of an envelope that was begun, of which nothing else is known."""
+    return [
+        Outcome(
+            recipient,
+            Status.IN_DOUBT,
+            Scope.MESSAGE,
+            message_id=envelope.message_id,
+            action=Action.IN_DOUBT,
+            reason="sending was interrupted, and nothing is known of what had left",
+        )
+        for recipient in envelope.recipients
+    ]
+
+
+def queued(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The queue has what was not accepted."""
+    return [o if o.status is Status.ACCEPTED else replace(o, queued=True) for o in outcomes]
+
+
+def not_queued(outcomes: Sequence[Outcome], reason: str) -> list[Outcome]:
+    """The queue has none of it, for this `reason`: the transaction has failed."""
+    return [
+        replace(o, queued=False, reason=o.reason or ("" if o.reply else reason)) if o.queued else o
+        for o in outcomes
     ]

@@ -49,6 +49,9 @@ def waiting(item: Item, position: int = 0) -> list[Outcome]:
 class QueuedDelivery:
     """Leaves all mail to the queue. See `IDelivery`."""
 
+    #: see `IDelivery`
+    is_missed_unsent = True
+
     def __init__(
         self,
         queue: IQueue,
@@ -109,8 +112,12 @@ class QueuedRun:
         yield from self._outcomes
 
     def unsettled(self) -> list[Outcome]:
-        """See `IDeliveryRun`."""
-        return []
+        """See `IDeliveryRun`: nothing was sent of it, whatever has come."""
+        return self._outcomes
+
+    def goes_on(self, outcomes: Sequence[Outcome]) -> bool:
+        """See `IDeliveryRun`: its outcomes say so."""
+        return False
 
     def finish(self) -> None:
         """See `IDeliveryRun`."""

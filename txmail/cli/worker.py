@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -20,8 +19,9 @@ from .lines import complain, logging_to_stderr
 
 if TYPE_CHECKING:
     from ..worker import Worker
+from ..logs import quiet_logger
 
-log = logging.getLogger("txmail.worker")
+log = quiet_logger("txmail.worker")
 
 #: Those of a process manager, of the keyboard, and of a terminal that is closed. Not every system
 #: has all of them.

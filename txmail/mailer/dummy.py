@@ -20,6 +20,7 @@ from ..immediate import check, send_now
 from ..interfaces import IDelivery, IDeliveryRun
 from ..item import Item, Options, Row
 from ..message import Message
+from ..outcomes import in_order
 from ..reply import Reply
 from ..transports.memory import MemorySession, MemoryTransport
 from ..types import Sendable, Several, TransactionManager
@@ -82,6 +83,8 @@ class DummyDelivery(DirectDelivery):
     """Delivers into lists. See `IDelivery`."""
 
     transport: MemoryTransport
+    #: a test that aborts nothing is no accident
+    is_missed_unsent = False
 
     def __init__(self, boxes: Boxes) -> None:
         super().__init__(MemoryTransport())
@@ -107,6 +110,7 @@ class DummyRun:
         self._delivery = delivery
         self._session = MemorySession(delivery.transport)
         self._accepted: list[Envelope] = []
+        self._envelopes: list[Envelope] = []
 
     def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
         """See `IDeliveryRun`."""
@@ -118,15 +122,19 @@ class DummyRun:
 
     def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
         """See `IDeliveryRun`."""
-        envelopes = [item.envelope for item in items]
+        self._envelopes = envelopes = [item.envelope for item in items]
         outcomes = list(self._session.send(envelopes, strict=True))
         if all(o.status is Status.ACCEPTED for o in outcomes):
             self._accepted = envelopes
         yield from outcomes
 
     def unsettled(self) -> list[Outcome]:
-        """See `IDeliveryRun`: nothing here can be interrupted half-way."""
-        return []
+        """See `IDeliveryRun`: nothing is delivered before the end."""
+        return list(in_order(self._envelopes, []))
+
+    def goes_on(self, outcomes: Sequence[Outcome]) -> bool:
+        """See `IDeliveryRun`: there is no queue."""
+        return False
 
     def finish(self) -> None:
         """See `IDeliveryRun`."""
@@ -246,8 +254,7 @@ class DummyMailer(Mailer):
         if self.transactional:
             return super()._add(delivery, message, chosen, sender, recipients)
         envelope = self._envelope(message, sender, recipients)
-        outcomes = send_now(delivery, Item(envelope, chosen))
-        self._last.set(outcomes)
+        outcomes = send_now(delivery, Item(envelope, chosen), self._last.set)
         check(outcomes, transient=False)
         return envelope.message_id
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Never, Self, cast
@@ -13,7 +14,7 @@ from zope.interface import implementer
 
 from ..budget import COMMIT_TIMEOUT
 from ..config import DELIVERY, DIRECT, PREFIX, Settings, read_settings
-from ..datamanager import MailDataManager, join
+from ..datamanager import MailDataManager, join, joined
 from ..delivery import DirectDelivery
 from ..envelope import Envelope, Outcome
 from ..events import Events
@@ -47,10 +48,22 @@ _KEPT: Any = object()
 class _LastOutcomes(threading.local):
     """The outcomes of this thread's last commit or `send_immediately`; shared by binds."""
 
-    outcomes: tuple[Outcome, ...] = ()
+    def __init__(self) -> None:
+        self._outcomes: tuple[Outcome, ...] = ()
+        #: those whose commit may have been tried without their knowing it, or has not ended
+        self._managers: weakref.WeakSet[MailDataManager] = weakref.WeakSet()
+
+    def follow(self, manager: MailDataManager) -> None:
+        """Mail of ours was handed to `manager`."""
+        self._managers.add(manager)
 
     def set(self, outcomes: tuple[Outcome, ...]) -> None:
-        self.outcomes = outcomes
+        self._outcomes = outcomes
+
+    def get(self) -> tuple[Outcome, ...]:
+        for manager in list(self._managers):
+            manager.notice()
+        return self._outcomes
 
 
 @implementer(IMailer)
@@ -189,7 +202,13 @@ class Mailer:
     @property
     def last_outcomes(self) -> tuple[Outcome, ...]:
         """See `IMailer`."""
-        return self._last.outcomes
+        return self._last.get()
+
+    @property
+    def pending(self) -> Sequence[Envelope]:
+        """See `IMailer`."""
+        manager = joined(self.transaction_manager)
+        return () if manager is None else manager.pending(self._last.set)
 
     def bind(
         self,
@@ -262,7 +281,9 @@ class Mailer:
         recipients: Several[str] | None,
     ) -> str:
         envelope = self._envelope(message, sender, recipients)
-        self._join().add(delivery, Item(envelope, chosen), self._last.set)
+        manager = self._join()
+        self._last.follow(manager)
+        manager.add(delivery, Item(envelope, chosen), self._last.set)
         return envelope.message_id
 
     def _envelope(
@@ -290,13 +311,11 @@ class Mailer:
 
     def _send_now(self, envelope: Envelope, fail_silently: bool) -> tuple[Outcome, ...]:
         try:
-            outcomes = send_now(self._direct, Item(envelope))
+            outcomes = send_now(self._direct, Item(envelope), self._last.set)
         except DeliveryError as error:
-            self._last.set(error.outcomes)
             if not fail_silently:
                 raise
             return error.outcomes
-        self._last.set(outcomes)
         if not fail_silently:
             check(outcomes, transient=self._direct.transient)
         return outcomes

@@ -14,7 +14,6 @@ If the process dies between `stage` and the end, `txmail.queue.recovery` asks th
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,8 +30,9 @@ from .store import CHUNK, Written
 
 if TYPE_CHECKING:
     from .queue import Queue
+from ..logs import quiet_logger
 
-log = logging.getLogger("txmail.queue")
+log = quiet_logger("txmail.queue")
 
 #: Seconds that `finish` may wait for the database before it goes on in the background.
 FINISH_TIMEOUT = 5.0
@@ -56,14 +56,27 @@ class Batch:
         self._ended = False
 
     def _soon(self, write: Callable[[float], object], timeout: float) -> None:
-        """Do `write` now, with its timeout; in the background if that fails."""
+        """End with `write`: now, with its timeout; in the background if that fails."""
         try:
+            self._store.database.abandon()
             write(timeout)
+            self._ended = True
         except BaseException as error:
+            self._later_ended(lambda: write(BACKGROUND_TIMEOUT))
             log.error("batch %x: this is tried again: %s", self.number, error)
-            self._queue.upkeep.do(lambda: write(BACKGROUND_TIMEOUT))
             if not isinstance(error, Exception):
                 raise
+
+    def _later_ended(self, write: Callable[[], object]) -> None:
+        """End with `write` in the background.
+
+        Not before it is to be done does this have its end: an exception may have come before, and
+        then whoever ends the transaction asks again.
+        """
+        self._queue.upkeep.do(write)
+        self._ended = True
+        # What an exception has kept this thread from ending would be waited for there.
+        self._store.database.abandon()
 
     def _count(self) -> int:
         return sum(len(ids) for ids in self._written.values())
@@ -266,7 +279,6 @@ class OwnBatch(Batch):
     def revoke(self, settled: Settled, timeout: float) -> None:
         """See `IBatch`."""
         if self._decided and not self._ended:
-            self._ended = True
             out = sent(self._outcomes(settled))
             self._soon(lambda seconds: self._forget(out, seconds), timeout)
 
@@ -277,9 +289,9 @@ class OwnBatch(Batch):
         if not self._rows:
             self.abort(settled)
             return
-        self._ended = True
         if self._published:
             self._close()
+            self._ended = True
             return
         outcomes = self._outcomes(settled)
         self._soon(lambda seconds: self._finish(outcomes, seconds), FINISH_TIMEOUT)
@@ -309,9 +321,8 @@ class OwnBatch(Batch):
         """See `IBatch`."""
         if self._ended or not (self._stored or self._unsure):
             return
-        self._ended = True
         out = sent(self._outcomes(settled))
-        self._queue.upkeep.do(lambda: self._forget(out, BACKGROUND_TIMEOUT))
+        self._later_ended(lambda: self._forget(out, BACKGROUND_TIMEOUT))
 
     def _forget(self, out: list[tuple[int, Outcome]], timeout: float) -> None:
         durable = bool(out) or self._decided
@@ -331,9 +342,8 @@ class OwnBatch(Batch):
         if not self._rows:
             self.abort(settled)
             return
-        self._ended = True
         outcomes = self._outcomes(settled)
-        self._queue.upkeep.do(lambda: self._leave(outcomes))
+        self._later_ended(lambda: self._leave(outcomes))
 
     def _leave(self, outcomes: list[tuple[int, Outcome]]) -> None:
         # What is in doubt stays what it is in a batch that nobody has decided about: begun.

@@ -6,16 +6,16 @@ Who hears nothing looks all the same after a while; this only makes it soon.
 from __future__ import annotations
 
 import contextlib
-import logging
 import select
 import socket
 import threading
 from collections.abc import Callable
 
 from ..exceptions import TxmailError
+from ..logs import quiet_logger
 from .database import Database
 
-log = logging.getLogger("txmail.queue")
+log = quiet_logger("txmail.queue")
 
 #: Seconds between two looks at whether a SQLite file has changed.
 LOOK = 0.1

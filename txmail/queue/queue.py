@@ -16,6 +16,7 @@ from zope.interface import implementer
 from ..envelope import Outcome
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch, IQueue, IWitness
+from ..logs import quiet_logger
 from ..secret import Secret
 from .batch import OwnBatch
 from .claims import DOUBT_RETRIES
@@ -25,6 +26,8 @@ from .recovery import Decision, Resolver
 from .schema import batch
 from .store import CHUNK, Store
 from .upkeep import ROUND, Upkeep
+
+log = quiet_logger("txmail.queue")
 
 #: What becomes of mail that may have been sent.
 ON_DOUBT = ("retry", "hold")
@@ -192,9 +195,12 @@ class Queue:
         self.database.notify(connection, CHANNEL)
 
     def wake(self) -> None:
-        """Tell the workers of this process that there is mail."""
+        """Tell the workers of this process that there is mail. A listener that raises is logged."""
         for listener in list(self.listeners):
-            listener()
+            try:
+                listener()
+            except Exception:
+                log.exception("%s: a listener failed", self.name)
 
     def attend(self, listener: Callable[[], object], *, listen: bool = True) -> None:
         """Call `listener` when there is mail, and look after the queue meanwhile: a worker's part.

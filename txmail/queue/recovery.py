@@ -26,6 +26,7 @@ import sqlalchemy as sa
 
 from ..exceptions import IllegalMove
 from ..interfaces import IWitness
+from ..logs import quiet_logger
 from ..verdict import Answer, Verdict
 from . import claims, slots
 from .claims import DOUBT_RETRIES
@@ -36,7 +37,7 @@ from .retry import DOUBT_DELAY
 from .schema import audit, batch
 from .store import Store
 
-log = logging.getLogger("txmail.queue")
+log = quiet_logger("txmail.queue")
 
 _UNDECIDED = (BatchState.STAGED, BatchState.UNKNOWN)
 

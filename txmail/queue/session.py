@@ -226,7 +226,6 @@ class SessionBatch(Batch):
         """See `IBatch`."""
         if self._ended:
             return
-        self._end()
         if self._apart is not None:
             self._apart.finish(settled)
         elif self._later:
@@ -234,6 +233,7 @@ class SessionBatch(Batch):
             self._soon(lambda seconds: self._finish(outcomes, seconds), FINISH_TIMEOUT)
         elif self._rows and self._wakes():
             self._queue.announce_later()
+        self._end()
 
     def _finish(self, outcomes: list[tuple[int, Outcome]], timeout: float) -> None:
         with self._store.database.write(timeout=timeout, durable=False) as connection:
@@ -250,15 +250,15 @@ class SessionBatch(Batch):
         """See `IBatch`: the rows are gone with the session's, unless that had committed before."""
         if self._ended:
             return
-        self._end()
         if self._apart is not None:
             self._apart.abort(settled)
         elif self._begun():
             out = sent(self._outcomes(settled))
-            self._queue.upkeep.do(lambda: self._forget(out))
+            self._later_ended(lambda: self._forget(out))
         elif self._later:
             # Its session may have committed in its own vote: then the mail has, too.
-            self._queue.upkeep.do(lambda: self._queue.abandon(self.number, []))
+            self._later_ended(lambda: self._queue.abandon(self.number, []))
+        self._end()
 
     def _forget(self, outcomes: list[tuple[int, Outcome]]) -> None:
         there = sa.select(batch.c.id).where(batch.c.id == self.number)
@@ -271,12 +271,12 @@ class SessionBatch(Batch):
         """See `IBatch`: if the rows are there, they have committed."""
         if self._ended:
             return
-        self._end()
         if self._apart is not None:
             self._apart.leave(settled)
         elif self._later:
             outcomes = self._outcomes(settled)
-            self._queue.upkeep.do(lambda: self._queue.abandon(self.number, outcomes))
+            self._later_ended(lambda: self._queue.abandon(self.number, outcomes))
+        self._end()
 
     def _end(self) -> None:
         self._ended = True

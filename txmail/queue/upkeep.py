@@ -8,7 +8,6 @@ about them; and batches of dead processes are resolved. The thread ends when the
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 import time
@@ -17,8 +16,9 @@ from collections import deque
 from collections.abc import Callable
 
 from ..locks import hold
+from ..logs import quiet_logger
 
-log = logging.getLogger("txmail.queue")
+log = quiet_logger("txmail.queue")
 
 #: Seconds between the tries of something that fails: doubled each time, up to the last.
 FIRST_PAUSE, LAST_PAUSE = 0.1, 30.0

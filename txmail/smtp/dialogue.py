@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 
+from ..logs import quiet_logger
 from ..reply import Reply, printable
 from ..secret import STARS
 from .trouble import Stage
 
-log = logging.getLogger("txmail.smtp")
+log = quiet_logger("txmail.smtp")
 
 
 class Dialogue:

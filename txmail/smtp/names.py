@@ -7,7 +7,6 @@ more than `THREADS_LIMIT` are left behind at once.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -15,8 +14,9 @@ import time
 from typing import Any
 
 from ..exceptions import TransportError
+from ..logs import quiet_logger
 
-log = logging.getLogger("txmail")
+log = quiet_logger("txmail")
 
 #: Lookups that may hang at once, of all names: each is a thread of this process.
 THREADS_LIMIT = 16

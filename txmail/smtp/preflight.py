@@ -116,26 +116,35 @@ class Preflight:
     def refusals(self) -> list[Outcome]:
         """An outcome for each recipient that the server would not take, in order."""
         found = []
-        for envelope in self._envelopes:
+        for position, envelope in enumerate(self._envelopes):
             problem = self._problems[id(envelope)]
             for index, path in enumerate(envelope.forward_paths):
                 if problem:
                     verdict = verdict_on(envelope, self._extensions)
-                    found.append(outcome_of(envelope, index, verdict, reason=problem))
+                    found.append(
+                        outcome_of(envelope, index, verdict, reason=problem, position=position)
+                    )
                     continue
                 answer = self._refused.get(id(envelope)) or self._answers.get(
                     (_kind(envelope), path)
                 )
                 if answer is not None and answer[0] is not trouble.ACCEPTED:
-                    found.append(outcome_of(envelope, index, *answer))
+                    found.append(outcome_of(envelope, index, *answer, position=position))
         return found or (self._refused_unasked() if self._always else [])
 
     def _refused_unasked(self) -> list[Outcome]:
         reason = f"preflight=always, and {self._limit}"
         unasked = {id(envelope) for probe in self._unasked for envelope in probe.envelopes}
         return [
-            outcome_of(envelope, index, trouble.NOT_ASKED, reason=reason, preflighted=False)
-            for envelope in self._envelopes
+            outcome_of(
+                envelope,
+                index,
+                trouble.NOT_ASKED,
+                reason=reason,
+                preflighted=False,
+                position=position,
+            )
+            for position, envelope in enumerate(self._envelopes)
             if id(envelope) in unasked
             for index in range(len(envelope.recipients))
         ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zope.interface import implementer
@@ -15,6 +15,7 @@ from zope.interface import implementer
 from ..envelope import Envelope, Outcome
 from ..exceptions import TransportError
 from ..interfaces import ISession
+from ..logs import quiet_logger
 from ..reply import Reply
 from ..secret import Secret
 from . import commands
@@ -39,7 +40,7 @@ from .trouble import Stage
 if TYPE_CHECKING:
     from .pool import Pool
 
-log = logging.getLogger("txmail")
+log = quiet_logger("txmail")
 
 
 @implementer(ISession)
@@ -232,7 +233,8 @@ class Session:
         self, envelopes: list[Envelope], always: bool, stage: bool, timeout: float | None
     ) -> tuple[list[Outcome], Reply | None]:
         """The refusals, and a reply that may be about this connection alone."""
-        unasked = [e for e in envelopes if id(e) not in self._preflighted]
+        places = [i for i, e in enumerate(envelopes) if id(e) not in self._preflighted]
+        unasked = [envelopes[place] for place in places]
         if not unasked:
             return [], None
         self.check()
@@ -244,6 +246,7 @@ class Session:
             self._probes += 1
         if stage and not spent and unasked[0] is not envelopes[0]:
             unasked.insert(0, envelopes[0])
+            places.insert(0, 0)
         preflight = Preflight(
             self._protocol,
             self.extensions,
@@ -269,7 +272,7 @@ class Session:
         if not spent:
             self._staged, self._dirty = preflight.staged, preflight.dirty
         self._probes += preflight.probes
-        refusals = preflight.refusals()
+        refusals = [replace(o, position=places[o.position]) for o in preflight.refusals()]
         if not refusals:
             self._preflighted.update((id(e), (e, preflight.passed(e))) for e in unasked)
         return refusals, preflight.asks_again(AskingAgain(self._renewable, self._past.carried))

@@ -104,7 +104,11 @@ class LocalSession:
         timeout: float | None = None,
     ) -> list[Outcome]:
         """See `ISession`: there is no server to ask, so this is what we know ourselves."""
-        return [outcome for envelope in envelopes for outcome in self.refusals(envelope)]
+        return [
+            replace(outcome, position=position)
+            for position, envelope in enumerate(envelopes)
+            for outcome in self.refusals(envelope)
+        ]
 
     def send(
         self,

@@ -89,7 +89,11 @@ class MemorySession:
         timeout: float | None = None,
     ) -> list[Outcome]:
         """See `ISession`."""
-        found = [o for envelope in envelopes for o in self._transport.outcomes(envelope)]
+        found = [
+            outcome
+            for position, envelope in enumerate(envelopes)
+            for outcome in self._transport.outcomes(envelope, position)
+        ]
         return [o for o in found if o.status is not Status.ACCEPTED]
 
     def send(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 import threading
 import time
@@ -13,6 +12,7 @@ from zope.interface import implementer
 
 from ..exceptions import TransportError
 from ..interfaces import ITransport
+from ..logs import quiet_logger
 from ..secret import Secret
 from ..smtp.connecting import Connector
 from ..smtp.group import SessionGroup
@@ -25,7 +25,7 @@ from ..smtp.stream import Stream
 from ..smtp.tls import client_context
 from .logins import Logins
 
-log = logging.getLogger("txmail")
+log = quiet_logger("txmail")
 
 #: Seconds in which a connection beside the first has to be open: what can be sent over the first
 #: does not wait for a server that takes no more and does not say so.

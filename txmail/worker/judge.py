@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from ..envelope import Outcome, Scope, Status
 from ..events import DeliverySettled, Event
+from ..logs import quiet_logger
 from ..queue.model import State, check_move
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
 from ..queue.work import Work
 
-log = logging.getLogger("txmail.worker")
+log = quiet_logger("txmail.worker")
 
 #: States from which a delivery is tried again by itself.
 _GOES_ON = (State.READY, State.DEFERRED, State.IN_DOUBT)

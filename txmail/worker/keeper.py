@@ -6,7 +6,6 @@ to be sent next, gives back and claims.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import time
@@ -18,6 +17,7 @@ from typing import Any
 from ..events import Event, Events, ResultsRefused
 from ..exceptions import TxmailError
 from ..item import Priority
+from ..logs import quiet_logger
 from ..queue import claims, impossible, slots
 from ..queue.dead import dead_holders
 from ..queue.model import State
@@ -32,7 +32,7 @@ from .ledger import BATCH, LEASE, Ledger, held_here
 from .seats import Seats
 from .traffic import Traffic, rate_of
 
-log = logging.getLogger("txmail.worker")
+log = quiet_logger("txmail.worker")
 
 #: Seconds between two looks for mail that nobody has told about.
 POLL = 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -22,6 +21,7 @@ from ..events import (
 from ..exceptions import ConfigurationError, SchemaError, TxmailError
 from ..interfaces import ITransport
 from ..item import Priority
+from ..logs import quiet_logger
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy
 from ..queue.work import Work
@@ -36,7 +36,7 @@ from .ledger import BATCH, LEASE, LeaseLost
 from .options import RunOptions, WorkerOptions
 from .routing import IN_A_ROW, Circuit, Route, puts_off, wants_less
 
-log = logging.getLogger("txmail.worker")
+log = quiet_logger("txmail.worker")
 
 #: Messages in one call of `send_all`: of a server, and of a program or a folder, which take a whole
 #: list at once.
