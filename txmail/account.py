@@ -19,6 +19,10 @@ Report = Callable[[tuple[Outcome, ...]], object]
 NOT_COMMITTED = "not queued: the transaction failed"
 #: the same, if it failed after our vote
 NOT_KNOWN = "the transaction failed after our vote: the queue finds out whether it has committed"
+#: the same, if the queue is in a database that commits in its own vote, before ours
+MAYBE_COMMITTED = (
+    "the transaction failed, and its database may have committed, with the queue in it"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,9 +78,24 @@ def account_of(entries: Iterable[Entry], settled: Settled) -> Account:
     return [(e, found.get(e.item) or unsent(e.item.envelope)) for e in entries]
 
 
-def failed(account: Account, reason: str) -> Account:
-    """`account` of a transaction that failed: the queue has nothing of it, for this `reason`."""
-    return [(entry, not_queued(outcomes, reason)) for entry, outcomes in account]
+def failed(account: Account, *, known: bool, committed: bool) -> Account:
+    """`account` of a transaction that failed: nothing can be said to be in the queue.
+
+    It is not `known` how it ended if we had said yes; `committed`, if a database may have.
+    """
+    reason = NOT_COMMITTED if known else NOT_KNOWN
+    return [
+        (
+            entry,
+            not_queued(outcomes, MAYBE_COMMITTED if committed and _is_inside(entry) else reason),
+        )
+        for entry, outcomes in account
+    ]
+
+
+def _is_inside(entry: Entry) -> bool:
+    """True if the queue is in a database of the application."""
+    return entry.delivery.queue is not None and entry.delivery.queue.in_session
 
 
 def report(account: Account) -> None:

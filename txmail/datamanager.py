@@ -28,8 +28,6 @@ from zope.interface import implementer
 
 from . import unsent
 from .account import (
-    NOT_COMMITTED,
-    NOT_KNOWN,
     Account,
     Entry,
     Report,
@@ -126,6 +124,8 @@ class MailDataManager:
         self._closed = ""
         #: true if somebody has tried to commit, successfully or not; if the user aborts
         self._tried = self._aborting = False
+        #: true if a commit has failed in our hook, and its outcomes were told
+        self._refused = False
         #: true if we have said yes; from our `tpc_finish` on; when all is done
         self._voted = self._finishing = self._finished = False
         self._transaction: weakref.ref[Any] | None = None
@@ -191,7 +191,7 @@ class MailDataManager:
 
     def uncommitted(self) -> tuple[str, ...]:
         """See `txmail.unsent.Holder`."""
-        if self._warned or self._is_tried():
+        if self._warned or self._refused or self._is_tried():
             return ()
         found = tuple(
             e.item.envelope.message_id for e in self._entries if e.delivery.is_missed_unsent
@@ -225,7 +225,13 @@ class MailDataManager:
             return
         if self._entries and transaction.isDoomed():  # commit() has looked before the hooks only
             raise DoomedTransaction("transaction doomed, cannot commit")
-        self._prepare(transaction, wait=True)
+        try:
+            self._prepare(transaction, wait=True)
+        except BaseException:
+            # For `transaction` it has not failed yet: more may be sent, and it may be committed.
+            self.notice()
+            self._tried, self._refused = False, True
+            raise
 
     def _before_abort(self) -> None:
         self._aborting = True
@@ -369,7 +375,9 @@ class MailDataManager:
         account = self._accounted()
         if self._finishing:
             return account
-        return failed(account, NOT_KNOWN if self._voted else NOT_COMMITTED)
+        transaction = self._transaction() if self._transaction is not None else None
+        committed = transaction is not None and _committed_early(transaction)
+        return failed(account, known=not self._voted, committed=committed)
 
     def _is_tried(self) -> bool:
         """True if somebody has tried to commit this, also if we were not asked."""
@@ -483,7 +491,7 @@ class MailDataManager:
         if self._entries:
             if self._is_tried():
                 report(self._account())
-            elif self._aborting:
+            elif self._aborting and not self._refused:
                 report([(entry, []) for entry in self._entries])
         for batch in self._batches.values():
             batch.abort(self._settled())
@@ -505,6 +513,8 @@ class MailDataManager:
 
 def _committed_early(transaction: Any) -> bool:
     """True if a database may have committed in its vote, before ours."""
+    if transaction.status is TransactionStatus.ACTIVE:
+        return False
     return any(
         manager.sortKey().startswith(ONE_PHASE_SORT_KEY)
         and getattr(manager, "state", "committed") == "committed"

@@ -23,6 +23,9 @@ class KeptConnections(Pool):
     behind: a list's `append` and `pop` are one step each.
     """
 
+    #: SQLAlchemy's, for its own words: ours are not about checking connections out
+    _sqla_logger_namespace = "sqlalchemy.pool.KeptConnections"
+
     def __init__(self, creator: Any, **options: Any) -> None:
         super().__init__(creator, **options)
         self._idle: list[ConnectionPoolEntry] = []
