@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 from ..events import Events
+from ..logs import quiet_logger
 from .exits import CannotRun, require
 
-log = logging.getLogger("txmail.worker")
+log = quiet_logger("txmail.worker")
 
 _MOST_PORT = 65535
 _LOOPBACK = "127.0.0.1"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import socket
 import threading
 import time
@@ -18,7 +17,9 @@ from socketserver import TCPServer
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-log = logging.getLogger("txmail")
+from ..logs import quiet_logger
+
+log = quiet_logger("txmail")
 
 #: Requests at once: a few scrapes and probes. Who comes then is told to come again.
 MOST_REQUESTS = 8

@@ -219,7 +219,7 @@ class DummyMailer(Mailer):
         return self._boxes.queue
 
     @property
-    def pending(self) -> list[Message]:
+    def pending(self) -> list[Message]:  # type: ignore[override]
         """Copies of the messages that wait for a commit."""
         return self._boxes.pending(self._boxes.direct, self._boxes.queued)
 
