@@ -13,7 +13,8 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -22,7 +23,7 @@ from urllib.parse import quote
 from .budget import COMMIT_TIMEOUT
 from .delivery import ABORT, PREFLIGHT, QUEUE
 from .exceptions import ConfigurationError
-from .interfaces import IQueue, ITemplateEngine, ITransport
+from .interfaces import IQueue, ITemplateEngine, ITransport, IWitness
 from .item import PRIORITIES
 from .message import Template
 from .readers import (
@@ -321,6 +322,17 @@ def _legacy_url(combined: dict[str, Any], prefix: str) -> str:
 
 
 # -- settings that need a library, or change something
+
+
+def find_witnesses(resources: Sequence[Any], known: Sequence[IWitness]) -> list[IWitness]:
+    """Witnesses of databases that take part in a transaction by `resources`, but for `known` ones.
+
+    They are those of ZODB: whoever takes part with one has imported it.
+    """
+    if "ZODB.Connection" not in sys.modules:
+        return []
+    module = importlib.import_module(".integrations.zodb", __package__)
+    return cast("list[IWitness]", module.find_witnesses(resources, known))
 
 
 def _html_to_text(value: Any, field: str) -> Callable[[str], str] | None:

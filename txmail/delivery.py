@@ -11,7 +11,7 @@ import copy
 import threading
 import weakref
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 from zope.interface import implementer
 
@@ -22,6 +22,7 @@ from .exceptions import ConfigurationError, TransportError
 from .interfaces import IDelivery, IDeliveryRun, IQueue, ISession, ITransport
 from .item import Item, Row
 from .outcomes import all_unsent, in_order, queued, shared_out
+from .process_wide import is_of_a_database, the_one_like
 from .queued import QueuedDelivery, check_timeout, placed, waiting
 from .waiting import in_two_phase_commit
 
@@ -98,6 +99,12 @@ class DirectDelivery:
         self.preflight = preflight
         self.transient = transient
         self.commit_timeout = commit_timeout
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        if not is_of_a_database(protocol):
+            return super().__reduce_ex__(protocol)
+        the_one_like(self.transport)  # whoever loads it in this process uses it, too
+        return _loaded, (type(self), self.__getstate__())
 
     def __getstate__(self) -> dict[str, Any]:
         # Who listens here is nobody in another process.
@@ -371,3 +378,11 @@ class DirectRun:
             self._returned = None
         if session is not None:
             session.close(dirty=dirty)
+
+
+def _loaded(kind: type[DirectDelivery], state: dict[str, Any]) -> DirectDelivery:
+    """A delivery as all who load it from a database have it: with the same transport."""
+    made = kind.__new__(kind)
+    made.__setstate__(state)
+    made.transport = the_one_like(made.transport)
+    return made

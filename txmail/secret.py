@@ -106,6 +106,11 @@ class Secret:
         # Raised out here, because what a source raises may have the secret in its text or frames.
         raise ConfigurationError(problem, field=owner)
 
+    @property
+    def is_lost_in_pickles(self) -> bool:
+        """True if it has a value, and no source by which to find it again."""
+        return self.source is None and self._ask is not None
+
     def __repr__(self) -> str:
         return STARS
 

@@ -25,7 +25,7 @@ has open, ``FileStorage(path, read_only=True)`` does: the question reads the fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +119,19 @@ class ZodbWitness:
         kinds = (Connection, TransactionalUndo)
         resources = transaction._resources
         return [r for r in resources if isinstance(r, kinds) and r._db is self._db]
+
+
+def find_witnesses(resources: Sequence[Any], known: Sequence[IWitness]) -> list[IWitness]:
+    """Witnesses of the databases whose connections are among `resources`, but for `known` ones."""
+    seen = [witness._db for witness in known if isinstance(witness, ZodbWitness)]
+    found: list[IWitness] = []
+    for resource in resources:
+        if isinstance(resource, (Connection, TransactionalUndo)):
+            for db in resource._db.databases.values():
+                if all(db is not other for other in seen):
+                    seen.append(db)
+                    found.append(ZodbWitness(db))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,15 @@ import copy
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Never, Self, cast
+from typing import TYPE_CHECKING, Any, Never, Self, SupportsIndex, cast
 
 import transaction
 from zope.interface import implementer
 
 from ..budget import COMMIT_TIMEOUT
-from ..config import DELIVERY, DIRECT, PREFIX, Settings, read_settings
+from ..config import DELIVERY, DIRECT, PREFIX, Settings, find_witnesses, read_settings
 from ..datamanager import MailDataManager, join, joined
 from ..delivery import DirectDelivery
 from ..envelope import Envelope, Outcome
@@ -23,6 +24,7 @@ from ..immediate import check, send_now
 from ..interfaces import IDelivery, IMailer, IQueue, ITransport
 from ..item import DEFAULT, Item, Options, options
 from ..message import to_envelope
+from ..process_wide import is_of_a_database, the_one_like
 from ..secret import Unshown
 from ..types import (
     AnyTransport,
@@ -150,6 +152,7 @@ class Mailer:
             raise ConfigurationError("there is no queue: queue_url is needed", field="delivery")
         self._direct = direct
         self._queued = queued
+        self._find_witnesses()
         self._sends_directly = delivery == DIRECT
         self._last = _LastOutcomes()
         self.transaction_manager = (
@@ -157,6 +160,12 @@ class Mailer:
         )
         self.default_sender = default_sender
         self.html_to_text = html_to_text
+
+    def _find_witnesses(self) -> None:
+        """Have its queue know of the databases that take part in its transactions."""
+        queue: Any = None if self._queued is None else self._queued.queue
+        if queue is not None and getattr(queue, "find_witnesses", queue) is None:
+            queue.find_witnesses = find_witnesses
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> Self:
@@ -327,6 +336,17 @@ class Mailer:
         if self._queued is not None and self._queued.queue is not None:
             self._queued.queue.close()
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        if not is_of_a_database(protocol):
+            return super().__reduce_ex__(protocol)
+        self._share_routes()  # whoever loads it in this process uses them, too
+        return _loaded, (type(self), self.__getstate__())
+
+    def _share_routes(self) -> None:
+        self.routes = tuple(
+            replace(route, transport=the_one_like(route.transport)) for route in self.routes
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """For pickle: outcomes, subscribers, connections and passwords stay behind.
 
@@ -344,6 +364,7 @@ class Mailer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._find_witnesses()
         self.transaction_manager = transaction.manager
         self._last = _LastOutcomes()
 
@@ -358,6 +379,14 @@ class Mailer:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._direct.route}>"
+
+
+def _loaded(kind: type[Mailer], state: dict[str, Any]) -> Mailer:
+    """A mailer as all who load it from a database have it: with the same routes."""
+    made = kind.__new__(kind)
+    made.__setstate__(state)
+    made._share_routes()
+    return made
 
 
 def mailer_from_settings(settings: Mapping[str, Any] | None, prefix: str = PREFIX) -> Mailer:

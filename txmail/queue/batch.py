@@ -209,7 +209,7 @@ class OwnBatch(Batch):
         if not (change or self._unsure or others - self._others):
             return
         if not late:
-            self._notes = self._noted()
+            self._notes = self._noted(resources)
         self._others |= others
         self._queue.opened(self.number)
         again, self._unsure = self._unsure, True
@@ -225,8 +225,11 @@ class OwnBatch(Batch):
         self._unsure, self._stored = False, True
         self._rows = wanted
 
-    def _noted(self) -> dict[str, Any]:
+    def _noted(self, resources: Sequence[Any]) -> dict[str, Any]:
         """What each witness that was there has noted."""
+        if self._transaction is not None:
+            every = self._queue.witnesses_of(resources)
+            self._witnesses += [each for each in every if each not in self._witnesses]
         found = {}
         for witness in self._witnesses:
             noted = witness.note(self._transaction, self._transaction_manager, self.number)

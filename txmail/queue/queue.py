@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import sqlalchemy as sa
 from zope.interface import implementer
@@ -17,6 +17,7 @@ from ..envelope import Outcome
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch, IQueue, IWitness
 from ..logs import quiet_logger
+from ..process_wide import is_of_a_database, the_one
 from ..secret import Secret
 from .batch import OwnBatch
 from .claims import DOUBT_RETRIES
@@ -37,6 +38,10 @@ CHANNEL = "txmail"
 NUMBER_BITS = 63
 #: Seconds between two chunks of a large batch, so that others get to write.
 _BREATH = 0.005
+
+
+#: The witnesses of some data managers, without those that are known.
+FindWitnesses = Callable[[Sequence[Any], Sequence[IWitness]], Iterable[IWitness]]
 
 
 class _Process:
@@ -111,6 +116,10 @@ class Queue:
         #: how often what may have been sent is tried again
         self.doubt_retries = doubt_retries
         self.limit = limit
+        #: finds the witnesses of those who take part in a transaction, by their data managers
+        self.find_witnesses: FindWitnesses | None = None
+        #: those that it has found
+        self._found: list[IWitness] = []
         #: called when there is mail, by whatever thread has published it: must not block
         self.listeners: list[Callable[[], object]] = []
         self._listening = Listening(database, CHANNEL, self.wake)
@@ -142,6 +151,17 @@ class Queue:
         """See `IQueue`."""
         self.upkeep.rest(ROUND)
         self.database.close()
+
+    def witnesses_of(self, resources: Sequence[Any]) -> list[IWitness]:
+        """All witnesses, now that `resources` take part; those of databases are found here."""
+        find = self.find_witnesses
+        for witness in () if find is None else find(resources, self.witnesses):
+            # One of that name that was found before is of a database that was opened anew.
+            others = [w for w in self.witnesses if w.name != witness.name or w not in self._found]
+            if all(other.name != witness.name for other in others):
+                self.witnesses[:] = [*others, witness]
+                self._found.append(witness)
+        return self.witnesses
 
     # -- what batches share
 
@@ -331,22 +351,26 @@ class Queue:
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         """For pickle: a queue in a file. Raises `ConfigurationError` for that of a server.
 
-        Witnesses stay behind: where it is loaded, it resolves nothing that needs them.
+        All who load it from a ZODB in one process have the same. Witnesses stay behind: those of
+        ZODB are found again with the first transaction that takes part, others have to be named.
         """
         if self._url is None or not self.database.is_sqlite:
             raise ConfigurationError(
                 "a mailer whose queue is not a file of its own cannot be pickled", field="queue"
             )
-        made = partial(
-            type(self),
-            on_doubt=self.on_doubt,
-            doubt_retries=self.doubt_retries,
-            limit=self.limit,
-        )
-        return made, (self._url.reveal("queue"),)
+        options: dict[str, Any] = {
+            "on_doubt": self.on_doubt,
+            "doubt_retries": self.doubt_retries,
+            "limit": self.limit,
+        }
+        url = self._url.reveal("queue")
+        if not is_of_a_database(protocol):
+            return partial(type(self), **options), (url,)
+        _the_one(type(self), url, options, self)
+        return _the_one, (type(self), url, options)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -356,3 +380,11 @@ def _round(queue: Callable[[], Queue | None]) -> None:
     found = queue()
     if found is not None:
         found._round()
+
+
+def _the_one(
+    kind: type[Queue], url: str, options: dict[str, Any], first: Queue | None = None
+) -> Queue:
+    """The queue that a process has for these settings: the first to be stored or loaded."""
+    key = (kind, url, *sorted(options.items()))
+    return the_one(key, lambda: first if first is not None else kind(url, **options))

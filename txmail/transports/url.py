@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urlsplit
 
 from ..address import parse_domain
@@ -120,9 +120,13 @@ def _transport(given: Unshown, field: str, command: Command | None, account: Acc
     return _smtp(_host(parts, field), port, scheme, options, account, field)
 
 
-def transport_from_url(url: str | Secret, *, field: str = "url") -> Transport:
-    """What `from_url` returns, by the type that applications know: `txmail.transport_from_url`."""
-    return cast("Transport", from_url(url, field=field))
+if TYPE_CHECKING:
+
+    def transport_from_url(url: str | Secret, *, field: str = "url") -> Transport:
+        """What `from_url` returns, by the type that applications know."""
+else:
+    # The same function: one more frame would have one more variable with the password in it.
+    transport_from_url = from_url
 
 
 def from_urls(
