@@ -432,7 +432,8 @@ class ISession(Interface):
         transport that was set up with a window uses that.
 
         `guard` is called immediately before anything leaves, and so before each final dot; what it
-        raises ends sending at once.
+        raises ends sending at once. If it has a method ``rest``, that is called several times a
+        second while nothing comes and no content is on its way, and may do so, too.
 
         With `leave`, envelopes that were not taken from the iterator when sending ended stay
         there, without an outcome; otherwise all are taken, and reported as unsent.

@@ -7,6 +7,7 @@ ever. What the socket does not take at once is written while waiting for replies
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -21,6 +22,8 @@ CLOSING_TIMEOUT = 5.0
 #: addresses may have forgotten it, and then nothing ever comes: neither a reply nor a reset. It is
 #: at most half of the time that is left, so that there is some for a fresh connection.
 KEPT_TIMEOUT = 5.0
+#: Seconds between two questions whether a reply is still worth waiting for.
+TICK = 0.1
 
 
 class Driver:
@@ -47,6 +50,7 @@ class Driver:
         self._deadline: float | None = None
         self._patience = 0.0
         self._guard: Callable[[], object] | None = None
+        self._rest: Callable[[], object] | None = None
 
     @contextlib.contextmanager
     def bounded(
@@ -54,14 +58,15 @@ class Driver:
     ) -> Iterator[None]:
         """Within it, everything together takes `timeout` seconds at most.
 
-        `guard` is called before each write; what it raises ends everything.
+        `guard` is called before each write; what it raises ends everything. So does what its
+        method ``rest`` raises, if it has one, which is called while nothing comes.
         """
         self._deadline = None if timeout is None else self._clock() + timeout
-        self._guard = guard
+        self._guard, self._rest = guard, getattr(guard, "rest", None)
         try:
             yield
         finally:
-            self._deadline = self._guard = None
+            self._deadline = self._guard = self._rest = None
 
     def run(self, conversation: Conversation) -> None:
         """Drive `conversation` to its end. Raises `TransportError`."""
@@ -78,9 +83,12 @@ class Driver:
         try:
             while not protocol.ready:
                 writing, left = self.interest()
-                if not self.stream.wait(writing, left):
+                if self.stream.wait(writing, min(left, self.tick)):
+                    self.receive()
+                elif left <= self.tick:
                     self.give_up()
-                self.receive()
+                else:
+                    self.rest()
                 if protocol.unwritten and not protocol.ready:
                     self.write()
         except ConnectionEnded as ended:
@@ -92,6 +100,21 @@ class Driver:
         return self._protocol.ready
 
     # -- the steps of it, for one who waits for several connections at once
+
+    @property
+    def tick(self) -> float:
+        """Seconds after which who waits for a reply has to `rest`."""
+        return math.inf if self._rest is None else TICK
+
+    @property
+    def carries_content(self) -> bool:
+        """True if there is a content on its way of which nobody knows what becomes of it."""
+        return self._protocol.carries_content
+
+    def rest(self) -> None:
+        """Nothing has come for a moment. Raises what ends the waiting where that does no harm."""
+        if self._rest is not None and not self.carries_content:
+            self._rest()
 
     def expect(self) -> None:
         """From now on a reply is waited for."""

@@ -183,21 +183,24 @@ class _Waiting:
 
     def wait(self, lanes: Sequence[_Lane]) -> list[tuple[_Lane, int]]:
         """The lanes that something has happened to, and what; nothing to those whose time is up."""
-        left = math.inf
+        left = tick = math.inf
         happened: dict[_Lane, int] = {}
         for lane in lanes:
             lane.driver.stream.acknowledge()
             writing, seconds = lane.driver.interest()
             left = min(left, seconds)
+            tick = min(tick, lane.driver.tick)
             self._register(lane, select.POLLIN | (select.POLLOUT if writing else 0))
             if lane.driver.stream.buffered:
                 happened[lane] = select.POLLIN
-        for fd, events in self._poll.poll(0 if happened else left * 1000):
+        for fd, events in self._poll.poll(0 if happened else min(left, tick) * 1000):
             lane = self._known[fd][0]
             happened[lane] = happened.get(lane, 0) | events
         if left == 0 or not happened:
             late = [lane for lane in lanes if lane not in happened and not lane.driver.left]
             happened.update(dict.fromkeys(late, 0))
+        if not happened and not any(lane.driver.carries_content for lane in lanes):
+            lanes[0].driver.rest()
         return list(happened.items())
 
     def _register(self, lane: _Lane, interest: int) -> None:

@@ -171,6 +171,11 @@ class Protocol:
         """False if the socket cannot have accepted all of the last final dot's line."""
         return self._final_dot is None or self._offered >= self._final_dot
 
+    @property
+    def carries_content(self) -> bool:
+        """True if the server may have some of a content whose reply has not come."""
+        return self._streaming or any(stage is Stage.FINAL for stage, _ in self._unanswered)
+
     def may_have_left(self, octets: int) -> bool:
         """False if the socket cannot have accepted so many octets in all."""
         return self._offered >= octets

@@ -35,6 +35,13 @@ class Lane:
     losses: int = 0
     #: octets that are on their way
     flying: int = 0
+    #: True while it opens a connection
+    opening: bool = False
+    #: True if it hangs there, and nothing that it had is its own any more
+    abandoned: bool = False
+    #: by their place among what it sends: what it has taken, the recipients that are not told of
+    #: yet, and those that are
+    sent: dict[int, tuple[Work, int, tuple[str, ...]]] = field(default_factory=dict)
     #: True if something may be parked in the queue until it has room
     parked: bool = False
     #: the numbers of its connections, if the route may have so many only

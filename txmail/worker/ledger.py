@@ -38,6 +38,10 @@ def held_here() -> set[int]:
     return {token for ledger in list(_ledgers) for token in (*ledger._held, *ledger._unsure)}
 
 
+class Stopped(TxmailError):
+    """The worker has been told to stop, and nothing is lost by hanging up here."""
+
+
 class LeaseLost(TxmailError):
     """The lease has ended before the queue could be told that it is still needed."""
 
@@ -152,8 +156,26 @@ class Ledger:
 
     def guard(self, lane: Lane) -> None:
         """Raise `LeaseLost` if `lane` may send nothing any more. Called before each write."""
-        if self._clock() >= self.deadline or lane.losses != self._losses:
+        lost = lane.abandoned or lane.losses != self._losses
+        if lost or self._clock() >= self.deadline:
             raise LeaseLost("the lease has ended")
+
+    def rest(self, lane: Lane) -> None:
+        """Raise `Stopped` if `lane`, to whom a server says nothing, need not wait for it."""
+        if self._stopping:
+            raise Stopped(f"{lane.route.name}: told to stop while the server said nothing")
+
+    def opening(self, lane: Lane) -> None:
+        """`lane` begins to open a connection, which may take its time. Raises `Stopped`."""
+        with self.changed:
+            self.rest(lane)
+            lane.opening = True
+
+    def opened(self, lane: Lane) -> bool:
+        """It has, or cannot; False if nobody waits for it any more."""
+        with self.changed:
+            lane.opening = False
+            return not lane.abandoned
 
     def route_failed(self, route: Route) -> None:
         """Give back what waits for `route`: its circuit is open."""
@@ -184,8 +206,20 @@ class Ledger:
         with self.changed:
             self._stopping = True
             self._return_waiting()
+            for lane in self._lanes:
+                if lane.opening:
+                    self._abandon(lane)
             self.changed.notify_all()
             self.begun.notify_all()
+
+    def _abandon(self, lane: Lane) -> None:
+        """Give back what `lane` has: it hangs where nothing of it can have left, nor ever will."""
+        for work, _, told in lane.sent.values():
+            places = [n for n, r in enumerate(work.envelope.recipients) if r not in told]
+            part = work if len(places) == len(work.ids) else work.only(places)
+            self._back.append((part, 0.0, ""))
+        lane.sent.clear()
+        lane.abandoned, lane.busy, lane.flying = True, False, 0
 
     def _return_waiting(self) -> None:
         for lane in self._lanes:

@@ -6,8 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Unpack, cast
+from typing import Any, Unpack, cast
 
 from ..envelope import Action, Envelope, Outcome, Scope, Status
 from ..events import (
@@ -32,7 +31,8 @@ from . import ending
 from .clock import boottime
 from .keeper import Keeper
 from .lane import Lane
-from .ledger import BATCH, LEASE, LeaseLost
+from .ledger import BATCH, LEASE, LeaseLost, Stopped
+from .opening import Guard, Opener
 from .options import RunOptions, WorkerOptions
 from .routing import IN_A_ROW, Circuit, Route, puts_off, wants_less
 
@@ -211,8 +211,9 @@ class Worker:
             if self._ledger.finished:
                 break
             self._ledger.wait(end)
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+        for thread, lane in zip(threads, self._lanes, strict=True):
+            if not lane.abandoned:
+                thread.join(max(0.0, end - time.monotonic()))
 
     # -- the lanes
 
@@ -223,6 +224,8 @@ class Worker:
                 return
             try:
                 self._send(lane, work)
+            except Stopped as error:
+                log.info("%s", error)
             except LeaseLost as error:
                 log.error("%s: %s; what was on its way may be in doubt", lane.route.name, error)
             except Exception:
@@ -236,41 +239,43 @@ class Worker:
                 self._ledger.idle(lane)
 
     def _send(self, lane: Lane, first: Work) -> None:
-        sent: dict[int, tuple[Work, int]] = {}
+        lane.sent.clear()
         try:
-            self._send_all(lane, first, sent)
+            self._send_all(lane, first)
         except BaseException:
-            self._ledger.forget(sent.values())
+            self._ledger.forget((work, missing) for work, missing, _ in lane.sent.values())
             raise
         if lane.circuit.open:
             self._ledger.route_failed(lane.route)
 
-    def _send_all(self, lane: Lane, first: Work, sent: dict[int, tuple[Work, int]]) -> None:
+    def _send_all(self, lane: Lane, first: Work) -> None:
+        sent = lane.sent
+        opener: Any = Opener(self._ledger, lane)
         for outcome in send_all(
-            lane.route.transport,
-            self._feed(lane, first, sent),
+            opener,
+            self._feed(lane, first),
             window=lane.route.window,
-            guard=partial(self._ledger.guard, lane),
+            guard=Guard(self._ledger, lane),
         ):
-            work, missing = sent[outcome.position]
+            if lane.abandoned:
+                continue  # all of it was given back
+            work, missing, told = sent[outcome.position]
             self._learn(lane, outcome)
             self._ledger.record(work, outcome, lane if missing == 1 else None)
             if missing == 1 and outcome.status is Status.ACCEPTED:
                 lane.circuit.carried()
             if missing > 1:
-                sent[outcome.position] = work, missing - 1
+                sent[outcome.position] = work, missing - 1, (*told, outcome.recipient)
             else:
                 del sent[outcome.position]  # and with it the content
 
-    def _feed(
-        self, lane: Lane, first: Work, sent: dict[int, tuple[Work, int]]
-    ) -> Iterator[Envelope]:
-        """What `lane` has to send; each is put into `sent`, with the number of its recipients."""
+    def _feed(self, lane: Lane, first: Work) -> Iterator[Envelope]:
+        """What `lane` has to send; each is among what it has `sent` then."""
         most = STREAM if getattr(lane.route.transport, "asks_server", False) else LIST
         work: Work | None = first
         place = 0
         while work is not None:
-            sent[place] = work, len(work.ids)
+            lane.sent[place] = work, len(work.ids), ()
             yield work.envelope
             place += 1
             if place >= most or lane.circuit.open:
