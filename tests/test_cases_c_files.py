@@ -29,6 +29,7 @@ REFUSED = {
     "forward-of-21": ("content", "nested more than 20 deep"),
     "header-latin1-in-a-part": ("Content-Description", "neither ASCII nor UTF-8"),
     "header-latin1-subject": ("Subject", "neither ASCII nor UTF-8"),
+    "multipart-that-ends-twice": ("content", "boundary of a multipart is in a body"),
     "multipart-with-a-bad-boundary": ("Content-Type", "not a boundary"),
     "multipart-with-an-empty-boundary": ("Content-Type", "not a boundary"),
     "multipart-without-a-boundary": ("Content-Type", "without parts"),

@@ -87,7 +87,10 @@ def check(
     if boundaries:
         for boundary, count in boundaries.items():
             if content.count(b"\r\n--" + boundary) != count:
-                raise InvalidMessage("the boundary of a multipart is in a body", field="content")
+                problem = (
+                    "the boundary of a multipart is in a body, or in front of or behind its parts"
+                )
+                raise InvalidMessage(problem, field="content", value=boundary)
 
 
 def _check_lines(content: bytes) -> None:

@@ -62,16 +62,15 @@ def _write_parts(
     part: AnyMessage, payload: list[AnyMessage], policy: Policy[Any], chunks: list[bytes]
 ) -> None:
     delimiter = f"--{part.get_boundary()}".encode("ascii")
-    # What is in front of the parts and behind them is not shown, and left out if it looks like one.
-    if part.preamble is not None and delimiter not in (preamble := _lines(part.preamble)):
-        chunks += (preamble, b"\r\n")
+    if part.preamble is not None:
+        chunks += (_lines(part.preamble), b"\r\n")
     for child in payload:
         chunks += (delimiter, b"\r\n")
         _write_part(child, policy, chunks)
         chunks.append(b"\r\n")
     chunks += (delimiter, b"--\r\n")
-    if part.epilogue is not None and delimiter not in (epilogue := _lines(part.epilogue)):
-        chunks.append(epilogue)
+    if part.epilogue is not None:
+        chunks.append(_lines(part.epilogue))
 
 
 def _write_blocks(payload: list[AnyMessage], policy: Policy[Any], chunks: list[bytes]) -> None:
