@@ -67,6 +67,10 @@ def sent(message, name):
     return re.sub(r"\r\n(?=[ \t])", "", found[0]).strip()
 
 
+def decoded(name):
+    return str(email.header.make_header(email.header.decode_header(name)))
+
+
 # C3
 
 
@@ -182,6 +186,15 @@ def test_c4_any_words_come_out_as_they_went_in(words):
     assert sent(ours(extra_headers={"References": f" {value} "}), "References") == value
 
 
+@pytest.mark.parametrize("value", ["Über uns <news.x.y>", "<news.x.y>", '"a, b" <news.x.y>'])
+def test_c4_the_id_of_a_list_is_never_encoded(value):
+    """Kind: a phrase with something behind it that programs read."""
+    for message in (new(List_Id=value), old(List_Id=Header(value, "utf-8"))):
+        header = sent(message, "List-Id")
+        assert header.endswith("<news.x.y>")
+        assert decoded(header).replace('"', "").split() == value.replace('"', "").split()
+
+
 def test_c4_a_thread_holds_together():
     """Kind: the case itself, from one message to the answer."""
     first = email.message_from_string("Message-ID:\n <1@x.y>\n\n", policy=email.policy.default)
@@ -236,7 +249,7 @@ def test_c10_a_zone_has_four_digits_and_the_moment_stays(offset):
     """Kind: a zone whose offset is not whole minutes, as local mean times are."""
     moment = datetime(1930, 5, 17, 12, 0, 0, tzinfo=timezone(offset))
     compiled = Template(subject="x", text="{{ x }}", sender="me@x.y").compile()
-    made = [ours(date=moment), new(Date=moment)]
+    made = [ours(date=moment), new(Date=moment), old(Date=email.utils.format_datetime(moment))]
     contents = [to_envelope(message).content for message in made]
     contents.append(compiled.envelope("a@b.c", {"x": "1"}, date=moment).content)
     for content in contents:

@@ -10,6 +10,7 @@ from email.mime.application import MIMEApplication
 from email.mime.message import MIMEMessage
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
+from email.utils import formataddr
 
 import dkim
 import pytest
@@ -369,8 +370,8 @@ def dkim_verifies(content, key):
 
 
 def complete(message):
-    message["From"] = "Jörg Müller von der Firma Acme <ann@example.com>"
-    message["To"] = "bob@example.com, " * 6 + "Zoë <zoe@example.com>"
+    message["From"] = formataddr(("Jörg Müller von der Firma Acme", "ann@example.com"))
+    message["To"] = "bob@example.com, " * 6 + formataddr(("Zoë", "zoe@example.com"))
     if "Subject" not in message:
         message["Subject"] = "Grüße aus Łódź, und noch vieles mehr, das nicht auf eine Zeile passt"
     message["Date"] = "Sat, 21 Nov 2026 12:00:00 +0000"
@@ -447,6 +448,18 @@ def test_c2_what_does_not_pass_the_gate_is_refused(name):
         to_envelope(message)
     if name in ("long", "NUL"):
         assert "Envelope" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["From", "To", "Reply-To"])
+def test_c2_addresses_that_the_library_would_hide_are_refused(dkim_key, name):
+    """Kind: octets that pass the gate, and in which nobody can find the address."""
+    message = MIMEText("x")
+    message["From"], message["To"] = "ann@example.com", "bob@example.com"
+    del message[name]
+    # The older classes encode all of such a header, the address too.
+    message[name] = "Jörg <j@example.com>"
+    with pytest.raises(BadHeaders, match=r"addresses.*Envelope"):
+        to_envelope(dkim_signed(message, dkim_key))
 
 
 def test_c2_a_word_about_envelope_where_the_library_would_write_something_else(monkeypatch):

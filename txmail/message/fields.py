@@ -51,6 +51,7 @@ _OWN_SYNTAX = (
 )
 _STRUCTURED = frozenset(_OWN_SYNTAX.decode().split())
 
+_LIST_ID = re.compile(r"([^<>]*+)(<[!-;=?-~]++>)[ \t]*+")
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _PLAIN_PHRASE = re.compile(rf"{_ATOM}(?: {_ATOM})*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+-]+")
@@ -72,8 +73,13 @@ def header(name: str, text: str) -> str:
 
     Raises `BadHeaders` if it has a syntax of its own, which `text` cannot be written in.
     """
-    if name.lower() in _STRUCTURED:
+    kind = name.lower()
+    if kind in _STRUCTURED:
         return structured_header(name, text)
+    if kind == "list-id" and (found := _LIST_ID.fullmatch(text)):
+        # Of this one the phrase in front may be encoded, and nothing else (RFC 2919 section 3).
+        words = phrase(found[1].strip(' \t"')) if found[1] else ()
+        return fold(name, [*words, found[2]])
     return text_header(name, text)
 
 

@@ -20,9 +20,10 @@ from email.policy import Policy
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from ..exceptions import BadHeaders, InvalidMessage
+from ..exceptions import BadHeaders, InvalidMessage, TxmailError
 from .gate import MAX_LINE
-from .headers import FORBIDDEN_BUT_TAB, hides_controls
+from .headers import ADDRESS_HEADERS, FORBIDDEN_BUT_TAB, hides_controls
+from .stdlib_headers import groups_of
 from .transfer import carries, crlf
 
 #: A message as the standard library types it: any policy, any kind of headers.
@@ -34,6 +35,7 @@ SIGNATURES = frozenset({"dkim-signature", "arc-message-signature", "domainkey-si
 _ENVELOPE = "sign the octets that are sent, and hand them in as an Envelope"
 _TEXT = rb"[\t -~\x80-\xff]*+"
 _FIELD = re.compile(rb"([!-9;-~]++):(%b(?:\r\n[\t ]++[!-~\x80-\xff]%b)*+)\r\n" % (_TEXT, _TEXT))
+_LINE_END = re.compile(r"\r?\n")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 _COVERED = re.compile(r"(?:^|;)\s*h\s*=([^;]*)", re.IGNORECASE | re.ASCII)
 
@@ -73,6 +75,7 @@ def signed_message(message: AnyMessage, policy: Policy[Any]) -> bytes:
     """
     try:
         octets = _flattened(message, policy)
+        _check_addresses(message, policy)
     except BadHeaders as error:
         problem = f"{error} ({_signature(message)} covers the message: {_ENVELOPE})"
         raise BadHeaders(problem, field="") from None
@@ -135,6 +138,26 @@ class _Watching:
         folded: bytes = super().fold_binary(name, value)  # type: ignore[misc]
         _check_field(name, folded)
         return folded
+
+
+def _check_addresses(message: AnyMessage, policy: Policy[Any]) -> None:
+    """Raise `BadHeaders` if the addresses of a header are not those that would be written."""
+    for name, value in message.raw_items():
+        if name.lower() in ADDRESS_HEADERS:
+            folded = policy.fold_binary(name, value).partition(b":")[2]
+            written = _LINE_END.sub("", folded.decode("ascii", "surrogateescape"))
+            if _addresses(name, written.strip()) != _addresses(name, value):
+                problem = "the standard library would write other addresses, or none"
+                raise BadHeaders(problem, field=name)
+
+
+def _addresses(name: str, value: Any) -> list[str] | None:
+    """The addresses in a header; None for what is no list of them."""
+    try:
+        groups = groups_of(name, value)
+    except TxmailError:
+        return None
+    return [mailbox.address.addr_spec for _, mailboxes in groups for mailbox in mailboxes]
 
 
 def _check_field(name: str, folded: bytes) -> None:

@@ -8,9 +8,11 @@ on many versions of Python.
 from __future__ import annotations
 
 import re
+from datetime import timedelta, timezone
 from email.errors import HeaderDefect, NonASCIILocalPartDefect
 from email.header import Header
 from email.headerregistry import AddressHeader, HeaderRegistry
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..address import Mailbox, parse_address
@@ -48,6 +50,9 @@ _HARMLESS = (
 _registry: Any = HeaderRegistry()
 for _name in MAILBOX_LISTS:
     _registry.map_to_type(_name, AddressHeader)
+
+#: A zone with seconds, as `email.utils.format_datetime` writes that of a local mean time.
+_ODD_ZONE = re.compile(r"([+-])(\d\d)(\d\d)(\d\d)(?:\.\d{1,6})?+\s*+\Z", re.ASCII)
 
 #: The groups of an address header, with the mailboxes of each.
 Groups = list[tuple[str | None, list[Mailbox]]]
@@ -164,6 +169,8 @@ def written(name: str, value: Any, *, utf8: bool = False) -> bytes:
     """
     kind = name.lower()
     came_parsed = not isinstance(value, Header) and not hasattr(value, "defects")
+    if came_parsed and kind == "date" and (odd := _ODD_ZONE.search(value)):
+        value = _in_whole_minutes(value[: odd.start()], odd)
     kept = came_parsed and _is_octets(value, utf8) and not _BLANK_LINE.search(value)
     if kept and not _lacks_quotes(kind, value):
         text = _INNER_TAB.sub(" ", _LINE_END.sub("\r\n", value))
@@ -171,6 +178,17 @@ def written(name: str, value: Any, *, utf8: bool = False) -> bytes:
         if max(map(len, octets.split(b"\r\n"))) + len(name) + 2 <= MAX_LINE:
             return f"{name}: ".encode() + octets + b"\r\n"
     return _anew(name, kind, value).encode()
+
+
+def _in_whole_minutes(date_and_time: str, zone: re.Match[str]) -> str:
+    hours, minutes, seconds = map(int, zone.group(2, 3, 4))
+    offset = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    try:
+        moment = parsedate_to_datetime(f"{date_and_time} +0000")
+        tz = timezone(-offset if zone[1] == "-" else offset)
+        return date_text(moment.replace(tzinfo=tz))
+    except ValueError:
+        raise BadHeaders("not a date", field="Date", value=date_and_time + zone[0]) from None
 
 
 def _is_octets(value: str, utf8: bool) -> bool:
