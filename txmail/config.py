@@ -14,7 +14,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -26,6 +26,7 @@ from .exceptions import ConfigurationError
 from .interfaces import IQueue, ITemplateEngine, ITransport, IWitness
 from .item import PRIORITIES
 from .message import Template
+from .nearest import did_you_mean
 from .readers import (
     as_boolean,
     as_count,
@@ -48,7 +49,7 @@ from .smtp.tls import TlsFiles
 from .transports import from_urls
 from .transports.hosts import is_loopback
 from .transports.sendmail import Command
-from .transports.url import CLEAR_AT_FIRST, TLS_AT_ONCE, Account
+from .transports.url import CLEAR_AT_FIRST, TLS_AT_ONCE, URL_OPTIONS, Account
 
 #: What pyramid_mailer calls its settings begin with.
 PREFIX = "mail."
@@ -70,6 +71,14 @@ _COMBINED = frozenset(
         "doubt_retries",
     ]
 )
+
+#: What a URL says, and what else would say it.
+_SAID_BY_URL = {
+    "host": "which host",
+    "port": "which port",
+    "tls": "whether TLS is used",
+    "ssl": "whether TLS is used",
+}
 
 #: What settings of a worker's route begin with, such as ``route.newsletter.url``.
 _ROUTE = "route."
@@ -144,7 +153,7 @@ def _read(settings: Mapping[str, Any], prefix: str) -> Settings:
             continue
         reader = _READERS.get(name)
         if reader is None:
-            raise ConfigurationError("there is no such setting", field=key)
+            raise _unknown(name, prefix, _READERS)
         read = reader(value, key)
         if read is not None and name in _COMBINED:
             combined[name] = read
@@ -170,12 +179,35 @@ def _read_route(ways: dict[str, dict[str, Any]], name: str, value: Any, key: str
     way, _, name = name.partition(".")
     reader = _ROUTE_READERS.get(name)
     if not way or reader is None:
-        raise ConfigurationError("there is no such setting", field=key)
+        raise _unknown(name, key.removesuffix(name), _ROUTE_READERS)
     if way == DEFAULT_ROUTE and name in _RULES:
         raise ConfigurationError("this route takes what no other takes", field=key)
     read = reader(value, key)
     if read is not None:
         ways.setdefault(way, {})[name] = read
+
+
+def _unknown(name: str, prefix: str, names: Iterable[str]) -> ConfigurationError:
+    """What to raise for a setting `name` that is not among `names`."""
+    problem = "there is no such setting" + did_you_mean(name, names, prefix)
+    if name in URL_OPTIONS:
+        problem += f"; it is an option of a URL: {prefix}url = smtp://HOST?{name}=..."
+    return ConfigurationError(problem, field=prefix + name)
+
+
+def named_by(error: ConfigurationError, prefix: str) -> ConfigurationError:
+    """`error` about an argument, as one about the setting that it comes from."""
+    if error.field not in _READERS:
+        return error
+    problem = str(error).removeprefix(f"{error.field}: ")
+    return ConfigurationError(problem, field=prefix + error.field)
+
+
+def _conflict(prefix: str, one: str, other: str, about: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"it conflicts with {prefix}{other}, which already says {about}: remove one of the two",
+        field=prefix + one,
+    )
 
 
 def _routes(ways: dict[str, dict[str, Any]], transport: ITransport, prefix: str) -> tuple[Any, ...]:
@@ -195,6 +227,8 @@ def _routes(ways: dict[str, dict[str, Any]], transport: ITransport, prefix: str)
         try:
             routes.append(route.to(name, way, **limits))
         except ConfigurationError as error:
+            if error.field not in _ROUTE_READERS:
+                raise
             problem = str(error).removeprefix(f"{error.field}: ")
             raise ConfigurationError(problem, field=start + error.field) from None
     return tuple(routes)
@@ -204,9 +238,7 @@ def _queue(combined: dict[str, Any], prefix: str, settings: Mapping[str, Any]) -
     """The queue of the settings that tell of it together."""
     url, path = combined.get("queue_url"), combined.get("queue_path")
     if url is not None and path is not None:
-        raise ConfigurationError(
-            f"it is said by {prefix}queue_url already", field=f"{prefix}queue_path"
-        )
+        raise _conflict(prefix, "queue_path", "queue_url", "where the queue is")
     in_session = url == Secret(IN_SESSION)
     if not in_session and "queue_engine_url" in combined:
         raise ConfigurationError(
@@ -235,8 +267,7 @@ def _queue(combined: dict[str, Any], prefix: str, settings: Mapping[str, Any]) -
     try:
         queue = module.session_queue(**options) if in_session else module.Queue(url, **options)
     except ConfigurationError as error:
-        problem = str(error).removeprefix(f"{error.field}: ")
-        raise ConfigurationError(problem, field=prefix + error.field) from None
+        raise named_by(error, prefix) from None
     return cast("IQueue", queue)
 
 
@@ -272,9 +303,9 @@ def _transport(combined: dict[str, Any], prefix: str) -> ITransport:
         template_field=f"{prefix}sendmail_template",
     )
     urls = combined.get("url")
-    for name in ("host", "port", "tls", "ssl"):
+    for name, about in _SAID_BY_URL.items():
         if name in combined and urls is not None:
-            raise ConfigurationError(f"it is said by {prefix}url already", field=prefix + name)
+            raise _conflict(prefix, name, "url", about)
     urls = urls or [_legacy_url(combined, prefix)]
     return from_urls(
         urls, field=prefix + "url", command=command, account=_account(combined, prefix)
@@ -285,11 +316,12 @@ def _account(combined: dict[str, Any], prefix: str) -> Account:
     user = combined.get("username", "")
     password, source = combined.get("password"), combined.get("password_from")
     if password is not None and source is not None:
-        raise ConfigurationError(
-            f"it is said by {prefix}password already", field=f"{prefix}password_from"
-        )
+        raise _conflict(prefix, "password_from", "password", "what the password is")
     if user and password is None and source is None:
-        raise ConfigurationError("a user without a password", field=f"{prefix}username")
+        raise ConfigurationError(
+            f"a user without a password: add {prefix}password_from, or {prefix}password",
+            field=f"{prefix}username",
+        )
     files = TlsFiles(*(combined.get(name) for name in ("cafile", "certfile", "keyfile")))
     return Account(user, password or source, files, prefix)
 
@@ -355,8 +387,8 @@ def template_engine() -> ITemplateEngine:
     try:
         module = importlib.import_module(".integrations.jinja2", __package__)
     except ImportError as error:
-        problem = "templates need Jinja2: pip install 'txmail[templates]'"
-        raise ConfigurationError(problem, field="engine") from error
+        problem = "it needs Jinja2: pip install 'txmail[templates]'"
+        raise ConfigurationError(problem, field="Template") from error
     return cast("ITemplateEngine", module.Jinja2Engine())
 
 

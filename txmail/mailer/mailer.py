@@ -14,7 +14,7 @@ import transaction
 from zope.interface import implementer
 
 from ..budget import COMMIT_TIMEOUT
-from ..config import DELIVERY, DIRECT, PREFIX, Settings, find_witnesses, read_settings
+from ..config import DELIVERY, DIRECT, PREFIX, Settings, find_witnesses, named_by, read_settings
 from ..datamanager import MailDataManager, join, joined
 from ..delivery import DirectDelivery
 from ..envelope import Envelope, Outcome
@@ -24,6 +24,7 @@ from ..immediate import check, send_now
 from ..interfaces import IDelivery, IMailer, IQueue, ITransport
 from ..item import DEFAULT, Item, Options, options
 from ..message import to_envelope
+from ..nearest import did_you_mean
 from ..process_wide import is_of_a_database, the_one_like
 from ..secret import Unshown
 from ..types import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from ..queue.session import Sessions
     from ..worker.routing import Route
 
+_BIND_OPTIONS = ("default_sender", "session", "transaction_manager")
 #: An option of `bind` that is not given.
 _KEPT: Any = object()
 
@@ -172,7 +174,11 @@ class Mailer:
         """A mailer for the settings under `prefix`. Raises `ConfigurationError`."""
         given = Unshown(settings)
         del settings
-        return cls._from_settings(read_settings(given, prefix))
+        found = read_settings(given, prefix)
+        try:
+            return cls._from_settings(found)
+        except ConfigurationError as error:
+            raise named_by(error, prefix) from error.__cause__
 
     @classmethod
     def _from_settings(cls, settings: Settings) -> Self:
@@ -229,7 +235,8 @@ class Mailer:
     ) -> Self:
         """See `IMailer`. Raises `ConfigurationError` for any other option."""
         for name in unknown:
-            raise ConfigurationError("there is no such option of bind", field=name)
+            problem = "there is no such option of bind" + did_you_mean(name, _BIND_OPTIONS)
+            raise ConfigurationError(problem, field=name)
         given = {"transaction_manager": transaction_manager, "default_sender": default_sender}
         bound = type(self).__new__(type(self))
         vars(bound).update(vars(self), **{k: v for k, v in given.items() if v is not _KEPT})

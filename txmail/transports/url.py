@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urls
 from ..address import parse_domain
 from ..exceptions import AddressError, ConfigurationError
 from ..interfaces import ITransport
+from ..nearest import did_you_mean
 from ..secret import UNUSABLE, Secret, Unshown, bare
 from ..smtp.auth import check_mechanisms
 from ..smtp.options import Options
@@ -311,7 +312,8 @@ def _query(query: str, field: str) -> dict[str, Any]:
             raise ConfigurationError("it is given twice", field=where)
         convert = _CONVERTERS.get(name)
         if convert is None:
-            raise ConfigurationError("there is no such option", field=where)
+            problem = "there is no such option" + did_you_mean(name, _CONVERTERS)
+            raise ConfigurationError(problem, field=where)
         found[name] = convert(value, where)
     return found
 
@@ -380,3 +382,5 @@ _CONVERTERS: dict[str, Callable[[str, str], Any]] = {
     "certfile": _file,
     "keyfile": _file,
 }
+#: What may stand behind the ? of an ``smtp://`` URL.
+URL_OPTIONS = frozenset(_CONVERTERS)

@@ -1,0 +1,23 @@
+"""What somebody may have meant: the nearest of the names that there are."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+#: How alike they have to be, of 1: a letter more, fewer or exchanged in a short name.
+_ALIKE = 0.66
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that is most like `name`, whatever its case; None if none is."""
+    by_word = {known.lower().replace("-", "_"): known for known in names}
+    word = name[:60].lower().replace("-", "_").replace(" ", "")
+    found = difflib.get_close_matches(word, by_word, n=1, cutoff=_ALIKE)
+    return by_word[found[0]] if found else None
+
+
+def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """What to add to an error about `name`: a question with the nearest name, or nothing."""
+    found = nearest(name, names)
+    return f"; did you mean {prefix}{found}?" if found else ""
