@@ -51,7 +51,7 @@ def check(server, messages, outcomes, *, doubtful=0):
 
 @pytest.mark.parametrize(
     ("window", "count"),
-    [(16, 60), *(pytest.param(w, 300, marks=pytest.mark.sweep) for w in (16, 64))],
+    [(64, 100), *(pytest.param(w, 300, marks=pytest.mark.sweep) for w in (16, 64))],
 )
 def test_a5_every_third_message_refused_leaves_nothing_in_doubt(server, window, count):
     """Kind: a server that counts against us what we need not have said hangs up in mid-stream."""

@@ -114,14 +114,14 @@ class SmtpTransport:
         patience = min(MORE_TIMEOUT, self.options.timeout if timeout is None else timeout)
         opened: list[Session] = []
 
-        problems: list[Exception] = []
+        problems: list[BaseException] = []
 
         def one() -> None:
             try:
                 opened.append(self._pool.take(patience, wait=False))
             except TransportError as error:
                 log.info("%s: one connection less: %s", self.name, error)
-            except Exception as error:
+            except BaseException as error:
                 problems.append(error)
 
         begun: list[threading.Thread] = []
