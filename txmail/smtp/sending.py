@@ -230,7 +230,7 @@ class Sending:
     def _put_back(self) -> None:
         """Leave to another connection what was not sent here."""
         for progress in [progress for progress in self._open if progress.unsent]:
-            self._source.put_back(progress.position, progress.envelope)
+            self._source.ask_again(progress.position, progress.envelope)
             self._open.remove(progress)
 
     def _verdict_when_cut(self, turn: _Turn, reply: Reply | None) -> Verdict:
@@ -268,7 +268,10 @@ class Sending:
             return None
         if turn is not None and not turn.progress.untouched:
             return None
-        return AskAgain(reply) if self.again.to(Stage.MAIL, [reply]) else None
+        if self.again.to(Stage.MAIL, [reply]) is None:
+            return None
+        self._turn = None
+        return AskAgain(reply)
 
     def _raise_again(self, reply: Reply | None, turn: _Turn) -> None:
         """Raise `AskAgain` for `reply`, unless something of `turn` is decided."""
@@ -445,7 +448,7 @@ class Sending:
         again = self.again.to_flight(flight, replies)
         if again is not None:
             self._again = self._again or again
-            self._source.put_back(flight.position, flight.envelope)
+            self._source.ask_again(flight.position, flight.envelope)
             streaming.dealt_with(replies)
             return
         self._note_mail(progress, flight.to_mail(replies))
@@ -538,7 +541,12 @@ class Sending:
         return bool(accepted) and not (refused and self._strict)
 
     def _note_mail(self, progress: Progress, mail: Reply | None) -> None:
-        """Count messages that are put off at MAIL in a row: of three it is the route's fault."""
+        """Count messages that are put off at MAIL in a row: of three it is the route's fault.
+
+        What others were accepted between is not known of those that are asked about again.
+        """
+        if progress.position in self._source.asked_again:
+            return
         if mail is None or not mail.temporary:
             self._put_off.clear()
             return
