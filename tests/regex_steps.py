@@ -18,7 +18,7 @@ from re import _parser  # type: ignore[attr-defined]
 #: Where the matcher calls itself for each repetition.
 _DEPTH = 200_000
 #: Steps that are more than any test has use for: the pattern is exponential.
-_MOST = 5_000_000
+_MOST = 500_000
 
 
 class Steps:

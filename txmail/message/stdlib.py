@@ -26,6 +26,7 @@ from .fields import mailbox_header
 from .headers import check_name, check_value, has_ascii_line_ends
 from .render import new_date, new_message_id
 from .signed import AnyMessage, check_coverage, is_signed_message, is_signed_part
+from .stdlib_costs import Purse
 from .stdlib_headers import PARAMETER_HEADERS, groups_of, text_of
 from .stdlib_write import write
 from .transfer import encode_body
@@ -63,8 +64,16 @@ def _envelope(
     recipients: Iterable[Entry] | None,
     default_sender: Entry | None,
 ) -> Envelope:
+    purse = Purse()
+    signed = False
     for part in _walk(message):
+        purse.pay(part)
         _check_part(part)
+        signed = signed or is_signed_message(part) or is_signed_part(part)
+    if signed:
+        # The standard library writes them, for which it parses them all.
+        for part in _walk(message):
+            purse.pay(part, all_headers=True)
     own = copy.deepcopy(message)
     if "From" not in own and default_sender is not None:
         author = parse_mailbox(default_sender, field="default_sender")

@@ -30,6 +30,7 @@ from .fields import (
 from .gate import MAX_LINE
 from .headers import ADDRESS_HEADERS, check_value, hides_address
 from .render import date_text
+from .stdlib_costs import parse
 
 _ADDRESS_HEADERS = MAILBOX_LISTS | ADDRESS_HEADERS
 PARAMETER_HEADERS = frozenset({"content-type", "content-disposition"})
@@ -98,26 +99,29 @@ def groups_of(name: str, value: Any) -> Groups:
         problem = "an encoded word in an address (RFC 2047 section 5)"
         raise BadHeaders(problem, field=name, value=str(value))
     try:
-        parsed = value if hasattr(value, "groups") else _registry(name, text_of(name, value))
-        groups, defects = parsed.groups, parsed.defects
+        if hasattr(value, "groups"):
+            groups = [(group.display_name, list(group.addresses)) for group in value.groups]
+            defects = list(value.defects)
+        else:
+            groups, defects = parse(name, text_of(name, value), _registry)
     except TxmailError:
         raise
     except Exception:
         # The parser fails in many ways on what is no address list, and on some that are.
         return [(None, _strictly(name, value))]
     found: Groups = []
-    for group in groups:
+    for group, addresses in groups:
         mailboxes = []
-        for entry in group.addresses:
+        for entry in addresses:
             check_value(entry.display_name, name, tab=True)
             address = parse_address(entry.addr_spec, field=name)
             mailboxes.append(Mailbox(entry.display_name, address))
-        if group.display_name is not None:
-            check_value(group.display_name, name, tab=True)
-        found.append((group.display_name, mailboxes))
+        if group is not None:
+            check_value(group, name, tab=True)
+        found.append((group, mailboxes))
     if not all(map(_is_harmless, defects)):
-        addresses = [mailbox.address for _, mailboxes in found for mailbox in mailboxes]
-        if addresses != [mailbox.address for mailbox in _strictly(name, value)]:
+        read = [mailbox.address for _, mailboxes in found for mailbox in mailboxes]
+        if read != [mailbox.address for mailbox in _strictly(name, value)]:
             raise BadHeaders("not a list of addresses", field=name, value=str(value))
     return found
 

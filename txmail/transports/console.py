@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from ..envelope import Action, Envelope, Status
 from ..interfaces import ITransport
+from ..message.stdlib_costs import Purse
 from ..reply import printable
 from .local import LocalSession, Result, deferred, in_doubt
 
@@ -62,6 +63,9 @@ def _bounded(lines: list[str]) -> Iterator[str]:
 
 
 def _of_message(content: bytes) -> Iterator[str]:
+    purse = Purse()
+    for part in email.message_from_bytes(content).walk():
+        purse.pay(part, all_headers=True)
     message = email.message_from_bytes(content, policy=email.policy.default)
     for name, value in message.items():
         yield f"{_INDENT}{name}: {' '.join(str(value).split())}"
