@@ -7,7 +7,6 @@ manager. Who aborts knows what becomes of the mail and is told nothing.
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import threading
 import warnings
@@ -18,6 +17,7 @@ from transaction import ThreadTransactionManager, TransactionManager
 from transaction._transaction import Transaction
 
 from .exceptions import UnsentMailWarning
+from .system import at_fork
 
 #: Message-IDs that a warning shows.
 _SHOWN = 20
@@ -113,4 +113,4 @@ def _in_child() -> None:
 
 
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_in_child)
+at_fork(in_child=_in_child)

@@ -11,6 +11,7 @@ import os
 import stat
 from contextlib import suppress
 
+from .. import system
 from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable
 from ..private_folder import WritableByAll, make_private_folder, sync_folder
 
@@ -24,6 +25,7 @@ def guard(path: str) -> None:
     Raises `ConfigurationError` for what others could have put there, `QueueFull`, and
     `QueueUnavailable` if the disk fails.
     """
+    system.require(f"sqlite:///{path}", "O_DIRECTORY", "geteuid")
     try:
         make_private_folder(os.path.realpath(os.path.dirname(path)))
         owner = _make_file(path)

@@ -10,9 +10,10 @@ before it looks for a fork, and a fork says so before it looks for who is in.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+
+from ..system import at_fork
 
 #: Seconds that a fork waits at most, and that it is waited for.
 PATIENCE = 5.0
@@ -63,4 +64,4 @@ class Forks:
 
 
 forks = Forks()
-os.register_at_fork(before=forks.before, after_in_parent=forks.after, after_in_child=forks.in_child)
+at_fork(before=forks.before, in_parent=forks.after, in_child=forks.in_child)

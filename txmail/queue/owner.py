@@ -21,6 +21,8 @@ import uuid
 from dataclasses import dataclass
 from enum import Enum
 
+from ..system import at_fork
+
 #: Seconds without a heartbeat after which a process that cannot be looked at counts as dead.
 DEAD_AFTER = 300
 
@@ -175,4 +177,4 @@ def _forget() -> None:
     _names.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+at_fork(in_child=_forget)

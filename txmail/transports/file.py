@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 
 from zope.interface import implementer
 
+from .. import system
 from ..envelope import Action, Envelope, Status
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import ITransport
@@ -50,8 +51,12 @@ _PASSING = frozenset(
         errno.ESTALE,
     }
 )
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Flags that not every system has; without the first two, `FileTransport.open` refuses.
+_DIRECTORY, _NOFOLLOW, _CLOEXEC = (
+    getattr(os, name, 0) for name in ("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC")
+)
+_FOLDER_FLAGS = os.O_RDONLY | _DIRECTORY | _NOFOLLOW | _CLOEXEC
+_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _CLOEXEC
 
 
 def reason_of(error: OSError) -> str:
@@ -193,7 +198,11 @@ class FileTransport:
         fresh: bool = False,
         verify: bool = True,
     ) -> FileSession:
-        """See `ITransport`. Raises `TransportError` if the folder cannot be made or written to."""
+        """See `ITransport`. Raises `TransportError` if the folder cannot be made or written to.
+
+        Raises `ConfigurationError` on a system on which it does not work.
+        """
+        system.require(self.name, "O_DIRECTORY", "O_NOFOLLOW", "dir_fd")
         try:
             self._folder.make()
             if not os.access(self.path, os.W_OK | os.X_OK):

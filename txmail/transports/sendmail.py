@@ -23,6 +23,7 @@ from typing import Self
 
 from zope.interface import implementer
 
+from .. import system
 from ..envelope import Action, Envelope, Outcome, Scope, Status
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import ITransport
@@ -129,7 +130,11 @@ class SendmailTransport:
         fresh: bool = False,
         verify: bool = True,
     ) -> SendmailSession:
-        """See `ITransport`. Raises `TransportError` if the program cannot be run."""
+        """See `ITransport`. Raises `TransportError` if the program cannot be run.
+
+        Raises `ConfigurationError` on a system on which it does not work.
+        """
+        system.require(self.name, "poll", "killpg")
         program = self.command.program
         try:
             runnable = stat.S_ISREG(os.stat(program).st_mode) and os.access(program, os.X_OK)

@@ -10,6 +10,7 @@ from typing import Any
 
 from zope.interface import implementer
 
+from .. import system
 from ..exceptions import TransportError
 from ..interfaces import ITransport
 from ..logs import quiet_logger
@@ -98,8 +99,10 @@ class SmtpTransport:
     ) -> Session | SessionGroup:
         """See `ITransport`.
 
-        Raises `ConfigurationError`, which names user and host, if there is no password.
+        Raises `ConfigurationError`, which names user and host, if there is no password, and on a
+        system on which it does not work.
         """
+        system.require(self.name, "poll")
         seconds = self.options.timeout if timeout is None else timeout
         session = self._pool.take(seconds, wait=wait, fresh=fresh, verify=verify)
         if self._connections == 1:
