@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from ..exceptions import TxmailError
+from ..exceptions import QueueUnavailable, TxmailError
 
 #: The table of versions: older ones have it without its second column.
 VERSION_ROWS = "SELECT * FROM txmail_version"
@@ -24,6 +24,10 @@ class Waker(Protocol):
 
     def wait(self, descriptor: int | None = None) -> None:
         """Wait for a moment, until there is something to read from `descriptor`, or a ring."""
+
+
+class StoreChanged(QueueUnavailable):
+    """What a connection leads to is not the store at its URL any more."""
 
 
 class Backend(Protocol):
@@ -64,6 +68,25 @@ class Backend(Protocol):
 
     def drop(self, driver: Any) -> None:
         """End the driver's connection at once, and before that its transaction. Never raises."""
+
+    def differs(self, connection: sa.Connection) -> bool:
+        """Whether the connection leads to another store than a new one would."""
+
+    def check_same(self, connection: sa.Connection) -> None:
+        """Raise `StoreChanged` if it does."""
+
+    def changed(self, connection: sa.Connection) -> Callable[[], object]:
+        """It does, and is going to be dropped with all others: say so, and save what can be saved.
+
+        Returns what is to be called when they are. Raises `QueueUnavailable` if they must not be
+        yet.
+        """
+
+    def store(self) -> object:
+        """Something that is equal as long as the store is the same."""
+
+    def permit_new(self) -> None:
+        """Let a missing store be made, although it was there before."""
 
     def is_lost(self, connection: sa.Connection) -> bool:
         """Whether the connection has ended by itself."""

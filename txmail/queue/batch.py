@@ -26,6 +26,7 @@ from ..interfaces import IBatch, IWitness
 from ..item import Item, Row
 from .dead import noted_owner
 from .model import BatchState, State
+from .schema import batch
 from .store import CHUNK, Written
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ class OwnBatch(Batch):
         self._notes: dict[str, Any] = {}
         self._others: set[str] = set()
         self._stored = False
+        #: the store that they are in
+        self._where: object = None
         #: True if a write failed, so that nobody knows what is in the database
         self._unsure = False
         self._published = False
@@ -212,18 +215,35 @@ class OwnBatch(Batch):
             self._notes = self._noted(resources)
         self._others |= others
         self._queue.opened(self.number)
-        again, self._unsure = self._unsure, True
+        again = self._unsure
         try:
             with self._store.database.write(timeout=timeout) as connection:
-                if again:
+                self._unsure = True  # from here on: a queue that is refused has nothing of it
+                if again or self._is_elsewhere():
                     self._store.discard(connection, self.number)
-                    change = Change.between({}, wanted)
+                    change, again = Change.between({}, wanted), True
                 self._write(connection, change, first=again or not self._stored)
+                self._where = self._store.database.store
         except BaseException:
             self._queue.unbeaten()
             raise
         self._unsure, self._stored = False, True
         self._rows = wanted
+
+    def _is_elsewhere(self) -> bool:
+        """True if the store, a file, was replaced since the rows were written."""
+        return self._stored and self._store.database.store != self._where
+
+    def _restore(self, connection: sa.Connection) -> None:
+        """Write the rows anew if they went with a store that is not there any more."""
+        if not self._is_elsewhere():
+            return
+        there = sa.select(batch.c.id).where(batch.c.id == self.number)
+        if connection.scalar(there) is None:
+            log.error("batch %x went with the lost file, and is written anew", self.number)
+            rows = Change.between({}, self._rows)
+            self._queue.unbeaten()
+            self._write(connection, rows, first=True)
 
     def _noted(self, resources: Sequence[Any]) -> dict[str, Any]:
         """What each witness that was there has noted."""
@@ -274,6 +294,7 @@ class OwnBatch(Batch):
     def _publish_now(self, timeout: float) -> None:
         self._decided = True  # also if it only seems to fail
         with self._store.database.write(timeout=timeout) as connection:
+            self._restore(connection)
             more = self._publish(connection, [])
             self._announce(connection)
         self._published = True
@@ -296,16 +317,17 @@ class OwnBatch(Batch):
             self._close()
             self._ended = True
             return
-        outcomes = self._outcomes(settled)
-        self._soon(lambda seconds: self._finish(outcomes, seconds), FINISH_TIMEOUT)
+        self._soon(lambda seconds: self._finish(settled, seconds), FINISH_TIMEOUT)
 
-    def _finish(self, outcomes: list[tuple[int, Outcome]], timeout: float) -> None:
+    def _finish(self, settled: Settled, timeout: float) -> None:
+        outcomes = self._outcomes(settled)
         # What is only an outcome may be lost with the machine's power: then it is in doubt.
         durable = any(not row.begun for row in self._rows.values()) or any(
             outcome.status is not Status.ACCEPTED for _, outcome in outcomes
         )
         with self._store.database.write(timeout=timeout, durable=durable) as connection:
-            more = self._publish(connection, outcomes)
+            self._restore(connection)
+            more = self._publish(connection, self._outcomes(settled))
             self._announce(connection)
         self._close()
         self._made_public(more)
@@ -322,7 +344,10 @@ class OwnBatch(Batch):
 
     def abort(self, settled: Settled) -> None:
         """See `IBatch`."""
-        if self._ended or not (self._stored or self._unsure):
+        if self._ended:
+            return
+        if not (self._stored or self._unsure):
+            self._queue.closed(self.number)
             return
         out = sent(self._outcomes(settled))
         self._later_ended(lambda: self._forget(out, BACKGROUND_TIMEOUT))

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from ..exceptions import QueueUnavailable, TxmailError
 from . import postgresql
+from .backend import StoreChanged
 from .forks import forks
 from .kept import connect
 
@@ -59,6 +60,8 @@ class Block(AbstractContextManager["sa.Connection"]):
         #: the driver's own
         self._driver: Any = None
         self._committed = False
+        #: of the process's connections, when this one was taken
+        self._generation = 0
         #: until it has given back everything
         self._process: Process | None = None
 
@@ -82,6 +85,8 @@ class Block(AbstractContextManager["sa.Connection"]):
         process = self._process
         try:
             if error is None and self._connection is not None:
+                if self.writes:
+                    self._database._backend.check_same(self._connection)
                 self._connection.commit()
                 self._committed = True
         except BaseException as raised:
@@ -122,14 +127,20 @@ class Block(AbstractContextManager["sa.Connection"]):
                 self._connection = connect(process.engine, left)
             connection = self._connection
             self._driver = connection.connection.dbapi_connection
+            self._generation = process.generation
             backend.watch(self, connection, left)
             kept = connection.info.get("txmail_used", False)
             connection.info["txmail_used"] = True
             connection.begin()
             try:
                 backend.begin(connection, left, write=self.writes, durable=self._durable)
-            except self._database.foreign as error:
-                if time.monotonic() >= deadline or not kept or not backend.is_lost(connection):
+                backend.check_same(connection)
+            except self._database.unexpected as error:
+                if kept and backend.differs(connection):
+                    self._drop_all(process, connection)
+                    continue
+                over = time.monotonic() >= deadline or isinstance(error, StoreChanged)
+                if over or not kept or not backend.is_lost(connection):
                     raise
                 # The server was started anew since it was used last. So we notice without
                 # asking each time whether it is still there.
@@ -138,6 +149,15 @@ class Block(AbstractContextManager["sa.Connection"]):
             if self._prepared:
                 self._database._look(process, connection)
             return connection
+
+    def _drop_all(self, process: Process, connection: sa.Connection) -> None:
+        """End this and all other connections: the store is not the same any more."""
+        last = self._database._backend.changed(connection)
+        process.generation += 1
+        process.prepared = False
+        self._close(process, StoreChanged(""))
+        process.engine.dispose()
+        last()
 
     def _wait(self, process: Process, timeout: float) -> float:
         """Wait for the turn to write; the seconds that are left.
@@ -180,7 +200,7 @@ class Block(AbstractContextManager["sa.Connection"]):
         keep = error is None or isinstance(error, TxmailError)
         if keep and not (error is None and self._committed):
             keep = _is_rolled_back(driver)
-        keep = keep and not process.closed
+        keep = keep and not process.closed and self._generation == process.generation
         if not keep and driver is not None:
             # After a commit that failed, or an exception out of the blue, nobody knows what the
             # driver is in the middle of.

@@ -29,7 +29,7 @@ except ModuleNotFoundError:
 from sqlalchemy import exc
 
 from . import postgresql, sqlite, version
-from .backend import Backend, Waker
+from .backend import Backend, StoreChanged, Waker
 from .block import Block, Turn
 from .owner import Identity
 from .schema import metadata
@@ -67,6 +67,8 @@ class Process:
         self.looked = -math.inf
         self.version_rows: Sequence[tuple[Any, ...]] = ()
         self.closed = False
+        #: how often its connections were dropped, because the store was not the same any more
+        self.generation = 0
         #: when the machine was started, as the first has written it down who asked; see `lease_now`
         self.boot: int | None = None
 
@@ -258,6 +260,11 @@ class Database:
         """The errors of SQLAlchemy and the driver."""
         return _SQLALCHEMY_ERRORS + (() if self._known is None else self._known.errors)
 
+    @property
+    def unexpected(self) -> tuple[type[BaseException], ...]:
+        """Those, and what is raised if the store is not the same any more."""
+        return (StoreChanged, *self.foreign)
+
     def translated(self, error: BaseException) -> TxmailError | None:
         """The error of ours for one of SQLAlchemy or the driver; None for others."""
         return self._translated(error) if isinstance(error, self.foreign) else None
@@ -345,6 +352,15 @@ class Database:
             process.version_rows = self._backend.version_rows(connection)
         connection.info["txmail_looked"] = process.prepared = True
         process.looked = now
+
+    @property
+    def store(self) -> object:
+        """Something that is equal as long as the store is the same: a file may be replaced."""
+        return self._backend.store()
+
+    def permit_new(self) -> None:
+        """Let the file be made, although this process has had one that is gone."""
+        self._backend.permit_new()
 
     def look_again(self) -> None:
         """Have the next transaction look at the version of the tables, whoever has just done so."""

@@ -7,28 +7,38 @@ could put his own in their place. SQLite gives what it makes beside the file the
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
+import threading
+import time
 from contextlib import suppress
 
 from .. import system
 from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable
 from ..private_folder import WritableByAll, make_private_folder, sync_folder
+from .file_identity import SMALLEST
 
+log = logging.getLogger("txmail.queue")
+
+#: Held while a file is made.
+_making = threading.Lock()
 #: What is beside a database file, and is as secret.
 _BESIDE = ("-wal", "-shm", "-journal")
 
 
-def guard(path: str) -> None:
+def guard(path: str, *, create: bool = True) -> None:
     """Make the file and its folders if they are missing; see to it that they are for us alone.
 
-    Raises `ConfigurationError` for what others could have put there, `QueueFull`, and
-    `QueueUnavailable` if the disk fails.
+    Without `create`, they are not made. Raises `ConfigurationError` for what others could have put
+    there, `QueueFull`, and `QueueUnavailable` if the disk fails or the file was cut to nothing.
     """
     system.require(f"sqlite:///{path}", "O_DIRECTORY", "geteuid")
     try:
-        make_private_folder(os.path.realpath(os.path.dirname(path)))
-        owner = _make_file(path)
+        if create:
+            make_private_folder(os.path.realpath(os.path.dirname(path)))
+        owner = _make_file(path) if create else _tighten(path, _owner(os.path.dirname(path)))
+        _check_cut(path)
         for suffix in _BESIDE:
             with suppress(FileNotFoundError):
                 _tighten(path + suffix, owner, 0)
@@ -44,14 +54,53 @@ def guard(path: str) -> None:
 
 def _make_file(path: str) -> int:
     """The id of its owner: us, or the owner of the folder, whom root may serve."""
-    try:
-        # Exclusive, as O_EXCL is, and without a descriptor: see `_tighten`.
-        os.mknod(path, stat.S_IFREG | 0o600)
-    except FileExistsError:
-        return _tighten(path, os.stat(os.path.dirname(path)).st_uid)
-    os.chmod(path, 0o600)  # the umask may have taken some of it
+    if not os.path.lexists(path):
+        _keep_log(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    # Nobody in this process opens it before our descriptor is closed: see `_tighten`.
+    with _making:
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except FileExistsError:
+            return _tighten(path, _owner(os.path.dirname(path)))
+        try:
+            os.fchmod(descriptor, 0o600)  # the umask may have taken some of it
+        finally:
+            os.close(descriptor)
     sync_folder(os.path.dirname(path))
     return os.geteuid()
+
+
+def _owner(path: str) -> int:
+    return os.stat(path).st_uid
+
+
+def _keep_log(path: str) -> None:
+    """Move the log of a file that is gone out of the way: SQLite would delete it."""
+    with suppress(FileNotFoundError):
+        _tighten(f"{path}-wal", _owner(os.path.dirname(path)), 0)
+        if os.lstat(f"{path}-wal").st_size:
+            set_log_aside(path)
+
+
+def set_log_aside(path: str) -> None:
+    """Keep the log by another name: SQLite would write what is in it into a file it is not of."""
+    kept = f"{path}-wal.orphan-{time.time_ns()}"
+    with suppress(FileNotFoundError):
+        os.rename(f"{path}-wal", kept)
+        log.error("sqlite:///%s: the log of the file that is gone is kept as %s", path, kept)
+    with suppress(FileNotFoundError):
+        os.unlink(f"{path}-shm")
+
+
+def _check_cut(path: str) -> None:
+    """Raise `QueueUnavailable` if the file is empty and its log is not, which SQLite deletes."""
+    with suppress(FileNotFoundError):
+        if os.lstat(path).st_size < SMALLEST and os.lstat(f"{path}-wal").st_size:
+            raise QueueUnavailable(
+                f"sqlite:///{path}: the file is empty, and its -wal is not: it was cut to nothing. "
+                "Restore it from a backup, or move both away for a new, empty queue"
+            )
 
 
 def _tighten(path: str, *owners: int) -> int:
@@ -70,6 +119,14 @@ def _tighten(path: str, *owners: int) -> int:
     if stat.S_IMODE(status.st_mode) & 0o077:
         os.chmod(path, 0o600)
     return status.st_uid
+
+
+def _in_child() -> None:
+    global _making
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def _refused(path: str, problem: str) -> ConfigurationError:

@@ -154,6 +154,21 @@ class Postgresql:
         with suppress(Exception):
             driver.close()
 
+    def differs(self, connection: sa.Connection) -> bool:
+        return False  # who drops a database ends its connections
+
+    def check_same(self, connection: sa.Connection) -> None:
+        """Nothing: it is."""
+
+    def changed(self, connection: sa.Connection) -> Callable[[], object]:
+        raise AssertionError("it never is")
+
+    def store(self) -> object:
+        return None
+
+    def permit_new(self) -> None:
+        """Nothing: none is made."""
+
     def is_lost(self, connection: sa.Connection) -> bool:
         if connection.invalidated:  # as SQLAlchemy has found
             return True

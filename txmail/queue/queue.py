@@ -149,7 +149,7 @@ class Queue:
 
     def close(self) -> None:
         """See `IQueue`."""
-        self.upkeep.rest(ROUND)
+        self.upkeep.rest()
         self.database.close()
 
     def witnesses_of(self, resources: Sequence[Any]) -> list[IWitness]:

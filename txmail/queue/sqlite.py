@@ -24,9 +24,9 @@ import sqlalchemy as sa
 
 from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable, SchemaError, TxmailError
 from .backend import LOOK, VERSION_ROWS
-from .file import guard
 from .forks import forks
 from .kept import KeptConnections
+from .sqlite_file import SqliteFile, roll_back
 
 DRIVERS = ("sqlite", "sqlite+pysqlite")
 
@@ -42,8 +42,6 @@ _CHUNK = 5000
 _LONG_LOG = 4 * 1024 * 1024
 #: Octets that have to be free for an I/O error not to be the disk's being full.
 _SOME_ROOM = 256 * 1024
-#: Seconds between tries to switch a new file to WAL, which SQLite does not wait for.
-_PAUSE = 0.01
 
 
 def wal_reset_is_fixed(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
@@ -83,6 +81,9 @@ class Sqlite:
         if engine is not None and not sa.event.contains(engine, "close", roll_back):
             sa.event.listen(engine, "close", roll_back)
         self._own_checkpoints = path is not None and not wal_reset_is_fixed()
+        self._file = (
+            None if path is None else SqliteFile(path, own_checkpoints=self._own_checkpoints)
+        )
         self.name = f"sqlite:///{path if engine is None else engine.url.database}"
 
     @property
@@ -97,40 +98,12 @@ class Sqlite:
     def engine(self) -> sa.Engine:
         if self._engine is not None:
             return self._engine
+        assert self._file is not None
         return sa.create_engine(
             "sqlite://",
-            pool=KeptConnections(self._connect),
+            pool=KeptConnections(self._file.connect),
             hide_parameters=True,
         )
-
-    def _connect(self) -> sqlite3.Connection:
-        assert self._path is not None
-        guard(self._path)
-        connection = sqlite3.connect(
-            # Transactions begin where we say so.
-            self._path,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=_Connection,
-        )
-        try:
-            self._set_up(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _set_up(self, connection: sqlite3.Connection) -> None:
-        # Octets that are no text spoil the row they are in, and not every query that finds it.
-        connection.text_factory = _text
-        _switch_to_wal(connection)
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA mmap_size = 0")
-        if self._own_checkpoints:
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-            # Cut the log when it begins anew, so that its size tells how much is in it.
-            connection.execute("PRAGMA journal_size_limit = 0")
 
     # -- transactions
 
@@ -165,6 +138,26 @@ class Sqlite:
         with suppress(Exception):
             driver.close()
 
+    def differs(self, connection: sa.Connection) -> bool:
+        driver: Any = connection.connection.dbapi_connection
+        return self._file is not None and self._file.differs(driver)
+
+    def check_same(self, connection: sa.Connection) -> None:
+        if self._file is not None:
+            self._file.check(connection.connection.dbapi_connection)
+
+    def changed(self, connection: sa.Connection) -> Callable[[], object]:
+        assert self._file is not None
+        last = self._file.changed(connection.connection.dbapi_connection)
+        return (lambda: None) if last is None else last.close
+
+    def store(self) -> object:
+        return None if self._file is None else self._file.generation
+
+    def permit_new(self) -> None:
+        if self._file is not None:
+            self._file.permit_new()
+
     def is_lost(self, connection: sa.Connection) -> bool:
         return False
 
@@ -191,6 +184,8 @@ class Sqlite:
             engine.connect() as connection,
         ):
             driver: Any = connection.connection.dbapi_connection
+            if self.differs(connection):
+                return
             (number,) = driver.execute("PRAGMA user_version").fetchone()
             driver.execute(f"PRAGMA user_version = {number ^ 1}")
 
@@ -203,6 +198,8 @@ class Sqlite:
             with engine.connect() as holder, engine.connect() as mover:
                 holding: Any = holder.connection.dbapi_connection
                 moving: Any = mover.connection.dbapi_connection
+                if self.differs(holder) or self.differs(mover):
+                    return False
                 try:
                     return _checkpoint(holding, moving, seconds)
                 finally:
@@ -267,6 +264,7 @@ class Sqlite:
         driver: Any = connection.connection.dbapi_connection
         version = None
         while True:
+            self.check_same(connection)
             (found,) = driver.execute("PRAGMA data_version").fetchone()
             yield version is not None and found != version
             version = found
@@ -297,14 +295,15 @@ class Sqlite:
         )
 
 
+_RESTORE = "restore it from a backup, or move it and its -wal away for a new, empty queue"
 #: Our own words: those of SQLite may name what is in a row.
 _PRIMARY = {
     sqlite3.SQLITE_BUSY: "it is locked by others for too long",
     sqlite3.SQLITE_LOCKED: "it is locked by others for too long",
     sqlite3.SQLITE_FULL: "the disk or the queue is full",
     sqlite3.SQLITE_IOERR: "reading or writing failed",
-    sqlite3.SQLITE_CORRUPT: "the file is corrupt",
-    sqlite3.SQLITE_NOTADB: "the file is corrupt, or no database",
+    sqlite3.SQLITE_CORRUPT: f"the file is corrupt; {_RESTORE}",
+    sqlite3.SQLITE_NOTADB: f"the file is corrupt, or no database; {_RESTORE}",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
     sqlite3.SQLITE_READONLY: "it cannot be written to",
     sqlite3.SQLITE_PERM: "access is denied",
@@ -348,24 +347,6 @@ def parameters(rows: list[Sequence[Any]]) -> Any:
     return rows if len(rows) > 1 else tuple(rows[0])
 
 
-class _Connection(sqlite3.Connection):
-    """Whoever closes it, SQLAlchemy as well as we, has its transaction ended first."""
-
-    def close(self) -> None:
-        roll_back(self)
-        super().close()
-
-
-def roll_back(driver: Any, *_: object) -> None:
-    """End the transaction of `driver`, a connection that is about to be closed.
-
-    One with a statement that an exception has kept from its end lives on when it is closed, until
-    the statement is collected, and keeps all its locks for so long.
-    """
-    with suppress(sqlite3.Error):
-        driver.rollback()
-
-
 def _checkpoint(holding: Any, moving: Any, seconds: float) -> bool:
     """Move the log into the file while nobody writes: `holding` keeps the right to, for now."""
     holding.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
@@ -377,25 +358,3 @@ def _checkpoint(holding: Any, moving: Any, seconds: float) -> bool:
         raise
     busy, logged, moved = moving.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return not busy and logged == moved
-
-
-def _text(octets: bytes) -> str:
-    return octets.decode("utf-8", "surrogateescape")
-
-
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    deadline = time.monotonic() + 5.0
-    while True:
-        try:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError as error:
-            # Whoever makes the file has it for a moment, and SQLite does not wait for that.
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(_PAUSE)
-            continue
-        if mode != "wal":
-            raise ConfigurationError(
-                "SQLite cannot have a WAL there, as on file systems of a network", field="queue_url"
-            )
-        return

@@ -42,6 +42,7 @@ def init(database: Database, *, timeout: float = TIMEOUT) -> bool:
 
     Raises `SchemaError` if there are some of another version, and what `Database.write` raises.
     """
+    database.permit_new()
     with _alembic, database.write(timeout, prepared=False) as connection:
         database.lock_schema(connection)
         found = database.version_in(connection)

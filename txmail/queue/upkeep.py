@@ -26,6 +26,8 @@ FIRST_PAUSE, LAST_PAUSE = 0.1, 30.0
 ROUND = 30.0
 #: Seconds that a process which ends gives to what is still to be done.
 LAST_CHANCE = 5.0
+#: Seconds that closing waits for what has failed before, and for a round.
+ONCE_MORE = 1.0
 #: Seconds that the thread waits for more before it ends.
 IDLE = 5.0
 
@@ -53,6 +55,8 @@ class Upkeep:
         self._working = False
         self._hurry = False
         self._resting = False
+        #: by identity: tasks that were tried without success
+        self._failed: set[int] = set()
         #: the last problem: what lasts is said once
         self._said = ""
 
@@ -101,11 +105,35 @@ class Upkeep:
         finally:
             self._hurry = False
 
-    def rest(self, timeout: float | None = None) -> bool:
-        """What `flush` does; no more rounds until there is something to do again."""
-        if self._pid == os.getpid():
-            self._resting = True
-        return self.flush(timeout)
+    def rest(self, timeout: float = ROUND) -> bool:
+        """Wait at most `timeout` seconds until all tasks are done or have failed; True if done.
+
+        A task that had failed before is tried once more, and nobody waits long for that: a database
+        may refuse it for hours. The thread goes on trying. No more rounds until there is something
+        to do again.
+        """
+        if self._pid != os.getpid():
+            return True
+        self._resting = True
+        return hold(self._changed, lambda: self._rested(timeout))
+
+    def _rested(self, timeout: float) -> bool:
+        self._hurry = True
+        if not self._fresh():
+            self._failed.clear()
+            timeout = min(timeout, ONCE_MORE)
+        self._changed.notify_all()
+        try:
+            self._changed.wait_for(lambda: not self._fresh() or self._thread is None, timeout)
+            # A round may be under way, and wait for the database.
+            self._changed.wait_for(lambda: not self._working, ONCE_MORE)
+        finally:
+            self._hurry = False
+        return not (self._tasks or self._working)
+
+    def _fresh(self) -> bool:
+        """True if there is a task that has not failed yet."""
+        return any(id(task) not in self._failed for task in self._tasks)
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
@@ -134,8 +162,10 @@ class Upkeep:
                 if task is None:
                     next_round = time.monotonic() + ROUND
                 elif done:
-                    self._tasks.popleft()
+                    self._failed.discard(id(self._tasks.popleft()))
                     pause = FIRST_PAUSE
+                else:
+                    self._failed.add(id(task))
                 self._changed.notify_all()
                 if task is not None and not done:
                     # Nor others from being tried.
