@@ -89,6 +89,7 @@ class SqliteFile:
         while True:
             known, there = self._known, FileIdentity.of(self.path)
             if known is not None and not there.usable:
+                self._tell(None, known, there)
                 raise QueueUnavailable(self._missing())
             if self._lost is not None and there.has_log_of(self._lost):
                 set_log_aside(self.path)
@@ -205,16 +206,20 @@ class SqliteFile:
             self.name,
         )
 
-    def _tell(self, driver: Any, known: FileIdentity, there: FileIdentity) -> None:
+    def _tell(
+        self, driver: sqlite3.Connection | None, known: FileIdentity, there: FileIdentity
+    ) -> None:
         with self._telling:
-            if self._known is None or self._known.main != known.main:
-                return  # another thread has
-            self._lost, self._known = self._known, FileIdentity(None, None, None, False)
+            if known.main is None or self._known is None or self._known.main != known.main:
+                return  # it is told, by another thread perhaps
+            if there.main != known.main:
+                self._lost = self._known
+            self._known = FileIdentity(None, None, None, False)
             self.generation += 1
-        try:
-            count = driver.execute(_UNSENT).fetchone()[0]
-        except sqlite3.Error:
-            count = "an unknown number of"
+        count: Any = "an unknown number of"
+        with suppress(sqlite3.Error):
+            if driver is not None:
+                count = driver.execute(_UNSENT).fetchone()[0]
         log.critical(
             "%s: the file was %s while this process used it; it held %s unsent mails. %s",
             self.name,
