@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import email.policy
 import subprocess
@@ -18,6 +19,7 @@ import transaction
 from signing import Octets, Pgp, SMime, program, raw_parts, signed_entity
 
 from txmail import Attachment, Envelope, Mailer, Message, transport_from_url
+from txmail.cli import main
 from txmail.exceptions import BadHeaders, InvalidMessage
 from txmail.message import to_envelope
 from txmail.testing import ScriptedServer
@@ -470,3 +472,59 @@ def test_c2_a_word_about_envelope_where_the_library_would_write_something_else(m
     monkeypatch.setattr(type(CRLF), "fold_binary", lambda *_: injected)
     with pytest.raises(BadHeaders, match=r"DKIM-Signature.*Envelope"):
         to_envelope(message)
+
+
+# Files
+
+
+def odd_file():
+    """A signed message with octets that no parser keeps: a header without its blank."""
+    head = b"Return-Path: <old@example.com>\nFrom: ann@example.com\nTo: bob@example.com\n"
+    head += b"Date: Sat, 21 Nov 2026 12:00:00 +0000\nMessage-ID:<1@example.com>\n"
+    head += b'Content-Type: multipart/signed; protocol="application/x-octets"; boundary=b\n'
+    entity = b"Content-Type:text/plain\nX-Odd:\t x \n\nHello  \n\n"
+    signature = base64.encodebytes(entity.replace(b"\n", b"\r\n"))
+    return head + b"\n--b\n%b\n--b\nX-S: x\n\n%b\n--b--\n" % (entity, signature)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("more", [b"", b"X-More:x\n", b"X-Envelope-To: c@example.com\n"])
+def test_c1_a_signed_file_is_sent_as_it_is_read(tmp_path, end, more):
+    """Kind: a message of which the octets are there, and not only what a parser kept."""
+    file = tmp_path / "signed.eml"
+    file.write_bytes((more + odd_file()).replace(b"\n", end))
+    with ScriptedServer() as server:
+        assert main(["send", "--quiet", "--url", server.url, str(file)]) == 0
+        content = server.messages[0].content
+    entity, signature = signed_entity(content)
+    assert entity == signature
+    assert b"Return-Path" not in content
+    assert b"Envelope-To" not in content
+    assert (b"X-More:x\r\n" in content) == (more[:6] == b"X-More")
+
+
+@pytest.mark.parametrize("change", [(b"Message-ID:<1@example.com>\n", b""), (b"To:", b"Bcc:")])
+def test_c1_a_file_that_has_to_be_changed_is_written_anew(tmp_path, change):
+    """Kind: the same, where a header has to be added or taken away."""
+    file = tmp_path / "signed.eml"
+    file.write_bytes(odd_file().replace(*change))
+    with ScriptedServer() as server:
+        assert main(["send", "--quiet", "--url", server.url, str(file)]) == 0
+        content = server.messages[0].content
+    assert b"Bcc" not in content
+    assert content.lower().count(b"message-id:") == 1
+
+
+def test_c2_a_dkim_signed_file_verifies(tmp_path, dkim_key):
+    """Kind: a header that no policy would write so."""
+    source = (
+        b"From:ann@example.com\nTo:  bob@example.com\nSubject:\t a\n  b\nDate: x\nMessage-ID:<1@x>"
+    )
+    source += b"\nReferences: <" + b"a" * 90 + b"@example.com>\n\nHello \n\n"
+    for canonical in ((b"simple", b"simple"), (b"relaxed", b"relaxed")):
+        made = dkim.sign(source, b"test", b"example.com", dkim_key[0], canonicalize=canonical)
+        file = tmp_path / "signed.eml"
+        file.write_bytes(made.replace(b"\r\n", b"\n") + source)
+        with ScriptedServer() as server:
+            assert main(["send", "--quiet", "--url", server.url, str(file)]) == 0
+            assert dkim_verifies(server.messages[0].content, dkim_key)

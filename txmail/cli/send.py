@@ -15,6 +15,7 @@ from ..exceptions import ConfigurationError, DeliveryError, FieldError
 from ..mailer import Mailer
 from ..message import Attachment, Message, to_envelope
 from ..message.gate import MAX_CONTENT
+from ..message.source import with_source
 from ..transports.file import ENVELOPE_TO, RETURN_PATH
 from . import settings
 from .lines import complain, quiet_logging, say_outcome
@@ -169,15 +170,17 @@ def _tell(outcomes: Sequence[Outcome], quiet: bool) -> None:
 def _envelope(arguments: argparse.Namespace, default_sender: str | None) -> Envelope:
     if arguments.file is None:
         return to_envelope(_made(arguments), default_sender=default_sender)
-    message = email.message_from_bytes(_octets(arguments.file))
+    octets = _octets(arguments.file)
+    message = email.message_from_bytes(octets)
     for name in (RETURN_PATH, ENVELOPE_TO):
         del message[name]  # of an earlier delivery; the latter names who had a blind copy
-    return to_envelope(
+    envelope = to_envelope(
         message,
         sender=arguments.sender,
         recipients=arguments.to or None,
         default_sender=arguments.sender or default_sender,
     )
+    return with_source(envelope, message, octets, without=(RETURN_PATH, ENVELOPE_TO))
 
 
 def _made(arguments: argparse.Namespace) -> Message:
