@@ -25,7 +25,7 @@ from txmail.smtp import connecting, driver, names, server_memory
 from txmail.smtp.connecting import Connector, interleaved
 from txmail.smtp.names import NameNotResolved, Resolver
 from txmail.smtp.trouble import Stage, concerns_connection
-from txmail.testing import ScriptedServer
+from txmail.testing import CLOSE, ScriptedServer
 from txmail.transports.failover import FailoverTransport
 from txmail.transports.reconnect import send_all
 from txmail.worker.routing import Circuit
@@ -435,6 +435,47 @@ def test_a7_the_route_is_tried_again_within_thirty_seconds(monkeypatch, failover
         assert statuses(send_all(transport, [make_envelope()])) == ["accepted"]
         assert transport.retry_within is None
         transport.close()
+
+
+def test_a7_nor_is_it_passed_over_for_longer_in_a_list(monkeypatch):
+    now = [0.0]
+    with ScriptedServer() as server:
+        gone(monkeypatch, socket.gaierror(socket.EAI_NONAME, "no"))
+        first = transport_from_url("smtp://mx.example?tls=off")
+        second = transport_from_url(server.url)
+        monkeypatch.setattr(Resolver, "resolve", only_numbers(Resolver.resolve, server.address))
+        transport = FailoverTransport([first, second], clock=lambda: now[0])
+        transport.open().close()
+        assert transport.order() == [1, 0]
+        now[0] = names.RETRY_WITHIN + 1
+        assert transport.order() == [0, 1]
+        transport.close()
+
+
+def only_numbers(resolve, address):
+    """Resolves `address` and fails as before for others."""
+
+    def resolved(self, host, port, timeout):
+        if (host, port) == address:
+            return [(socket.AF_INET, address)]
+        return resolve(self, host, port, timeout)
+
+    return resolved
+
+
+def test_a4_a_connection_that_ends_after_one_has_carried_messages_starts_nothing_over():
+    """Kind: what was accepted on the connection before is sent once more."""
+    extensions = ("PIPELINING",)
+    with ScriptedServer(extensions=extensions) as server:
+        server.on("MAIL", "452 too many", after=2, connection=1)
+        server.on("MAIL", CLOSE, connection=2)
+        with transport_to(server) as transport:
+            session = transport.open()
+            outcomes = list(session.send([note(f"m{n}") for n in range(4)], strict=True))
+            assert statuses(outcomes) == ["accepted", "accepted", "unsent", "unsent"]
+            assert not session.restartable
+            session.close()
+        assert len(server.messages) == 2
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])

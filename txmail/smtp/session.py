@@ -97,6 +97,8 @@ class Session:
         self._preflighted: dict[int, tuple[Envelope, bool]] = {}
         self._staged: MailTransaction | None = None
         self._sending: Sending | None = None
+        #: True if the last `send` had sent content before it went on over a fresh connection
+        self._begun = False
 
     @property
     def host(self) -> str:
@@ -111,7 +113,8 @@ class Session:
     @property
     def restartable(self) -> bool:
         """True if the last `send` lost the connection before any content had been sent."""
-        return self._lost and self._sending is not None and not self._sending.begun
+        begun = self._begun or self._sending is None or self._sending.begun
+        return self._lost and not begun
 
     @property
     def _pipelining(self) -> bool:
@@ -288,7 +291,7 @@ class Session:
         left = self.options.timeout if deadline is None else deadline - self._clock()
         other = self._connect(left)
         # All of the other's state but who it belongs to, which nobody knows yet.
-        kept = {"pool", "_connect", "_sending", "opened_at", "used_at"}
+        kept = {"pool", "_connect", "_sending", "_begun", "opened_at", "used_at"}
         vars(self).update({k: v for k, v in vars(other).items() if k not in kept})
         if self.pool is not None:
             self.pool.renewed(self)
@@ -310,6 +313,7 @@ class Session:
         """See `ISession`."""
         deadline = None if timeout is None else self._clock() + timeout
         source = Source(envelopes)
+        self._begun = False
 
         def begin() -> Sending:
             return self.begin(source, strict=strict, window=window, leave=leave, takes_rest=True)
@@ -330,6 +334,7 @@ class Session:
             if sending.asked_again is None or self._connect is None:
                 return
             log.info("%s: %s", self.host, sending.asked_again)
+            self._begun = self._begun or sending.begun
             try:
                 self._renew(deadline)
             except TransportError as error:

@@ -115,7 +115,9 @@ class FailoverTransport:
 
     def rest(self, index: int) -> None:
         """Pass this route over for a while."""
-        self._resting[index] = self._clock() + self._pause
+        within = getattr(self.routes[index], "retry_within", None)
+        pause = self._pause if within is None else min(self._pause, within)
+        self._resting[index] = self._clock() + pause
 
     def now(self) -> float:
         """Seconds of the clock that deadlines are on."""
