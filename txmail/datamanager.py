@@ -18,6 +18,7 @@ one-phase SQL session has by then committed in its own vote, before ours.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -131,6 +132,8 @@ class MailDataManager:
         self._transaction: weakref.ref[Any] | None = None
         #: true once it was said that nobody has committed what is here
         self._warned = False
+        #: the process whose mail it is, and not that of a child
+        self._pid = os.getpid()
         unsent.watch(self)
         #: who would have to be told, if the transaction failed now, that these are out
         self._sent: list[tuple[Events, str]] = []
@@ -191,7 +194,7 @@ class MailDataManager:
 
     def uncommitted(self) -> tuple[str, ...]:
         """See `txmail.unsent.Holder`."""
-        if self._warned or self._refused or self._is_tried():
+        if self._pid != os.getpid() or self._warned or self._refused or self._is_tried():
             return ()
         found = tuple(
             e.item.envelope.message_id for e in self._entries if e.delivery.is_missed_unsent
@@ -238,7 +241,7 @@ class MailDataManager:
         self._closed = "the transaction is being aborted"
         level = unsent.begins_anew()
         if level:
-            unsent.warn(self, "begin() has aborted their transaction", level + 1)
+            unsent.warn(self, "begin() has aborted their transaction", level)
 
     def tpc_begin(self, transaction: Any) -> None:
         """See `IDataManager`: freeze."""

@@ -17,7 +17,6 @@ from transaction import ThreadTransactionManager, TransactionManager
 from transaction._transaction import Transaction
 
 from .exceptions import UnsentMailWarning
-from .system import at_fork
 
 #: Message-IDs that a warning shows.
 _SHOWN = 20
@@ -29,7 +28,7 @@ class Holder(Protocol):
     transaction_manager: object
 
     def uncommitted(self) -> tuple[str, ...]:
-        """The Message-IDs of what nobody has tried to commit. Empty when it was told once."""
+        """The Message-IDs of what nobody has tried to commit; empty the next time."""
 
 
 class _Thread(threading.local):
@@ -106,11 +105,4 @@ def _at_exit() -> None:
         warn(holder, "the process ends")
 
 
-def _in_child() -> None:
-    """What the parent has in hand is the parent's to commit."""
-    _all.clear()
-    _thread.end.holders.clear()
-
-
 atexit.register(_at_exit)
-at_fork(in_child=_in_child)

@@ -6,15 +6,24 @@ is bound to ``request.tm`` where there is one (pyramid_tm), so that mail leaves 
 transaction of the request, whichever transaction manager that has. With ``mail.queue_url =
 session:`` the queue is in the application's database and written through ``request.dbsession``, as
 Pyramid's own template for SQLAlchemy calls the session of a request.
+
+When the application is made, a line in the log says so if its requests have no transaction manager:
+nobody would commit their mail then, and it would not leave.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from pyramid.events import ApplicationCreated
+from pyramid.interfaces import IRequestExtensions
+
 from ..config import PREFIX
 from ..interfaces import IMailer
+from ..logs import quiet_logger
 from ..mailer import Mailer
+
+log = quiet_logger("txmail")
 
 
 def includeme(config: Any) -> None:
@@ -22,6 +31,20 @@ def includeme(config: Any) -> None:
     # Not in a variable, which a traceback would show with the password: see `txmail.config`.
     prefix = (config.registry.settings or {}).get("pyramid_mailer.prefix", PREFIX)
     set_mailer(config, Mailer.from_settings(config.registry.settings, prefix))
+    config.add_subscriber(_look_for_manager, ApplicationCreated)
+
+
+def _look_for_manager(event: Any) -> None:
+    """Say so if nothing that Pyramid knows of commits the transactions of requests."""
+    registry = event.app.registry
+    extensions = registry.queryUtility(IRequestExtensions)
+    if extensions is not None and "tm" in {*extensions.descriptors, *extensions.methods}:
+        return
+    log.warning(
+        "requests have no transaction manager (request.tm): mail that is handed to request.mailer "
+        'waits for a commit that nobody makes; add config.include("pyramid_tm"), or call '
+        "transaction.commit() at the end of each request"
+    )
 
 
 def set_mailer(config: Any, mailer: Mailer) -> None:
