@@ -11,6 +11,7 @@ import copy
 import threading
 import weakref
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, SupportsIndex
 
 from zope.interface import implementer
@@ -162,6 +163,17 @@ def _on(name: str, word: str | None, queue: IQueue | None) -> str:
     return word
 
 
+@dataclass(slots=True)
+class _Ending:
+    """How a connection is to be given back."""
+
+    dirty: bool = True
+
+
+def _close(session: ISession, ending: _Ending) -> None:
+    session.close(dirty=ending.dirty)
+
+
 @implementer(IDeliveryRun)
 class DirectRun:
     """One transaction's use of one connection. See `IDeliveryRun`."""
@@ -171,6 +183,7 @@ class DirectRun:
         self._budget = budget
         self._may_wait = first
         self._session: ISession | None = None
+        self._ending = _Ending()
         self._returned: weakref.finalize[..., DirectRun] | None = None
         #: a connection that ended before anything was sent is replaced, once
         self._reconnects = 1
@@ -269,16 +282,17 @@ class DirectRun:
         # Who has the connection that would be waited for may be this thread, or one that waits
         # for a lock of this transaction, or of one around it.
         wait = wait and not (_holding.any_but(self) or in_two_phase_commit())
-        session = self._delivery.transport.open(
+        # Noted at once, so that it is given back whatever comes now.
+        self._session = session = self._delivery.transport.open(
             timeout=timeout,
             wait=wait,
             fresh=fresh,
             verify=not self._delivery.asks,  # the preflight does that
         )
-        self._session = session
         _holding.runs.add(self)
         # A transaction that is dropped without an end must not keep the connection for ever.
-        self._returned = weakref.finalize(self, session.close, dirty=True)
+        self._ending = _Ending()
+        self._returned = weakref.finalize(self, _close, session, self._ending)
         self._returned.atexit = False
         if session.fresh:
             self._delivery.events.emit(Connected(session.host))
@@ -372,12 +386,12 @@ class DirectRun:
         self._give_back(dirty=True)
 
     def _give_back(self, dirty: bool) -> None:
-        session, self._session = self._session, None
         if self._returned is not None:
-            self._returned.detach()
-            self._returned = None
-        if session is not None:
-            session.close(dirty=dirty)
+            self._ending.dirty = dirty
+            self._returned()  # once, whatever has come in between: others may have it now
+        elif self._session is not None:
+            self._session.close(dirty=dirty)
+        self._session = self._returned = None
 
 
 def _loaded(kind: type[DirectDelivery], state: dict[str, Any]) -> DirectDelivery:

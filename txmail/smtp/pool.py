@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
+from ..locks import hold
 from .session import Session
 
 #: Sessions kept, and in use at once before somebody has to wait.
@@ -31,6 +33,12 @@ VERIFY_TIMEOUT = 5.0
 QUIT_TIMEOUT = 1.0
 
 
+class _Connecting:
+    """One who wants a connection: it makes one, as long as this is there, or has its `session`."""
+
+    session: Session | None = None
+
+
 class Pool:
     """Keeps open sessions; the one given back last is taken first, so that it stays warm."""
 
@@ -50,7 +58,8 @@ class Pool:
         self._changed = threading.Condition()
         self._idle: list[Session] = []
         self._in_use: set[Session] = set()
-        self._connecting = 0
+        # Not held here: one that an exception out of the blue has ended connects no more.
+        self._connectors: weakref.WeakSet[_Connecting] = weakref.WeakSet()
         self._pid = os.getpid()
 
     def _lock(self) -> threading.Condition:
@@ -75,38 +84,48 @@ class Pool:
         Raises `TransportError`.
         """
         deadline = self._clock() + timeout
-        session = self._kept(deadline if wait else None, fresh)
-        if session is not None:
-            if not verify or self._verified(session, deadline):
-                return session
-            self.give(session)
-            return self.take(deadline - self._clock(), wait=False, fresh=True)
+        me = _Connecting()
+        try:
+            stale = hold(self._lock(), lambda: self._kept(deadline if wait else None, fresh, me))
+            for worn in stale:
+                worn.quit()
+            if me.session is None:
+                return self._made(me, deadline)
+            if not verify or self._verified(me.session, deadline):
+                return me.session
+        except BaseException:
+            if me.session is not None:
+                self.give(me.session, dirty=True)
+            raise
+        self.give(me.session)
+        return self.take(deadline - self._clock(), wait=False, fresh=True)
+
+    def _made(self, me: _Connecting, deadline: float) -> Session:
         try:
             session = self._connect(deadline - self._clock())
         except BaseException:
-            self._connected(None)
+            self._connected(me, None)
             raise
+        me.session = session
         session.pool = self
         session.opened_at = session.used_at = self._clock()
-        self._connected(session)
+        self._connected(me, session)
         return session
 
-    def _kept(self, deadline: float | None, fresh: bool) -> Session | None:
-        with self._lock():
-            if deadline is not None:
-                patience = min(WAIT_LIMIT, deadline - self._clock())
-                self._changed.wait_for(self._has_room, patience)
-            stale = [s for s in self._idle if self._worn(s) or not s.reusable]
-            for session in stale:
-                self._idle.remove(session)
-            found = self._idle.pop() if self._idle and not fresh else None
-            if found is not None:
-                self._in_use.add(found)
-            else:
-                self._connecting += 1
+    def _kept(self, deadline: float | None, fresh: bool, me: _Connecting) -> list[Session]:
+        """Give `me` a session that is kept, if there is one; those that are not to be kept."""
+        if deadline is not None:
+            patience = min(WAIT_LIMIT, deadline - self._clock())
+            self._changed.wait_for(self._has_room, patience)
+        stale = [s for s in self._idle if self._worn(s) or not s.reusable]
         for session in stale:
-            session.quit()
-        return found
+            self._idle.remove(session)
+        if self._idle and not fresh:
+            me.session = self._idle.pop()
+            self._in_use.add(me.session)
+        else:
+            self._connectors.add(me)
+        return stale
 
     def _verified(self, session: Session, deadline: float) -> bool:
         now = self._clock()
@@ -125,28 +144,37 @@ class Pool:
     def _has_room(self) -> bool:
         return len(self._in_use) + self._connecting < self._size
 
-    def _connected(self, session: Session | None) -> None:
-        with self._lock():
-            self._connecting -= 1
+    @property
+    def _connecting(self) -> int:
+        return len(self._connectors)
+
+    def _connected(self, me: _Connecting, session: Session | None) -> None:
+        def note() -> None:
+            self._connectors.discard(me)
             if session is not None:
                 self._in_use.add(session)
             else:
                 self._changed.notify()
 
+        hold(self._lock(), note)
+
     def give(self, session: Session, *, dirty: bool = False) -> None:
         """Take a session back, once. Never blocks on the network. See `Session.forget`."""
-        with self._lock():
-            if session not in self._in_use:
-                return
-            self._in_use.remove(session)
-            session.forget(dirty=dirty)
-            session.used_at = self._clock()
-            keep = len(self._idle) < self._size and not self._worn(session) and session.reusable
-            if keep:
-                self._idle.append(session)
-            self._changed.notify()
-        if not keep:
+        if hold(self._lock(), lambda: self._given(session, dirty)):
             session.quit()
+
+    def _given(self, session: Session, dirty: bool) -> bool:
+        """True if it is not kept."""
+        if session not in self._in_use:
+            return False
+        self._in_use.remove(session)
+        session.forget(dirty=dirty)
+        session.used_at = self._clock()
+        keep = len(self._idle) < self._size and not self._worn(session) and session.reusable
+        if keep:
+            self._idle.append(session)
+        self._changed.notify()
+        return not keep
 
     def renewed(self, session: Session) -> None:
         """`session`, which is in use, has a new connection."""
@@ -154,7 +182,7 @@ class Pool:
 
     def close(self) -> None:
         """End all idle sessions; one in use is kept again when it is given back."""
-        with self._lock():
-            sessions, self._idle = self._idle, []
+        hold(self._lock(), self._changed.notify_all)
+        sessions, self._idle = self._idle, []
         for session in sessions:
             session.quit(QUIT_TIMEOUT)

@@ -9,6 +9,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..exceptions import TransportError
 from ..smtp.auth import AuthenticationFailed
@@ -43,7 +44,7 @@ class Logins:
         self._begin()
 
     def _begin(self) -> None:
-        self._turn = threading.Lock()
+        self._turn: Any = threading.RLock()  # which knows its owner
         self._proven = False
         #: when the last ones failed, and the mark of the password that they had
         self._failed: list[tuple[float, bytes]] = []
@@ -67,9 +68,9 @@ class Logins:
         """
         if self._pid != os.getpid():
             self._begin()  # a thread of our parent may have had its turn at the fork
-        with contextlib.ExitStack() as turn:
+        try:
             if not self._proven:
-                self._wait(turn, timeout)
+                self._wait(timeout)
             mark = hmac.digest(self._key, ask().encode(), "sha256")
             self._check(mark)
             try:
@@ -81,14 +82,20 @@ class Logins:
                 raise
             self._failed.clear()
             self._proven = True
+        finally:
+            self._end()
 
-    def _wait(self, turn: contextlib.ExitStack, timeout: float) -> None:
-        lock = self._turn
-        if not lock.acquire(timeout=max(0.0, timeout)):
+    def _wait(self, timeout: float) -> None:
+        self._end()  # of one that an exception has kept from its end
+        if not self._turn.acquire(timeout=max(0.0, timeout)):
             raise TransportError(f"another login of {self._account} takes too long")
-        turn.callback(lock.release)
         if self._proven:
-            turn.close()
+            self._end()
+
+    def _end(self) -> None:
+        """Give the turn back, if this thread has it."""
+        while self._turn._is_owned():
+            self._turn.release()
 
     def _check(self, mark: bytes) -> None:
         now = self._clock()

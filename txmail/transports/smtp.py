@@ -104,9 +104,9 @@ class SmtpTransport:
         """
         system.require(self.name, "poll")
         seconds = self.options.timeout if timeout is None else timeout
-        session = self._pool.take(seconds, wait=wait, fresh=fresh, verify=verify)
         if self._connections == 1:
-            return session
+            return self._pool.take(seconds, wait=wait, fresh=fresh, verify=verify)
+        session = self._pool.take(seconds, wait=wait, fresh=fresh, verify=verify)
         return SessionGroup(session, self._connections, self._more)
 
     def _more(self, count: int, timeout: float | None) -> list[Session]:
