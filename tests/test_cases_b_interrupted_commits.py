@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from letters import letter
-from queues import IN_SQLITE, OWN_POSTGRESQL, OWN_SQLITE
+from queues import OWN_POSTGRESQL, OWN_SQLITE
 
 import txmail
-from txmail.account import MAYBE_COMMITTED, NOT_KNOWN
+from txmail.account import NOT_KNOWN
 
 pytestmark = [
     pytest.mark.timeout(300, method="thread"),  # the other method has the timer that we need
@@ -48,7 +48,6 @@ WAYS = {
     "written ahead in PostgreSQL": (OWN_POSTGRESQL, {}, True),
     "queued in SQLite": (OWN_SQLITE, {"delivery": "queue"}, True),
     "queued in PostgreSQL": (OWN_POSTGRESQL, {"delivery": "queue"}, True),
-    "the session of SQLite": (IN_SQLITE, {"delivery": "queue"}, True),
 }
 
 
@@ -111,7 +110,7 @@ class Commits:
             if outcome.queued:  # the interrupt came when it was all over, in our `tpc_finish`
                 assert state == "ready", outcome
                 continue
-            if outcome.reason in (NOT_KNOWN, MAYBE_COMMITTED):
+            if outcome.reason == NOT_KNOWN:
                 continue
             if outcome.status in ("unsent", "deferred", "failed"):
                 assert state in (None, "cancelled"), (outcome, state, error)
@@ -236,7 +235,7 @@ def test_b2_a_commit_that_is_interrupted_at_a_line_says_what_is_so(make_commits,
     commits = make_commits(way)
     commits.run(Never())
     all_ = lines(commits)
-    assert sweep(commits, random.Random(way).sample(range(1, all_), 12)) > 6
+    assert sweep(commits, random.Random(way).sample(range(1, all_), 6)) > 2
 
 
 @pytest.mark.sweep
@@ -246,7 +245,7 @@ def test_b2_a_commit_that_is_interrupted_at_many_lines_says_what_is_so(make_comm
     commits = make_commits(way)
     commits.run(Never())
     all_ = lines(commits)
-    assert sweep(commits, range(1, all_, max(1, all_ // 80))) > 40
+    assert sweep(commits, range(1, all_, max(1, all_ // 40))) > 20
 
 
 @pytest.mark.long
@@ -279,4 +278,4 @@ def test_b1_alarms_in_the_middle_of_some_commits(make_commits, way):
 @pytest.mark.parametrize("way", WAYS)
 def test_b1_alarms_in_the_middle_of_many_commits(make_commits, way):
     """Kind: the same; 300 commits in all."""
-    assert alarms(make_commits(way), 43, way) > 5
+    assert alarms(make_commits(way), 50, way) > 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .envelope import Outcome, Status
 from .events import MessageQueued, MessageSettled
@@ -87,9 +87,20 @@ def failed(account: Account, *, known: bool, committed: bool) -> Account:
     return [
         (
             entry,
-            not_queued(outcomes, MAYBE_COMMITTED if committed and _is_inside(entry) else reason),
+            _maybe_committed(outcomes)
+            if committed and _is_inside(entry)
+            else not_queued(outcomes, reason),
         )
         for entry, outcomes in account
+    ]
+
+
+def _maybe_committed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [
+        replace(o, queued=False, reason=MAYBE_COMMITTED)
+        if o.status is Status.UNSENT and o.reply is None
+        else replace(o, queued=False)
+        for o in outcomes
     ]
 
 
