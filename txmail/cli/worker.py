@@ -55,7 +55,8 @@ exit codes:
   0  it was told to stop; --once: nothing is due any more, or its limit or its
      time is over. What could not be sent is in the queue, see txmail doctor
   1  the tables are missing or of another version; --once: the queue cannot be
-     reached. Without --once it tries until it can
+     reached, or a route is paused and mail waits for it. Without --once it goes on
+     until it can
   2  wrong arguments or settings, or something that it needs is not there
 """
 
@@ -130,8 +131,26 @@ def _run(found: Settings, arguments: argparse.Namespace) -> Exit:
         worker = Worker(queue, ways, limit=arguments.limit, events=events)
         with metrics.serving(queue, events, arguments):
             if arguments.once:
-                return _work(worker, lambda: worker.run_once(arguments.seconds))
+                code = _work(worker, lambda: worker.run_once(arguments.seconds))
+                return code if code is not Exit.OK else _waits(queue, ways)
             return _work(worker, worker.run)
+
+
+def _waits(queue: Any, ways: Any) -> Exit:
+    """Whether mail waits for a route of this worker that does not work; says so."""
+    from ..queue.health import read_health
+    from ..worker.routing import Route
+
+    names = {w.name for w in ways if isinstance(w, Route)} if isinstance(ways, tuple) else set()
+    try:
+        health = read_health(queue.database)
+    except TxmailError as error:
+        complain("worker", error)
+        return Exit.FAILED
+    waiting = [r for r in health.routes if r.holds_up and r.name in (names or {"default"})]
+    for route in waiting:
+        complain("worker", str(route))
+    return Exit.FAILED if waiting else Exit.OK
 
 
 def _work(worker: Worker, work: Callable[[], object]) -> Exit:

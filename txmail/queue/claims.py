@@ -23,7 +23,16 @@ from .model import State
 from .owner import process_id
 from .processes import fates
 from .retry import DOUBT_DELAY, Settlement
-from .schema import IS_LATER, IS_LEASED, IS_PARKED, IS_READY, attempt, delivery
+from .schema import (
+    IS_DELAYED,
+    IS_LATER,
+    IS_LEASED,
+    IS_PARKED,
+    IS_READY,
+    LAST_MOMENT,
+    attempt,
+    delivery,
+)
 from .statements import move
 from .turns import DUE_OF_MESSAGE, Turns
 from .work import COLUMNS, Work, load, read
@@ -99,6 +108,12 @@ _PARK = (
     .where(delivery.c.id == sa.bindparam("number"), delivery.c.token == sa.bindparam("held"))
     .values(route=sa.bindparam("new_route"), begun=0, token=None, lease=None, process=None)
 )
+_DELAY = _PARK.values(
+    due=sa.bindparam("new_due"),
+    since=sa.func.coalesce(delivery.c.since, delivery.c.due),
+    code=sa.bindparam("new_code"),
+    reply=sa.bindparam("new_reply"),
+)
 
 
 @cache
@@ -115,6 +130,7 @@ def _settle(state: State) -> sa.Update:
             token=None,
             lease=None,
             process=None,
+            since=delivery.c.since if state is State.READY else None,
             **values,
         )
     )
@@ -198,11 +214,25 @@ def _wake(skip_locked: bool) -> sa.Update:
 _NEXT_READY = sa.select(sa.func.min(delivery.c.due)).where(
     IS_READY, delivery.c.priority == sa.bindparam("priority")
 )
-_PARKED = sa.select(sa.exists().where(IS_PARKED, delivery.c.route == sa.bindparam("which")))
+_PARKED = sa.select(
+    sa.exists().where(
+        *(IS_PARKED, delivery.c.route == sa.bindparam("which")),
+        delivery.c.due <= sa.bindparam("now"),
+    )
+)
 _PARKED_SINCE = sa.select(sa.func.min(delivery.c.due)).where(
     IS_PARKED,
     delivery.c.route == sa.bindparam("which"),
     delivery.c.priority == sa.bindparam("priority"),
+)
+_DELAYED = sa.select(sa.func.min(delivery.c.since)).where(IS_DELAYED)
+_LEASED = sa.select(sa.func.min(sa.func.coalesce(delivery.c.since, delivery.c.due))).where(
+    IS_LEASED
+)
+_WAITING_FOR = (
+    sa.select(delivery.c.route, sa.func.count().label("number"))
+    .where(IS_PARKED)
+    .group_by(delivery.c.route)
 )
 _NEXT_ROUTE = sa.select(sa.func.min(delivery.c.route)).where(
     IS_PARKED, delivery.c.route > sa.bindparam("which")
@@ -224,6 +254,29 @@ def _unpark(skip_locked: bool) -> sa.Update:
     )
     among = _is_among(some, skip_locked)
     return delivery.update().where(among).values(route=None, changed=sa.bindparam("new_changed"))
+
+
+@cache
+def _release(skip_locked: bool) -> sa.Update:
+    some = (
+        sa.select(delivery.c.id)
+        .where(IS_PARKED, delivery.c.route == sa.bindparam("which"))
+        .where(delivery.c.since.is_not(None), delivery.c.due > sa.bindparam("now"))
+        .order_by(delivery.c.priority, delivery.c.due)
+        .limit(sa.bindparam("limit"))
+    )
+    among = _is_among(some, skip_locked)
+    return (
+        delivery.update()
+        .where(among)
+        .values(
+            due=sa.case(
+                (delivery.c.since < sa.bindparam("now"), delivery.c.since),
+                else_=sa.bindparam("now"),
+            ),
+            changed=sa.bindparam("new_changed"),
+        )
+    )
 
 
 _NEXT_LATER = sa.select(sa.func.min(delivery.c.due)).where(IS_LATER)
@@ -401,8 +454,8 @@ def renew(connection: sa.Connection, tokens: Sequence[int], lease: int) -> int:
     return connection.execute(_RENEW, {"tokens": list(tokens), "new_lease": lease}).rowcount
 
 
-def park(connection: sa.Connection, works: Iterable[tuple[Work, str]], now: int) -> None:
-    """Give back what the routes of these names have no room for, until one has."""
+def park(connection: sa.Connection, works: Iterable[tuple[Work, str | None]], now: int) -> None:
+    """Give back what the routes of these names have no room for, until one has; or for anybody."""
     rows = [
         {"number": id_, "held": work.token, "new_route": route, "new_changed": now}
         for work, route in works
@@ -411,9 +464,38 @@ def park(connection: sa.Connection, works: Iterable[tuple[Work, str]], now: int)
     execute_many(connection, _PARK, rows)
 
 
-def is_parked(connection: sa.Connection, route: str) -> bool:
-    """True if something waits until the route of this name has room."""
-    return bool(connection.scalar(_PARKED, {"which": route}))
+def delay(
+    connection: sa.Connection, results: Iterable[tuple[int, int, Settlement, str | None]], now: int
+) -> int:
+    """Give back what routes of these names do not carry now; how many deliveries were written.
+
+    Each waits for its route, if there is one, until it is due, and since when it was due before is
+    not forgotten.
+    """
+    rows = [
+        {
+            "number": id_,
+            "held": token,
+            "new_route": route,
+            "new_due": made.due,
+            "new_code": made.code,
+            "new_reply": made.reply,
+            "new_changed": now,
+        }
+        for id_, token, made, route in results
+    ]
+    return execute_many(connection, _DELAY, rows)
+
+
+def release(connection: sa.Connection, route: str, now: int, limit: int = CHUNK) -> int:
+    """Let what waits for the route of this name be due, for it works; how many deliveries."""
+    values = {"which": route, "now": now, "limit": limit, "new_changed": now}
+    return connection.execute(_release(connection.dialect.name == "postgresql"), values).rowcount
+
+
+def is_parked(connection: sa.Connection, route: str, now: int = LAST_MOMENT) -> bool:
+    """True if something that is due waits until the route of this name has room."""
+    return bool(connection.scalar(_PARKED, {"which": route, "now": now}))
 
 
 def unpark(connection: sa.Connection, known: Collection[str], now: int) -> None:
@@ -529,14 +611,22 @@ def next_due(connection: sa.Connection) -> int | None:
 
 
 def oldest_due(connection: sa.Connection) -> int | None:
-    """What `next_due` says, of what waits for room on a route, too."""
+    """Since when the oldest delivery is due that was not sent, whatever its route has come to.
+
+    Later than now if there is none.
+    """
     times = [
         connection.scalar(_PARKED_SINCE, {"which": name, "priority": int(priority)})
         for name in waited_for(connection)
         for priority in Priority
     ]
-    times.append(next_due(connection))
+    times += [next_due(connection), connection.scalar(_DELAYED), connection.scalar(_LEASED)]
     return _first(times)
+
+
+def waiting_for(connection: sa.Connection) -> dict[str, int]:
+    """How many deliveries wait for each route that has no room for them, or does not work."""
+    return {row.route: row.number for row in connection.execute(_WAITING_FOR)}
 
 
 def _first(times: Iterable[Any]) -> int | None:

@@ -57,6 +57,22 @@ class RouteHealth:
     reason: str
     #: messages a second that are left to it because its server wanted less; None if it has not
     rate: float | None
+    #: how many deliveries wait for it
+    waiting: int = 0
+    #: seconds until it is tried again, 0.0 if it may be tried now
+    pause: float = 0.0
+
+    @property
+    def holds_up(self) -> bool:
+        """True if mail waits because it does not work."""
+        return self.state != routes.CLOSED and self.waiting > 0
+
+    def __str__(self) -> str:
+        """Why mail waits for it."""
+        return (
+            f"route {self.name} is paused, next try in {self.pause:.0f} s, "
+            f"{self.waiting} delivery(s) wait for it: {self.reason}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +84,8 @@ class Health:
     deliveries: dict[str, int]
     #: transactions of which nobody knows whether they have committed
     undecided: int
-    #: seconds for which the oldest due delivery has been due; 0.0 if none is
+    #: seconds for which the oldest unsent delivery has been due, whatever its route has come to;
+    #: 0.0 if none is
     oldest_due: float
     #: how many processes with a worker live
     workers: int
@@ -99,6 +116,8 @@ class Health:
                 found.append(
                     f"route {route.name} has failed {route.failures} times: {route.reason}"
                 )
+            elif route.holds_up:
+                found.append(str(route))
         return found
 
 
@@ -148,6 +167,7 @@ def _workers(connection: sa.Connection, now: int) -> int:
 
 
 def _routes(connection: sa.Connection, now: int) -> list[RouteHealth]:
+    waiting = claims.waiting_for(connection)
     return [
         RouteHealth(
             name,
@@ -155,6 +175,8 @@ def _routes(connection: sa.Connection, now: int) -> list[RouteHealth]:
             row.failures,
             row.reason or "",
             routes.limit(None, row.rate, row.slowed, now),
+            waiting.get(name, 0),
+            max(0.0, ((row.until or now) - now) / 1000),
         )
         for name, row in sorted(routes.read(connection).items())
     ]

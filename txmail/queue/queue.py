@@ -122,6 +122,8 @@ class Queue:
         self._found: list[IWitness] = []
         #: called when there is mail, by whatever thread has published it: must not block
         self.listeners: list[Callable[[], object]] = []
+        #: when a worker of this process has last looked, by `time.monotonic`; None if none has
+        self.attended: float | None = None
         self._listening = Listening(database, CHANNEL, self.wake)
         # By pid: a forked child decides about none of its parent's batches.
         self._processes: dict[int, _Process] = {}

@@ -36,6 +36,11 @@ _NEW = sa.text(
     " ON CONFLICT (name) DO NOTHING"
 )
 _READ = sa.select(route)
+_TRY = (
+    route.update()
+    .where(route.c.name == sa.bindparam("which"), route.c.changed == sa.bindparam("seen"))
+    .values(changed=sa.bindparam("now"))
+)
 _ALLOWANCE = (
     sa.select(route.c.allowance, route.c.refilled)
     .where(route.c.name == sa.bindparam("name"))
@@ -83,6 +88,16 @@ def write(
             "changed": now,
         },
     )
+
+
+def may_try(connection: sa.Connection, name: str, seen: int, now: int) -> bool:
+    """True if this process may try the paused route `name`, and no other does in this minute.
+
+    `seen` is when its row was changed, as it was read.
+    """
+    if 0 <= now - seen < ONCE_IN:
+        return False
+    return bool(connection.execute(_TRY, {"which": name, "seen": seen, "now": now}).rowcount)
 
 
 def read(connection: sa.Connection) -> dict[str, Any]:

@@ -162,6 +162,8 @@ delivery = _table(
     sa.Column("fields", sa.Text),
     #: the route that had no room for it: who has some, comes for it; null if nobody looked yet
     sa.Column("route", sa.Text),
+    #: since when it is due, if `due` was moved because its route failed
+    sa.Column("since", sa.BigInteger),
 )
 
 
@@ -175,6 +177,9 @@ _partial("delivery_bulk", IS_BULK, _d.priority, _d.message, _d.due, _d.id)
 #: What waits until its route has room, however much that is: other claims do not come by it.
 IS_PARKED = sa.and_(_d.state == sa.literal_column("'ready'"), _d.route.is_not(None))
 _partial("delivery_parked", IS_PARKED, _d.route, _d.priority, _d.due, _d.id)
+#: What would have been sent by now if its route had not failed.
+IS_DELAYED = sa.and_(_d.state == sa.literal_column("'ready'"), _d.since.is_not(None))
+_partial("delivery_delayed", IS_DELAYED, _d.since)
 #: What becomes ready by itself.
 IS_LATER = sa.and_(_one_of(_d.state, "deferred", "in_doubt"), _d.due.is_not(None))
 _partial("delivery_later", IS_LATER, _d.due, _d.id)

@@ -57,6 +57,12 @@ class Judge:
             return RetryPolicy(hold_doubt=self.holds_doubt).settle(outcome, now, **known)
         return made
 
+    def delays(self, result: Result, settled: Settlement) -> str | None:
+        """The name of the route that the delivery waits for because that does not work now."""
+        work, _, outcome = result
+        unsent = settled.state is State.READY and not settled.attempts
+        return work.lane.route.name if unsent and outcome.scope is Scope.ROUTE else None
+
     def tell(self, result: Result, settled: Settlement, now: int) -> Event:
         """The event for those who want to know."""
         work, place, outcome = result

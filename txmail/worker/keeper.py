@@ -53,6 +53,10 @@ _TOKEN_BITS = 63
 _PARK = -1.0
 
 
+#: A delivery, the token it is held by, and what it comes to.
+Settled = tuple[int, int, Settlement]
+
+
 @dataclass
 class _Written:
     """What one transaction has come to."""
@@ -111,6 +115,10 @@ class Keeper(Ledger):
         """From now on it is this process's, which may be a child of that which has made it."""
         self._pid = os.getpid()
         self._seats = Seats(self._lanes)
+
+    def go_on(self) -> None:
+        """It is not over when nothing is due: routes that are paused are tried once at first."""
+        self._traffic.begin()
 
     def bound(self) -> None:
         """Leave what becomes due from now on to others."""
@@ -219,10 +227,11 @@ class Keeper(Ledger):
 
     def _finds(self, connection: Any) -> bool:
         due = claims.next_due(connection)
-        if due is not None and due <= self._latest(self._queue.database.now(connection)):
+        now = self._latest(self._queue.database.now(connection))
+        if due is not None and due <= now:
             return True
         return any(
-            claims.is_parked(connection, lane.route.name)
+            claims.is_parked(connection, lane.route.name, now)
             for lane in self._lanes
             if not lane.high and self._has_room(lane)
         )
@@ -265,22 +274,18 @@ class Keeper(Ledger):
             made = [self._judge.settle(result, now) for result in results]
             made = claims.hold_repeated(connection, made, self._queue.doubt_retries)
             written = 0
-            for route, some in _by_route(results, made).items():
+            delayed, others = self._delayed(results, made)
+            for route, some in _by_route(others).items():
                 written += claims.settle(connection, some, now, route)
+            written += claims.delay(connection, delayed, now)
             self._news = [
                 self._judge.tell(result, settled, now)
                 for result, (_, _, settled) in zip(results, made, strict=True)
             ]
             if written < len(made):
                 self._news.append(ResultsRefused(self._queue.name, len(made) - written))
-            returned = [
-                (id_, work.token, Settlement(State.READY, now + int(s * 1000), 0, False, None, why))
-                for work, s, why in back
-                if s != _PARK
-                for id_ in work.ids
-            ]
-            claims.settle(connection, returned + self._over, now)
-            claims.park(connection, [(work, route) for work, s, route in back if s == _PARK], now)
+            claims.settle(connection, self._over, now)
+            self._give_back(connection, back, now)
             lease = lease_now + int(self._lease * 1000)
             gone = len(made) + sum(len(work.ids) for work, _, _ in back) + len(self._over)
             held = sum(self._held.values()) - gone
@@ -305,6 +310,39 @@ class Keeper(Ledger):
         ended = time.monotonic()
         self.pause_until = ended + (max(BREATH, ended - began) if database.is_sqlite else BREATH)
         return done
+
+    def _delayed(
+        self, results: list[Result], made: list[Settled]
+    ) -> tuple[list[tuple[int, int, Settlement, str | None]], list[tuple[Result, Settled]]]:
+        """What waits for routes that do not work now, and what was settled otherwise."""
+        delayed: list[tuple[int, int, Settlement, str | None]] = []
+        others: list[tuple[Result, Settled]] = []
+        for result, (id_, token, settled) in zip(results, made, strict=True):
+            route = self._judge.delays(result, settled)
+            if route is None:
+                others.append((result, (id_, token, settled)))
+            else:
+                delayed.append((id_, token, settled, route))
+        return delayed, others
+
+    def _give_back(self, connection: Any, back: list[tuple[Work, float, str]], now: int) -> None:
+        """Give back what was claimed: until its route has room, works again, or at once."""
+        claims.park(
+            connection,
+            [(work, why if s == _PARK else None) for work, s, why in back if s <= 0],
+            now,
+        )
+        later = [
+            (
+                *(id_, work.token),
+                Settlement(State.READY, now + int(s * 1000), 0, False, None, why),
+                work.lane.route.name if work.lane is not None else None,
+            )
+            for work, s, why in back
+            if s > 0
+            for id_ in work.ids
+        ]
+        claims.delay(connection, later, now)
 
     def _seat(self, connection: Any, begun: list[Work], room: int, now: int, lease: int) -> int:
         """See to it that lanes may connect that want to; for how many there is `room` then."""
@@ -515,10 +553,8 @@ class Keeper(Ledger):
         return self._batch * (3 if work.priority == Priority.HIGH else 2)
 
 
-def _by_route(
-    results: list[Result], made: list[tuple[int, int, Settlement]]
-) -> dict[str, list[tuple[int, int, Settlement]]]:
-    found: dict[str, list[tuple[int, int, Settlement]]] = {}
-    for (work, _, _), settled in zip(results, made, strict=True):
+def _by_route(made: list[tuple[Result, Settled]]) -> dict[str, list[Settled]]:
+    found: dict[str, list[Settled]] = {}
+    for (work, _, _), settled in made:
         found.setdefault(work.lane.route.name, []).append(settled)
     return found

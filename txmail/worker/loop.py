@@ -147,6 +147,8 @@ class Worker:
         end = None if seconds is None else time.monotonic() + seconds
         self._pid = os.getpid()
         self._ledger.start()
+        if not until_drained:
+            self._ledger.go_on()
         threads = [
             threading.Thread(
                 target=self._send_for, args=(lane,), name=f"txmail {lane.route.name}", daemon=True
@@ -175,7 +177,7 @@ class Worker:
         """Be the keeper."""
         pause = FIRST_PAUSE
         while not (self._stopped.is_set() or (stop is not None and stop.is_set())):
-            started = time.monotonic()
+            started = self._queue.attended = time.monotonic()
             if end is not None and started >= end:
                 return
             try:

@@ -124,6 +124,11 @@ def puts_off(outcome: Outcome) -> bool:
     return deferred and status is not None and (status.klass, status.subject) == (4, 7)
 
 
+def is_about_login(reason: str) -> bool:
+    """True if a route was left alone because of a login: trying it again may lock an account."""
+    return reason[:3] in ("534", "535", "538") or "not tried again for" in reason
+
+
 @dataclass(slots=True)
 class Circuit:
     """Whether a route is tried: not for a while after it has failed, longer each time."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from ..events import Event, RouteSlowed
-from ..queue import routes
+from ..queue import claims, routes
 from ..queue.work import Work
 from ..reply import printable
 from .lane import Lane
-from .routing import Circuit, Route
+from .routing import Circuit, Route, is_about_login
+
+log = logging.getLogger("txmail.worker")
 
 
 class Traffic:
@@ -22,6 +25,20 @@ class Traffic:
         self._lanes = lanes
         #: of which it is being written that their servers want less
         self._slowed: list[Circuit] = []
+        #: routes that are paused, and that this worker has not tried since it has begun
+        self._untried: set[str] = set()
+        #: routes that work again, and still have mail that waits as if they did not
+        self._recovered: set[str] = set()
+
+    def begin(self) -> None:
+        """A worker that goes on begins: a person may have mended what was wrong."""
+        self._untried = {lane.route.name for lane in self._lanes}
+
+    def release(self, connection: Any, now: int) -> None:
+        """Let some of what waits for routes that work again be due."""
+        for name in sorted(self._recovered):
+            if claims.release(connection, name, now) < claims.CHUNK:
+                self._recovered.discard(name)
 
     @property
     def has_news(self) -> bool:
@@ -76,6 +93,8 @@ class Traffic:
                 circuit.learned, circuit.slowed = row.rate, row.slowed
             if circuit.news:
                 circuit.news = False
+                if not circuit.open and not circuit.failures:
+                    self._recovered.add(lane.route.name)
                 state = routes.STOPPED if circuit.stopped else routes.OPEN
                 routes.write(
                     connection,
@@ -89,8 +108,24 @@ class Traffic:
             elif row is not None and row.state != routes.CLOSED and not circuit.open:
                 # Also if it may be tried again: how that ends matters to all.
                 left = ((row.until or now) - now) / 1000
+                if left > 0 and self._tries(connection, row, now, left):
+                    left = 0.0
                 circuit.adopt(left, row.failures, row.reason or "")
+            self._untried.discard(lane.route.name)
+        self.release(connection, now)
         return news
+
+    def _tries(self, connection: Any, row: Any, now: int, left: float) -> bool:
+        """True if the paused route of `row` is tried all the same, as it may have been mended."""
+        if row.name not in self._untried:
+            return False
+        reason = printable(row.reason or "")
+        if is_about_login(reason) or not routes.may_try(connection, row.name, row.changed, now):
+            log.warning("route %s is paused, next try in %.0f s: %s", row.name, left, reason)
+            return False
+        log.info("route %s was paused, and is tried now: %s", row.name, reason)
+        claims.release(connection, row.name, now, 1)
+        return True
 
     def _slow(self, connection: Any, lane: Lane, now: int) -> list[Event]:
         """Have the route of `lane` carry less, on all hosts."""

@@ -17,6 +17,8 @@ def upgrade() -> None:
     """Add the columns. Contents that are there have no digest, and go out without one."""
     op.add_column("txmail_message", sa.Column("digest", sa.LargeBinary()))
     op.add_column("txmail_message", sa.Column("not_before", sa.BigInteger()))
+    op.add_column("txmail_delivery", sa.Column("since", sa.BigInteger()))
+    _partial("delayed", ["since"], "state = 'ready' AND since IS NOT NULL")
     _index_the_impossible()
     op.add_column("txmail_slot", sa.Column("process", sa.String(32)))
     if op.get_bind().dialect.name != "sqlite":
@@ -38,16 +40,21 @@ def _index_the_impossible() -> None:
     moments = " OR ".join(f"{c} < 0 OR {c} > 253402300799999" for c in ("due", "changed"))
     states = "'staged', 'ready', 'sending', 'sent', 'deferred', 'failed', 'in_doubt', 'held', "
     states += "'cancelled', 'expired'"
-    condition = sa.text(
+    condition = (
         f"(state NOT IN ({states}))"
         f" OR {waiting} AND ((priority NOT IN (0, 1, 2)) OR {moments})"
         " OR state IN ('ready', 'deferred') AND due IS NULL"
         " OR state = 'sending' AND (lease IS NULL OR token IS NULL)"
     )
+    _partial("impossible", ["id"], condition)
+
+
+def _partial(name: str, columns: list[str], where: str) -> None:
+    condition = sa.text(where)
     op.create_index(
-        "ix_txmail_delivery_impossible",
+        f"ix_txmail_delivery_{name}",
         "txmail_delivery",
-        ["id"],
+        columns,
         sqlite_where=condition,
         postgresql_where=condition,
     )

@@ -1,0 +1,293 @@
+"""A18, A19: routes that are paused: who is told, for how long mail waits, who tries them again."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import transaction
+from commits import note
+from queues import OWN_QUEUES, OWN_SQLITE, kinds
+
+sa = pytest.importorskip("sqlalchemy")
+
+from workers import (  # noqa: E402
+    Clock,
+    Heard,
+    another,
+    change,
+    claim,
+    put,
+    put_many,
+    received,
+    wait_for,
+    working,
+)
+
+from txmail import Message, mailer_from_settings, transport_from_url  # noqa: E402
+from txmail.cli import main  # noqa: E402
+from txmail.queue import routes, schema  # noqa: E402
+from txmail.queue.health import read_health  # noqa: E402
+from txmail.testing import CLOSE, RESET, ScriptedServer, then  # noqa: E402
+from txmail.worker import keeper, run_once  # noqa: E402
+
+HOUR = 3600.0
+DOWN = then("421 4.3.2 down", CLOSE)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def app(kind, make_queue, clock):
+    return make_queue(kind, clock=clock)
+
+
+@pytest.fixture
+def smtp(server):
+    transport = transport_from_url(server.url)
+    yield transport
+    transport.close()
+
+
+@pytest.fixture(autouse=True)
+def verbose(caplog):
+    caplog.set_level(logging.INFO, "txmail")
+
+
+def oldest(app) -> float:
+    return read_health(app.queue.database).oldest_due
+
+
+# -- A19: for how long
+
+
+FAULTS = {"connect": DOWN, "EHLO": DOWN, "MAIL": DOWN, "RCPT": RESET}
+
+
+@pytest.mark.parametrize("verb", FAULTS)
+@kinds(*OWN_QUEUES)
+def test_a19_a_route_that_fails_makes_no_mail_younger(app, server, smtp, clock, verb):
+    """Kind: the age of what waits is measured by a time that each failure moves."""
+    server.on(verb, FAULTS[verb], times=None)
+    put_many(app, "n", 150)
+    for _ in range(4):
+        run_once(app.queue, smtp, clock=clock)
+        clock.advance(1000.0)
+    assert oldest(app) == pytest.approx(4000.0, abs=1.0)
+    assert read_health(app.queue.database).deliveries["ready"] == 150
+    server.clear()
+    assert run_once(app.queue, smtp, clock=clock) == 150
+    assert oldest(app) == 0.0
+
+
+@kinds(OWN_SQLITE)
+def test_a19_what_a_server_put_off_for_itself_counts_from_its_next_time(app, server, smtp, clock):
+    put(app, note("a"))
+    server.refuse("a@example.net", "450 4.2.0 greylisted")
+    run_once(app.queue, smtp)
+    due = app.deliveries()["a@example.net"].due / 1000
+    clock.now = due - 1
+    assert oldest(app) == 0.0
+    clock.now = due + 50
+    assert oldest(app) == pytest.approx(50.0, abs=1.0)
+    server.on("connect", DOWN, times=None)
+    for _ in range(3):
+        run_once(app.queue, smtp, clock=clock)
+        clock.advance(1000.0)
+    assert oldest(app) == pytest.approx(3050.0, abs=1.0)
+
+
+@kinds(OWN_SQLITE)
+def test_a19_what_is_for_later_counts_from_then_on(app, clock):
+    put(app, note("a"), not_before=clock.at(HOUR))
+    clock.advance(HOUR - 1)
+    assert oldest(app) == 0.0
+    clock.advance(61)
+    assert oldest(app) == pytest.approx(60.0, abs=1.0)
+
+
+@kinds(OWN_SQLITE)
+def test_a19_what_no_route_takes_grows_old_too(app, clock):
+    from txmail.worker import Route
+
+    route = Route.to("one", transport_from_url("memory:"), domains=["one.example"])
+    put(app, note("a"))
+    for _ in range(3):
+        run_once(app.queue, [route])
+        clock.advance(1000.0)
+    assert oldest(app) == pytest.approx(3000.0, abs=1.0)
+
+
+@kinds(OWN_SQLITE)
+def test_a19_what_a_worker_has_and_does_not_send_grows_old_too(app, clock):
+    put_many(app, "n", 5)
+    claim(app, 5, lease=10_000.0)
+    clock.advance(500.0)
+    assert oldest(app) == pytest.approx(500.0, abs=1.0)
+
+
+@kinds(*OWN_QUEUES)
+def test_a19_what_was_given_back_is_as_old_as_before(app, clock, server, smtp):
+    put_many(app, "n", 3)
+    clock.advance(100.0)
+    claim(app, 3, lease=10.0)
+    clock.advance(100.0)
+    server.on("connect", DOWN, times=None)
+    run_once(app.queue, smtp, clock=clock)
+    assert oldest(app) == pytest.approx(200.0, abs=1.0)
+
+
+# -- A19: who is told
+
+
+@pytest.fixture
+def queue_url(tmp_path):
+    return f"sqlite:///{tmp_path}/mail.db"
+
+
+def fill(url, count):
+    mailer = mailer_from_settings({"mail.url": "memory:", "mail.queue_url": url})
+    manager = transaction.TransactionManager()
+    with manager:
+        for number in range(count):
+            message = Message("News", [f"n{number}@example.com"], "...", sender="a@example.com")
+            mailer.bind(transaction_manager=manager).enqueue(message)
+    mailer.close()
+
+
+def test_a19_a_run_of_the_command_that_leaves_mail_behind_says_so(queue_url, capsys):
+    """500 mails, and a server that is down: it said "0 deliveries", and that all was well."""
+    fill(queue_url, 500)
+    with ScriptedServer() as server:
+        url = server.url
+    once = ["worker", "--once", "-q", "--queue-url", queue_url, "--url", url]
+    assert main(once) == 1
+    said = capsys.readouterr().err
+    assert "route default is paused, next try in " in said
+    assert "500 delivery(s) wait for it: cannot connect" in said
+    health = ["doctor", "--health", "--workers", "0", "--queue-url", queue_url]
+    assert main(health) == 1
+    assert "BAD  route default is paused" in capsys.readouterr().out
+    assert main(once) == 1
+
+
+def test_a19_a_run_that_sends_all_is_well(queue_url, server, capsys):
+    fill(queue_url, 3)
+    assert main(["worker", "--once", "--queue-url", queue_url, "--url", server.url]) == 0
+    assert main(["doctor", "--health", "--workers", "0", "--queue-url", queue_url]) == 0
+    # Nothing waits for it: that it fails is nobody's matter.
+    with ScriptedServer() as gone:
+        url = gone.url
+    assert main(["worker", "--once", "--queue-url", queue_url, "--url", url]) == 0
+    capsys.readouterr()
+
+
+@kinds(OWN_SQLITE)
+def test_a19_mail_that_waits_for_room_or_for_itself_is_no_failure(app, server, smtp):
+    put(app, note("a"))
+    server.refuse("a@example.net", "450 4.2.0 greylisted")
+    run_once(app.queue, smtp)
+    assert read_health(app.queue.database).problems(workers=0) == []
+
+
+# -- A18
+
+
+def paused(app, server, smtp, clock, *, minutes=10, state="open", reason="down"):
+    """A route that was left alone for long, a while ago."""
+    wanted = put_many(app, "n", 100)
+    server.on("connect", DOWN, times=None)
+    run_once(app.queue, smtp)
+    now = int(clock.now * 1000)
+    values = {"until": now + minutes * 60_000, "changed": now - 120_000, "reason": reason}
+    change(app, schema.route.update().values(state=state, failures=9, **values))
+    delivery = schema.delivery
+    change(app, delivery.update().values(due=now + minutes * 60_000))
+    return wanted
+
+
+@pytest.mark.parametrize("state", [routes.OPEN, routes.STOPPED])
+@kinds(*OWN_QUEUES)
+def test_a18_a_worker_that_begins_tries_a_paused_route_and_all_goes_out(
+    app, server, smtp, clock, state, monkeypatch
+):
+    """Kind: what was mended waits for the end of a pause, and nobody can say that it is mended."""
+    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    wanted = paused(app, server, smtp, clock, state=state)
+    server.clear()
+    with working(app.queue, smtp):
+        wait_for(lambda: app.queue.counts() == {"sent": 100}, "it waits for the end of the pause")
+    assert sorted(received(server)) == sorted(wanted)
+
+
+@kinds(OWN_SQLITE)
+def test_a18_a_worker_that_begins_in_vain_pauses_again_and_says_for_how_long(
+    app, server, smtp, clock, monkeypatch
+):
+    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    paused(app, server, smtp, clock)
+    before = len(server.connections)
+    with Heard("txmail") as heard, working(app.queue, smtp, clock=clock) as worker:
+        heard.wait_for("route default was paused, and is tried now: down")
+        heard.wait_for("route default failed, next try in ")
+        worker.wait_rounds(10)
+    assert len(server.connections) - before <= 2
+    assert app.queue.counts() == {"ready": 100}
+    (row,) = app.read(sa.select(schema.route))
+    assert (row.state, row.failures) == ("open", 10)
+
+
+@kinds(OWN_SQLITE)
+def test_a18_others_that_begin_within_a_minute_do_not(app, server, smtp, clock, monkeypatch):
+    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    paused(app, server, smtp, clock)
+    with Heard("txmail") as heard, working(app.queue, smtp, clock=clock):
+        heard.wait_for("route default failed, next try in ")
+        wait_for(lambda: app.read(sa.select(schema.route))[0].failures == 10, "it is not written")
+    before = len(server.connections)
+    queue = another(app)
+    for _ in range(3):
+        with Heard("txmail") as heard, working(queue, smtp, clock=clock) as worker:
+            heard.wait_for("route default is paused, next try in ")
+            worker.wait_rounds(3)
+    assert len(server.connections) == before
+    clock.advance(61.0)
+    with Heard("txmail") as heard, working(queue, smtp, clock=clock):
+        heard.wait_for("route default was paused, and is tried now")
+    queue.close()
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "535 5.7.8 wrong password",
+        "534 5.7.9 stronger",
+        "538 encryption",
+        "not tried again for 5 min",
+    ],
+)
+@kinds(OWN_SQLITE)
+def test_a18_a_login_that_was_refused_is_not_tried_by_a_restart(
+    app, server, smtp, clock, reason, monkeypatch
+):
+    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    paused(app, server, smtp, clock, state=routes.STOPPED, reason=reason)
+    before = len(server.connections)
+    with Heard("txmail") as heard, working(app.queue, smtp, clock=clock) as worker:
+        heard.wait_for("route default is paused, next try in 600 s")
+        worker.wait_rounds(3)
+    assert len(server.connections) == before
+
+
+@kinds(*OWN_QUEUES)
+def test_a18_a_run_keeps_the_pause(app, server, smtp, clock):
+    paused(app, server, smtp, clock)
+    server.clear()
+    before = len(server.connections)
+    assert run_once(app.queue, smtp, clock=clock) == 0
+    assert len(server.connections) == before
+    clock.advance(601.0)
+    assert run_once(app.queue, smtp, clock=clock) == 100
