@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
+import urllib.error
+import urllib.request
 
 import pytest
 import transaction
@@ -26,6 +29,8 @@ from workers import (  # noqa: E402
 
 from txmail import Message, mailer_from_settings, transport_from_url  # noqa: E402
 from txmail.cli import main  # noqa: E402
+from txmail.events import Events  # noqa: E402
+from txmail.exceptions import QueueUnavailable  # noqa: E402
 from txmail.queue import routes, schema  # noqa: E402
 from txmail.queue.health import read_health  # noqa: E402
 from txmail.testing import CLOSE, RESET, ScriptedServer, then  # noqa: E402
@@ -93,6 +98,7 @@ def test_a19_what_a_server_put_off_for_itself_counts_from_its_next_time(app, ser
     assert oldest(app) == 0.0
     clock.now = due + 50
     assert oldest(app) == pytest.approx(50.0, abs=1.0)
+    smtp.close()
     server.on("connect", DOWN, times=None)
     for _ in range(3):
         run_once(app.queue, smtp, clock=clock)
@@ -291,3 +297,52 @@ def test_a18_a_run_keeps_the_pause(app, server, smtp, clock):
     assert len(server.connections) == before
     clock.advance(601.0)
     assert run_once(app.queue, smtp, clock=clock) == 100
+
+
+# -- A19: probes
+
+
+@pytest.fixture
+def ask(make_queue):
+    """Ask for a page of a worker's metrics; the status."""
+    prometheus = pytest.importorskip("txmail.integrations.prometheus")
+    app = make_queue(OWN_SQLITE)
+    server = prometheus.serve(prometheus.Metrics(app.queue, Events()), 0)
+
+    def ask(page):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{page}") as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    ask.app = app
+    yield ask
+    server.stop()
+
+
+def test_a19_a_probe_that_would_start_it_again_does_not_ask_for_mail_servers(ask):
+    """What is down elsewhere is for people, and no reason to start a worker again."""
+    with ScriptedServer() as gone:
+        smtp = transport_from_url(gone.url)
+    put_many(ask.app, "n", 3)
+    with working(ask.app.queue, smtp):
+        wait_for(lambda: ask("/health") == 503, "it is called well")
+        assert ask("/live") == 200
+    assert ask("/live") == 200
+    smtp.close()
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0, 200), (60, 200), (119, 200), (121, 503)])
+def test_a19_a_worker_that_does_not_go_on_is_not_live(ask, seconds, status):
+    ask.app.queue.attended = time.monotonic() - seconds
+    assert ask("/live") == status
+
+
+def test_a19_a_queue_that_cannot_be_read_is_no_reason_to_start_again(ask, monkeypatch):
+    def fails(*_, **__):
+        raise QueueUnavailable("it is down")
+
+    monkeypatch.setattr(ask.app.queue.database, "read", fails)
+    assert (ask("/live"), ask("/health")) == (200, 503)

@@ -31,6 +31,7 @@ label has an address, a subject or a text of a server in it.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
@@ -53,6 +54,8 @@ from ..queue.health import MAX_AGE, Health, read_health
 from ..queue.queue import Queue
 from .bounded_server import Application, BoundedServer
 
+#: Seconds in which a worker looks at its queue at least once, even if that does not answer.
+_STALLED = 120.0
 #: Upper ends of the classes of `txmail_delivery_seconds`, in seconds: from at once to days.
 BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400, 432000)
 
@@ -116,6 +119,12 @@ class Metrics:
         """All of them as Prometheus reads them."""
         return generate_latest(self.registry)
 
+    @property
+    def is_live(self) -> bool:
+        """False if there is a worker in this process, and it does not go on."""
+        attended = self._queue.attended
+        return attended is None or time.monotonic() - attended < _STALLED
+
     def health(self) -> Health:
         """How the queue is. Raises `QueueUnavailable`."""
         return read_health(self._queue.database)
@@ -176,11 +185,13 @@ def serve(
     max_age: float = MAX_AGE,
     hosts: Iterable[str] = (),
 ) -> BoundedServer:
-    """Serve ``/metrics`` and ``/health`` at `host`; port 0 is any free one. Raises OSError.
+    """Serve ``/metrics``, ``/health`` and ``/live`` at `host`. Raises OSError.
 
-    ``/health`` is JSON: 200 if all is well and 503 if not, and its ``problems`` say what. `max_age`
-    is how many seconds mail may have been due. Requests have to be for a name of this machine, or
-    for one of `hosts`: see `BoundedServer`.
+    Port 0 is any free one. ``/health`` is JSON: 200 if all is well and 503 if not, and its
+    ``problems`` say what. ``/live`` is 200 while the worker of this process goes on, whatever the
+    mail servers do, and 503 once it has not for two minutes: then it helps to start it again.
+    `max_age` is how many seconds mail may have been due. Requests have to be for a name of this
+    machine, or for one of `hosts`: see `BoundedServer`.
     """
     return BoundedServer(_application(metrics, max_age), host, port, hosts=hosts)
 
@@ -189,6 +200,7 @@ def _application(metrics: Metrics, max_age: float) -> Application:
     pages: dict[str, Application] = {
         "/metrics": make_wsgi_app(metrics.registry),
         "/health": partial(_health, metrics, max_age),
+        "/live": partial(_live, metrics),
     }
 
     def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
@@ -196,7 +208,7 @@ def _application(metrics: Metrics, max_age: float) -> Application:
         if page is not None:
             return page(environ, start)
         return _answer(
-            start, "404 Not Found", "text/plain; charset=utf-8", b"/metrics or /health\n"
+            start, "404 Not Found", "text/plain; charset=utf-8", b"/metrics, /health or /live\n"
         )
 
     return application
@@ -213,6 +225,13 @@ def _health(
         found = {"problems": health.problems(max_age), **asdict(health)}
     status = "503 Service Unavailable" if found["problems"] else "200 OK"
     return _answer(start, status, "application/json", json.dumps(found).encode() + b"\n")
+
+
+def _live(metrics: Metrics, environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+    live = metrics.is_live
+    status = "200 OK" if live else "503 Service Unavailable"
+    said = "live" if live else f"the worker has done nothing for {_STALLED:.0f} seconds"
+    return _answer(start, status, "text/plain; charset=utf-8", f"{said}\n".encode())
 
 
 def _answer(start: Callable[..., Any], status: str, kind: str, body: bytes) -> list[bytes]:

@@ -238,6 +238,8 @@ class Queue:
     def neglect(self, listener: Callable[[], object]) -> None:
         """The end of `attend`."""
         self.listeners.remove(listener)
+        if not self.listeners:
+            self.attended = None
         self.closed(id(listener))
         if not self.listeners:
             self._listening.stop()

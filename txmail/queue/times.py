@@ -20,7 +20,7 @@ from .schema import IS_LATER, IS_PARKED, IS_READY, delivery, message
 #: How many deliveries that are due later are looked at in one step, of each kind.
 STEP = 1000
 
-_COLUMNS = (delivery.c.id, delivery.c.due, delivery.c.changed)
+_COLUMNS = (delivery.c.id, delivery.c.due, delivery.c.changed, delivery.c.since)
 
 
 def _coming(*conditions: Any) -> sa.Select[Any]:
@@ -33,7 +33,10 @@ def _coming(*conditions: Any) -> sa.Select[Any]:
         .subquery()
     )
     return (
-        sa.select(some.c.id, some.c.due, some.c.changed, message.c.created, message.c.not_before)
+        sa.select(
+            *(some.c.id, some.c.due, some.c.changed, some.c.since),
+            *(message.c.created, message.c.not_before),
+        )
         .join_from(some, message, message.c.id == some.c.message)
         .order_by(some.c.due)
     )
@@ -95,11 +98,11 @@ class Mender:
             {
                 "number": row.id,
                 "before": row.changed,
-                "new_due": _due(row, now, put_off=statement is _LATER),
+                "new_due": _due(row, now, put_off=statement is _LATER or row.since is not None),
                 "new_changed": now,
             }
             for row in rows
-            if _was_ahead(row, now + slack, put_off=statement is _LATER)
+            if _was_ahead(row, now + slack, put_off=statement is _LATER or row.since is not None)
         ]
 
 
