@@ -104,7 +104,11 @@ def _upgrade(database: Database) -> Exit:
 def _status(database: Database) -> Exit:
     from ..queue.schema import VERSION
 
-    found = database.table_version()
+    found = database.table_version(look=True)
+    if found is None and database.creates:
+        database.check_place()
+        _say(database, "there are no tables yet; they are made on first use")
+        return Exit.OK
     database.check(found)
     assert found is not None
     ours = found.number == VERSION
@@ -124,7 +128,7 @@ def _counts(database: Database) -> list[tuple[str, list[tuple[str, int]]]]:
 
     deliveries = sa.select(delivery.c.state, sa.func.count()).group_by(delivery.c.state)
     batches = sa.select(batch.c.state, sa.func.count()).where(IS_OPEN).group_by(batch.c.state)
-    with database.read() as connection:
+    with database.look() as connection:
         return [
             (
                 title,

@@ -172,10 +172,14 @@ def _of_queue(queue: Any, max_age: float, workers: int) -> Iterator[_Finding]:
     database = queue.database
     try:
         # Whoever only looks makes no file and no tables.
-        found = database.table_version()
+        found = database.table_version(look=True)
+        if found is None and database.creates:
+            database.check_place()
+            yield _Mark.OK, f"{database.name}: there are no tables yet; they are made on first use"
+            return
         database.check(found)
-        health = read_health(database)
-    except (QueueUnavailable, SchemaError) as error:
+        health = read_health(database, look=True)
+    except (ConfigurationError, QueueUnavailable, SchemaError) as error:
         yield _Mark.BAD, str(error)
         return
     finally:

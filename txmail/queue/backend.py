@@ -55,6 +55,12 @@ class Backend(Protocol):
     def engine(self) -> sa.Engine:
         """A new engine for this process, or the application's."""
 
+    def looking(self) -> sa.Engine | None:
+        """An engine whose connections change nothing; None if none do that only read."""
+
+    def check_place(self) -> None:
+        """Raise `ConfigurationError` if a store that is not there yet could not be made."""
+
     def begin(
         self, connection: sa.Connection, seconds: float, *, write: bool, durable: bool
     ) -> None:
@@ -123,6 +129,9 @@ class Backend(Protocol):
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep others from changing the tables until the transaction ends."""
+
+    def lock_room(self, connection: sa.Connection) -> None:
+        """Keep others from writing what counts against a limit until the transaction ends."""
 
     def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
         """See `Database.reserve`."""

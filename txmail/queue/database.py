@@ -31,6 +31,7 @@ from sqlalchemy import exc
 from . import postgresql, sqlite, version
 from .backend import Backend, StoreChanged, Waker
 from .block import Block, Turn
+from .forks import forks
 from .owner import Identity
 from .schema import metadata
 from .shared_sqlite import SharedSqlite
@@ -237,6 +238,37 @@ class Database:
         """
         return Block(self, timeout, write=False, durable=True, prepared=prepared)
 
+    @contextmanager
+    def look(self, timeout: float = PATIENCE) -> Iterator[sa.Connection]:
+        """A transaction that changes nothing at all: no file is made, no mode of one changed.
+
+        For whoever only wants to know. The tables may be missing. Raises what `read` raises.
+        """
+        engine = self._backend.looking()
+        if engine is None:
+            with self.read(timeout, prepared=False) as connection:
+                yield connection
+            return
+        me = object()
+        forks.enter(me)
+        try:
+            with self.errors(), engine.connect() as connection:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
+                connection.exec_driver_sql("BEGIN")
+                yield connection
+                connection.rollback()
+        finally:
+            forks.leave(me)
+
+    @property
+    def creates(self) -> bool:
+        """True if missing tables are made on first use. Raises `ConfigurationError`."""
+        return self._backend.creates
+
+    def check_place(self) -> None:
+        """Raise `ConfigurationError` if a file that is not there yet could not be made."""
+        self._backend.check_place()
+
     def abandon(self) -> None:
         """End what an exception out of the blue has kept this thread from ending."""
         process = self._processes.get(os.getpid())
@@ -374,11 +406,16 @@ class Database:
         found = self.table_version(timeout=timeout)
         return None if found is None else found.number
 
-    def table_version(self, *, timeout: float = PATIENCE) -> TableVersion | None:
-        """What `version` says, and which processes may go on with the tables."""
+    def table_version(
+        self, *, timeout: float = PATIENCE, look: bool = False
+    ) -> TableVersion | None:
+        """What `version` says, and which processes may go on with the tables.
+
+        With `look`, nothing at all is changed: see the method of that name.
+        """
         if not self._backend.exists():
             return None
-        with self.read(timeout, prepared=False) as connection:
+        with self.look(timeout) if look else self.read(timeout, prepared=False) as connection:
             return self.version_in(connection)
 
     def version_in(self, connection: sa.Connection) -> TableVersion | None:
@@ -386,6 +423,10 @@ class Database:
         if not self._backend.tables(connection):
             return None
         return TableVersion.of(self._backend.version_rows(connection))
+
+    def lock_room(self, connection: sa.Connection) -> None:
+        """Keep others from writing what counts against a limit until the transaction ends."""
+        self._backend.lock_room(connection)
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep other processes from changing the tables until the transaction ends."""

@@ -21,6 +21,12 @@ from .file_identity import SMALLEST
 
 log = logging.getLogger("txmail.queue")
 
+#: What is wrong with a folder, and what to do.
+_OPEN_TO_ALL = (
+    "anybody may write to this folder, and put another file in the place of the queue: take that "
+    "right away (chmod o-w), or let only owners delete files (chmod +t); a Kubernetes emptyDir "
+    "needs an initContainer that does it"
+)
 #: Held while a file is made.
 _making = threading.Lock()
 #: What is beside a database file, and is as secret.
@@ -30,20 +36,21 @@ _BESIDE = ("-wal", "-shm", "-journal")
 def guard(path: str, *, create: bool = True) -> None:
     """Make the file and its folders if they are missing; see to it that they are for us alone.
 
-    Without `create`, they are not made. Raises `ConfigurationError` for what others could have put
-    there, `QueueFull`, and `QueueUnavailable` if the disk fails or the file was cut to nothing.
+    Without `create`, they are not made. `tighten` takes the rights of others, once the file has
+    been looked into. Raises `ConfigurationError` for what others could have put there, `QueueFull`,
+    and `QueueUnavailable` if the disk fails or the file was cut to nothing.
     """
     system.require(f"sqlite:///{path}", "O_DIRECTORY", "geteuid")
     try:
         if create:
             make_private_folder(os.path.realpath(os.path.dirname(path)))
-        owner = _make_file(path) if create else _tighten(path, _owner(os.path.dirname(path)))
-        _check_cut(path)
+        owner = _make_file(path) if create else _check(path, _owner(os.path.dirname(path)))
+        check_cut(path)
         for suffix in _BESIDE:
             with suppress(FileNotFoundError):
-                _tighten(path + suffix, owner, 0)
+                _check(path + suffix, owner, 0)
     except WritableByAll as error:
-        raise _refused(error.filename, "anybody may write to this folder") from None
+        raise _refused(error.filename, _OPEN_TO_ALL) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise QueueFull(f"sqlite:///{path}: {error.strerror}") from None
@@ -57,12 +64,12 @@ def _make_file(path: str) -> int:
     if not os.path.lexists(path):
         _keep_log(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    # Nobody in this process opens it before our descriptor is closed: see `_tighten`.
+    # Nobody in this process opens it before our descriptor is closed: see `_check`.
     with _making:
         try:
             descriptor = os.open(path, flags, 0o600)
         except FileExistsError:
-            return _tighten(path, _owner(os.path.dirname(path)))
+            return _check(path, _owner(os.path.dirname(path)))
         try:
             os.fchmod(descriptor, 0o600)  # the umask may have taken some of it
         finally:
@@ -78,7 +85,7 @@ def _owner(path: str) -> int:
 def _keep_log(path: str) -> None:
     """Move the log of a file that is gone out of the way: SQLite would delete it."""
     with suppress(FileNotFoundError):
-        _tighten(f"{path}-wal", _owner(os.path.dirname(path)), 0)
+        _check(f"{path}-wal", _owner(os.path.dirname(path)), 0)
         if os.lstat(f"{path}-wal").st_size:
             set_log_aside(path)
 
@@ -93,7 +100,7 @@ def set_log_aside(path: str) -> None:
         os.unlink(f"{path}-shm")
 
 
-def _check_cut(path: str) -> None:
+def check_cut(path: str) -> None:
     """Raise `QueueUnavailable` if the file is empty and its log is not, which SQLite deletes."""
     with suppress(FileNotFoundError):
         if os.lstat(path).st_size < SMALLEST and os.lstat(f"{path}-wal").st_size:
@@ -103,8 +110,31 @@ def _check_cut(path: str) -> None:
             )
 
 
-def _tighten(path: str, *owners: int) -> int:
-    """Take the rights of all others; the id of the owner, who has to be we or one of `owners`.
+def tighten(path: str) -> None:
+    """Take the rights of all others to a file with only our mail in it, and what is beside it.
+
+    Raises OSError.
+    """
+    for name in (path, *(path + suffix for suffix in _BESIDE)):
+        with suppress(FileNotFoundError):
+            if stat.S_IMODE(os.lstat(name).st_mode) & 0o077:
+                os.chmod(name, 0o600)
+
+
+def check_place(path: str) -> None:
+    """Raise `ConfigurationError` if a file that is not there yet would be refused there."""
+    here = os.path.realpath(os.path.dirname(path))
+    while not os.path.lexists(here):
+        here = os.path.dirname(here)
+    mode = os.stat(here).st_mode
+    if not stat.S_ISDIR(mode):
+        raise _refused(here, "it is no folder")
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise _refused(here, _OPEN_TO_ALL)
+
+
+def _check(path: str, *owners: int) -> int:
+    """The id of the owner of a file, who has to be we or one of `owners`.
 
     Never opens the file: closing it would end the locks that SQLite has on it in this process, in
     another thread (POSIX fcntl). Between looking and changing only he and we could exchange it.
@@ -116,8 +146,6 @@ def _tighten(path: str, *owners: int) -> int:
         raise _refused(path, "it is no file")
     if status.st_uid not in (os.geteuid(), *owners):
         raise _refused(path, "it belongs to somebody else")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        os.chmod(path, 0o600)
     return status.st_uid
 
 

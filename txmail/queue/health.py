@@ -121,9 +121,12 @@ class Health:
         return found
 
 
-def read_health(database: Database) -> Health:
-    """How the queue in `database` is now. Raises `QueueUnavailable`, `SchemaError`."""
-    with database.read() as connection:
+def read_health(database: Database, *, look: bool = False) -> Health:
+    """How the queue in `database` is now. Raises `QueueUnavailable`, `SchemaError`.
+
+    With `look`, nothing at all is changed: see `Database.look`.
+    """
+    with database.look() if look else database.read() as connection:
         now = database.now(connection)
         due = claims.oldest_due(connection)
         undecided = sa.select(sa.func.count()).where(IS_OPEN, batch.c.state == BatchState.UNKNOWN)

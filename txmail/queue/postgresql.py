@@ -41,6 +41,8 @@ _NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
 _MANY = 5
 #: Held while tables are made or changed: "txmail" in ASCII, read as a number.
 _SCHEMA_LOCK = 0x74786D61696C
+#: Held while it is found out how much room there is, until what is written is committed.
+_ROOM_LOCK = _SCHEMA_LOCK + 1
 #: Seconds that the server has to say by itself that the time is over.
 _GRACE = 1.0
 #: SQLSTATEs: disk_full, out_of_memory.
@@ -116,6 +118,12 @@ class Postgresql:
             hide_parameters=True,
             use_native_hstore=False,  # asks the server at each connection
         )
+
+    def looking(self) -> sa.Engine | None:
+        return None  # reading changes nothing
+
+    def check_place(self) -> None:
+        """Nothing: none is made."""
 
     # -- transactions
 
@@ -203,6 +211,9 @@ class Postgresql:
 
     def lock_schema(self, connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+
+    def lock_room(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ROOM_LOCK})")
 
     def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
         found = connection.execute(_RESERVE, {"table": table.fullname, "count": count})

@@ -24,6 +24,7 @@ import sqlalchemy as sa
 
 from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable, SchemaError, TxmailError
 from .backend import LOOK, VERSION_ROWS
+from .file import check_place
 from .forks import forks
 from .kept import KeptConnections
 from .sqlite_file import SqliteFile, roll_back
@@ -104,6 +105,20 @@ class Sqlite:
             pool=KeptConnections(self._file.connect),
             hide_parameters=True,
         )
+
+    def looking(self) -> sa.Engine | None:
+        if self._file is None:
+            return None
+        return sa.create_engine(
+            "sqlite://",
+            creator=self._file.connect_to_look,
+            poolclass=sa.NullPool,
+            hide_parameters=True,
+        )
+
+    def check_place(self) -> None:
+        if self._path is not None:
+            check_place(self._path)
 
     # -- transactions
 
@@ -230,6 +245,9 @@ class Sqlite:
         return rows
 
     def lock_schema(self, connection: sa.Connection) -> None:
+        """Nothing: one process writes at a time."""
+
+    def lock_room(self, connection: sa.Connection) -> None:
         """Nothing: one process writes at a time."""
 
     def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:

@@ -7,15 +7,17 @@ empty one would hide that mail is lost. A file that is another one is used from 
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 import time
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 from ..exceptions import ConfigurationError, QueueUnavailable
 from .backend import StoreChanged
-from .file import guard, set_log_aside
+from .file import check_cut, guard, set_log_aside, tighten
 from .file_identity import FileIdentity
 
 log = logging.getLogger("txmail.queue")
@@ -139,7 +141,13 @@ class SqliteFile:
     def _set_up(self, connection: OpenedFile) -> None:
         # Octets that are no text spoil the row they are in, and not every query that finds it.
         connection.text_factory = _text
-        _switch_to_wal(connection)
+        if connection.execute(_OTHERS).fetchone():
+            # The application's: it stays as the application has it.
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            connection.wal = mode == "wal"
+        else:
+            tighten(self.path)
+            _switch_to_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA mmap_size = 0")
@@ -147,6 +155,22 @@ class SqliteFile:
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             # Cut the log when it begins anew, so that its size tells how much is in it.
             connection.execute("PRAGMA journal_size_limit = 0")
+
+    def connect_to_look(self) -> OpenedFile:
+        """A connection that changes nothing, nor makes a file. Raises `QueueUnavailable`."""
+        check_cut(self.path)
+        # With "ro" SQLite leaves a log behind where there was none.
+        mode = "ro" if os.path.lexists(f"{self.path}-wal") else "rw"
+        connection = sqlite3.connect(
+            f"file:{quote(self.path)}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=OpenedFile,
+        )
+        connection.text_factory = _text
+        connection.execute("PRAGMA query_only = ON")
+        return connection
 
     # -- still the same
 
@@ -244,11 +268,6 @@ def _text(octets: bytes) -> str:
 
 
 def _switch_to_wal(connection: OpenedFile) -> None:
-    if connection.execute(_OTHERS).fetchone():
-        # The application's: it is to be as the application has it.
-        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-        connection.wal = mode == "wal"
-        return
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:

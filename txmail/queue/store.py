@@ -25,6 +25,7 @@ from .retry import said, settlement
 from .schema import (
     IS_LATER,
     IS_LEASED,
+    IS_OPEN,
     IS_PARKED,
     IS_READY,
     attempt,
@@ -307,10 +308,19 @@ class Store:
 
     def check_room(self, connection: sa.Connection, limit: int, more: int) -> None:
         """Raise `QueueFull` if `more` deliveries would bring those that wait above `limit`."""
-        waiting = 0
+        # What others have staged is on its way into the queue, and may all commit.
+        staged = (
+            sa.select(delivery.c.id)
+            .select_from(batch)
+            .join(message, message.c.batch == batch.c.id)
+            .join(delivery, delivery.c.message == message.c.id)
+            .where(IS_OPEN, delivery.c.state == State.STAGED)
+        )
         # Each of these is read from an index that has nothing else in it.
-        for condition in (IS_READY, IS_PARKED, IS_LATER, IS_LEASED):
-            some = sa.select(delivery.c.id).where(condition).limit(limit + 1).subquery()
+        conditions = (IS_READY, IS_PARKED, IS_LATER, IS_LEASED)
+        waiting = 0
+        for chosen in (staged, *(sa.select(delivery.c.id).where(each) for each in conditions)):
+            some = chosen.limit(limit + 1).subquery()
             waiting += connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
         if waiting + more > limit:
             raise QueueFull(f"more than {limit} deliveries would wait, which is the queue's limit")
