@@ -21,7 +21,7 @@ from txmail.exceptions import (
     TransportError,
 )
 from txmail.reply import Reply
-from txmail.smtp import connecting, driver, names, server_memory
+from txmail.smtp import connecting, driver, names, pool, server_memory
 from txmail.smtp.connecting import Connector, interleaved
 from txmail.smtp.names import NameNotResolved, Resolver
 from txmail.smtp.trouble import Stage, concerns_connection
@@ -614,3 +614,29 @@ def test_a9_no_socket_stays_open(monkeypatch, silent):
     with pytest.raises(TransportError):
         Connector(resolver=Resolver()).connect("mx.example", 25, 0.1)
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("extensions", [CHUNKING, ()])
+def test_a8_one_that_has_been_idle_for_long_has_half_of_the_time_as_well(
+    tm, mailers, monkeypatch, extensions
+):
+    monkeypatch.setattr(pool, "VERIFY_AFTER", -1.0)
+    forgetful = Forgetful(extensions=extensions)
+    with RawServer(forgetful.serve) as raw:
+        mailer = mailers(raw, preflight="never", commit_timeout=1.0)
+        for number in range(2):
+            mailer.send(note(f"m{number}"))
+            tm.commit()
+    assert len(forgetful.limited.held) == 2
+
+
+def test_a5_a_connection_with_eight_refusals_is_not_kept():
+    """Kind: the next user of a connection pays for what the one before was refused."""
+    with ScriptedServer() as server, transport_to(server) as transport:
+        server.on("RCPT", "550 5.1.1 no such user", times=8)
+        session = transport.open()
+        given = [note(f"m{n}") for n in range(10)]
+        assert statuses(session.send(given)) == ["failed"] * 8 + ["accepted"] * 2
+        session.close()
+        transport.open().close()
+        assert len(server.connections) == 2

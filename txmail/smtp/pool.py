@@ -131,7 +131,8 @@ class Pool:
         now = self._clock()
         if now - session.used_at < VERIFY_AFTER:
             return True
-        return session.verify(min(VERIFY_TIMEOUT, deadline - now))
+        # Half of the time is left for a fresh one.
+        return session.verify(min(VERIFY_TIMEOUT, (deadline - now) / 2))
 
     def _worn(self, session: Session) -> bool:
         now = self._clock()

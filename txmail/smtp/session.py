@@ -29,7 +29,7 @@ from .options import Options
 from .preflight import ASKED_ENOUGH, NO_RESET, PROBES_LIMIT, Preflight
 from .progress import Source
 from .protocol import Protocol
-from .sending import FRESH, WINDOW, Sending
+from .sending import FRESH, REFUSALS_LIMIT, WINDOW, Sending
 from .server_memory import ServerMemory
 from .stream import Stream
 from .streaming import WINDOW_OCTETS
@@ -437,7 +437,7 @@ class Session:
         if sending.accepted:
             self._probes = self._inherited = 0
         self._chunking_failed = self._chunking_failed or sending.chunking_failed
-        self._tired = sending.tired
+        self._tired = sending.tired or sending.refusals >= REFUSALS_LIMIT
         self._past = sending.past
         self.memory.no_reset = self.memory.no_reset or sending.reset_failed
         if not self._protocol.idle:
@@ -493,6 +493,7 @@ class Session:
         False, and closed, if it does not.
         """
         reset = self._dirty
+        self.driver.proven = True  # there is `timeout` for it, and nothing else to be done
         group = Group([(Stage.RSET, commands.RSET) if reset else (Stage.NOOP, commands.NOOP)])
         with self.bounded(timeout):
             try:
