@@ -191,7 +191,7 @@ _SECTIONS = st.fixed_dictionaries({"DEFAULT": _LINES, "app:main": _LINES, "app:o
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     outer=_SECTIONS,

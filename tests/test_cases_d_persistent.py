@@ -226,7 +226,9 @@ connection.transaction_manager.commit()
 """
 
 
-@pytest.mark.parametrize(("key", "committed"), [("~t", True), ("!", False)])
+@pytest.mark.parametrize(
+    ("key", "committed"), [("~t", True), pytest.param("!", False, marks=pytest.mark.sweep)]
+)
 def test_d5_after_a_crash_the_witness_that_was_found_is_asked(shop, server, key, committed):
     """Kind: mail of a process that was killed waits for a person, although it could be known."""
     shop.db.close()

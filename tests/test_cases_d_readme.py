@@ -56,7 +56,8 @@ def test_d6_the_first_example_has_ten_lines():
     assert 10 <= len([line for line in code.splitlines() if line.strip()]) <= 11
 
 
-@pytest.mark.parametrize("url", ["memory:", "console:", "file:{folder}/mails"])
+@pytest.mark.parametrize("url", ["memory:", "file:{folder}/mails"])
+@pytest.mark.sweep
 def test_d6_the_first_example_runs_with_other_urls(url, tmp_path):
     """Kind: an example that works with the one thing that it was tried with."""
     code, _ = examples()[0]

@@ -69,7 +69,10 @@ def site_file(tmp_path, server):
     return Site(tmp_path, f"sqlite:///{tmp_path}/app.sqlite", server)
 
 
-@pytest.mark.parametrize("named_by", ["sqlalchemy.url", "mail.queue_engine_url"])
+@pytest.mark.parametrize(
+    "named_by",
+    ["sqlalchemy.url", pytest.param("mail.queue_engine_url", marks=pytest.mark.sweep)],
+)
 def test_d4_every_command_works_from_the_file_alone(site, named_by, server, capsys):
     """Kind: what a file says already has to be said once more, or waits for a request."""
     other = {"sqlalchemy.url": f"sqlite:////nowhere/{PASSWORD}"} if "mail" in named_by else {}
