@@ -57,7 +57,8 @@ class SharedSqlite(Sqlite):
 
     def __init__(self, engine: sa.Engine) -> None:
         super().__init__(engine=engine)
-        self.name = "sqlite:// (in memory)"
+        if engine.url.database in (None, "", ":memory:"):
+            self.name = "sqlite:// (in memory)"
         pool: Any = engine.pool
         self._borrowing = sa.create_engine(
             "sqlite://",
