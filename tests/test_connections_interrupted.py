@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import pickle
 import select
 import socket
@@ -155,6 +156,7 @@ class _Waiter:
     """What is waited for of a lane: its socket, and its time."""
 
     buffered = False
+    tick = math.inf
 
     def __init__(self, sock, left):
         self.driver = self.stream = self
