@@ -21,6 +21,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Any
 
 import idna
 
@@ -91,6 +92,18 @@ class Mailbox:
     address: Address
 
 
+def plain_text(value: Any) -> Any:
+    """`value`, or if it is of a type derived from `str` or `bytes`, what it is without that type.
+
+    A derived type may say one thing when it is checked, and another when it is written.
+    """
+    if isinstance(value, str) and type(value) is not str:
+        return str.__str__(value)
+    if isinstance(value, bytes) and type(value) is not bytes:
+        return bytes.__getitem__(value, slice(None))
+    return value
+
+
 class _Refused(Exception):
     """Why a text is not an address; becomes an `AddressError` that names its field."""
 
@@ -103,7 +116,7 @@ def parse_address(text: str, *, field: str = "address") -> Address:
     if not isinstance(text, str):
         raise AddressError("a string is needed", field=field, value=text)
     try:
-        return _parse(text if type(text) is str else str.__str__(text))
+        return _parse(plain_text(text))
     except _Refused as refused:
         raise AddressError(str(refused), field=field, value=text) from None
 
@@ -118,7 +131,7 @@ def parse_domain(text: str, *, field: str = "domain") -> str:
         problem = f"the domain is longer than {MAX_DOMAIN} octets"
         raise AddressError(problem, field=field, value=text)
     try:
-        return _domain(text)
+        return _domain(plain_text(text))
     except _Refused as refused:
         raise AddressError(str(refused), field=field, value=text) from None
 
@@ -133,7 +146,11 @@ def parse_mailbox(value: str | tuple[str, str] | Mailbox, *, field: str = "addre
     Raises `AddressError`, naming `field`, for anything else: groups, lists, comments.
     """
     if isinstance(value, Mailbox):
-        return value
+        # Whoever made it, what is sent has been checked.
+        address = parse_address(plain_text(value.address.text), field=field)
+        return Mailbox(_name(value.display_name, field), address)
+    if isinstance(value, str):
+        value = str(plain_text(value))
     if isinstance(value, tuple):
         if len(value) != 2 or not all(isinstance(part, str) for part in value):
             raise AddressError("a pair of name and address is needed", field=field, value=value)
@@ -154,9 +171,10 @@ def parse_mailbox(value: str | tuple[str, str] | Mailbox, *, field: str = "addre
 
 
 def _name(name: str, field: str) -> str:
+    name = plain_text(name)
     if _NOT_IN_NAMES.search(name):
         raise AddressError("a control character in the name", field=field, value=name)
-    return str.__str__(name)
+    return name
 
 
 @lru_cache(maxsize=_CACHE_SIZE)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from .address import parse_address
+from .address import parse_address, plain_text
 from .exceptions import AddressError, InvalidMessage
 from .reply import Reply
 
@@ -171,6 +171,7 @@ class Envelope:
     def __post_init__(self) -> None:
         if not isinstance(self.content, bytes):
             raise InvalidMessage("octets are needed", field="content", value=self.content)
+        object.__setattr__(self, "content", plain_text(self.content))
         null = self.sender is None or self.sender in ("", NULL_SENDER)
         sender = None if null else parse_address(self.sender, field="sender")
         utf8 = sender is not None and sender.needs_smtputf8
@@ -181,7 +182,7 @@ class Envelope:
             mailbox = (address.local, address.domain.lower())
             if mailbox not in paths:
                 paths[mailbox] = address.path
-                texts.append(recipient)
+                texts.append(address.text)
             utf8 = utf8 or address.needs_smtputf8
         set_ = object.__setattr__
         set_(self, "sender", sender.text if sender else "")
@@ -197,7 +198,7 @@ class Envelope:
         made = object.__new__(Envelope)
         for name in ("sender", "recipients", "reverse_path", "forward_paths"):
             object.__setattr__(made, name, getattr(self, name))
-        object.__setattr__(made, "content", content)
+        object.__setattr__(made, "content", plain_text(content))
         made._describe(not b"".join((self.reverse_path, *self.forward_paths)).isascii())
         return made
 

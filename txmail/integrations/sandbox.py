@@ -176,7 +176,7 @@ def _finalize(context: _Context, value: Any) -> Any:
     """`value` as it is written; escaping comes after."""
     if isinstance(value, Undefined):
         return value
-    context.spend(VALUE + length(value) * _ESCAPED)
+    context.spend(VALUE + length(value))
     return _as_written(value)
 
 

@@ -18,7 +18,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from ..address import Mailbox
+from ..address import Mailbox, plain_text
 from ..envelope import Envelope, pass_gate
 from ..exceptions import FieldError
 from . import gate
@@ -33,7 +33,7 @@ from .places import Body, Filled, NotPlain, Places, constant, has_fields, plain
 from .related import UNKNOWN, content_ids
 from .render import body_of, headers_of, message_id_of
 from .template import MailboxTemplate, Template, UriTemplate
-from .writer import Part, header_names, write
+from .writer import Part, check_headers, header_names, write
 
 _MARKUP = re.compile("[&<>\"']")
 _STAND_IN_ID = "<x@example.com>"
@@ -123,6 +123,7 @@ class _Plan:
         names = [header.partition(":")[0] for header in headers]
         self._names = names + header_names(part)
         # What does not change passes the gate now.
+        check_headers(part)
         content, boundaries = write(headers, part, _STAND_IN_ID)
         gate.check(content, intended_headers=self._names, boundaries=boundaries)
 
@@ -148,6 +149,7 @@ class _Plan:
         values, together = self._places.values(fields)
         mailbox = mailbox_of(recipient, "recipients")
         if message_id is not None:
+            message_id = plain_text(message_id)
             check_value(message_id, "message_id")
         message_id = message_id_of(message_id, self._author)
         headers = self._headers.of(values, mailbox, message_id, date)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from ..address import Mailbox, parse_address, parse_mailbox
+from ..address import Mailbox, parse_address, parse_mailbox, plain_text
 from ..envelope import NULL_SENDER
 from ..exceptions import AddressError, FieldError, InvalidMessage
 from .headers import check_value
@@ -105,6 +105,7 @@ def overriding(recipients: Iterable[Entry]) -> list[Mailbox]:
 
 def reverse_path(sender: Entry, field: str = "sender") -> str:
     """The envelope's sender: an addr-spec, or the empty string if `sender` is ``"<>"``."""
+    sender = plain_text(sender)
     if isinstance(sender, str) and sender == NULL_SENDER:
         return ""
     if isinstance(sender, str) and not sender.endswith(">"):

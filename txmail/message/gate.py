@@ -12,9 +12,10 @@ nothing of how the octets came about, except what its caller says was intended.
    UTF-8 (RFC 6532).
 5. A delimiter line of a multipart occurs exactly as often as the writer meant to write it, compared
    by its beginning as RFC 2046 section 5.1.1 wants: were a boundary in a body, there would be more.
-   This needs no parsing and is told by whoever wrote the message; a ready envelope's multiparts
-   are its maker's concern.
-6. The bounds below.
+   This needs no parsing and is told by whoever wrote the message.
+6. No multipart has the boundary of one that it is in, be it in an attached message, and no header
+   of a part decodes to a control character (`txmail.message.structure`).
+7. The bounds below.
 
 Time is linear in the size of the content: a few scans in C over all of it, and for the headers,
 whose names are much the same from one message to the next, what was found out about a list of names
@@ -31,6 +32,7 @@ from functools import lru_cache
 from ..envelope import header_section
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from .headers import ADDRESS_HEADERS, FORBIDDEN_BUT_TAB, MAX_HEADERS, hides_address, hides_controls
+from .structure import check_parts
 
 #: Octets of a whole message.
 MAX_CONTENT = 25 * 1024 * 1024
@@ -81,7 +83,8 @@ def check(
     if len(content) > MAX_CONTENT:
         raise MessageTooLarge(f"more than {MAX_CONTENT} octets", field="content")
     _check_lines(content)
-    names = _check_headers(header_section(content))
+    section = header_section(content)
+    names = _check_headers(section)
     if intended_headers is not None and names != _lowered(tuple(intended_headers)):
         raise BadHeaders("the headers are not the intended ones", field="content")
     if boundaries:
@@ -91,6 +94,8 @@ def check(
                     "the boundary of a multipart is in a body, or in front of or behind its parts"
                 )
                 raise InvalidMessage(problem, field="content", value=boundary)
+    if b"content-type" in names:
+        check_parts(content, section)
 
 
 def _check_lines(content: bytes) -> None:

@@ -62,6 +62,12 @@ _NO_ASCII = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 
+_FIELD_TEXT = rb"[\t -~\x80-\xff]*+"
+_FIELD = re.compile(
+    rb"([!-9;-~]++):(%b(?:\r\n[\t ]++[!-~\x80-\xff]%b)*+)\r\n" % (_FIELD_TEXT, _FIELD_TEXT)
+)
+_FOLD = re.compile(rb"\r\n(?=[ \t])")
+
 #: Codecs of Python that are no charset of MIME: escapes that unfold, or time without bound.
 _NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 
@@ -94,6 +100,26 @@ def check_value(text: str, field: str, *, tab: bool = False, parameter: bool = F
         raise BadHeaders("decodes to a control character", field=field, value=text)
     if parameter and "%" in text and _bad(unquote_to_bytes(text), "utf-8"):
         raise BadHeaders("decodes to a control character", field=field, value=text)
+
+
+def check_field(
+    name: str, octets: bytes, problem: str = "it would not come out as one header"
+) -> None:
+    """Raise `BadHeaders` unless `octets` are one header called `name`, which hides nothing.
+
+    That is the last look at a header of a part, whatever has written it.
+    """
+    found = _FIELD.fullmatch(octets)
+    if found is None or found[1] != name.encode("ascii", "replace"):
+        raise BadHeaders(problem, field=name)
+    if octets.isascii() and b"=?" not in octets and b"%" not in octets:
+        return
+    try:
+        text = _FOLD.sub(b"", found[2]).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadHeaders("neither ASCII nor UTF-8", field=name) from None
+    if FORBIDDEN_BUT_TAB.search(text) or hides_controls(text):
+        raise BadHeaders("decodes to a control character or line separator", field=name)
 
 
 def looks_encoded(text: str) -> bool:

@@ -29,6 +29,7 @@ from .entries import (
 )
 from .headers import HEADER_NAME, MAX_HEADERS, MAX_NAME, check_value
 from .lists import ARGUMENTS, has_list_headers, list_headers
+from .plain import plain_copy
 from .render import People, calendar_text, render
 
 
@@ -186,17 +187,18 @@ class Message:
 
     def is_bad_headers(self) -> bool:
         """True if a header has a name or a value that must not be sent."""
-        replies = self.reply_to if isinstance(self.reply_to, list) else [self.reply_to]
+        own = plain_copy(self)
+        replies = own.reply_to if isinstance(own.reply_to, list) else [own.reply_to]
         entries: dict[str, list[Any]] = {
-            "sender": [self.sender],
-            "envelope_sender": [self.envelope_sender],
-            "recipients": self.recipients,
-            "cc": self.cc,
-            "bcc": self.bcc,
+            "sender": [own.sender],
+            "envelope_sender": [own.envelope_sender],
+            "recipients": own.recipients,
+            "cc": own.cc,
+            "bcc": own.bcc,
             "reply_to": replies,
         }
         try:
-            self._check_headers()
+            own._check_headers()
             for field, of_field in entries.items():
                 for entry in of_field:
                     check_entry(entry, field)
@@ -211,15 +213,17 @@ class Message:
         header, `AddressError` for an address that is not one, `MessageTooLarge` beyond the bounds;
         each names the argument.
         """
-        self.people(None)
-        for part in (self.body, self.html, self.calendar, *self.attachments):
+        own = plain_copy(self)
+        own.people(None)
+        for part in (own.body, own.html, own.calendar, *own.attachments):
             if isinstance(part, Attachment):
                 part.validate()
 
     def to_message(self) -> EmailMessage:
         """The message as the standard library reads it. Raises what `validate` raises."""
         self.validate()
-        content = render(self, self.people(None))
+        own = plain_copy(self)
+        content = render(own, own.people(None))
         return email.message_from_bytes(content, policy=email.policy.SMTP)
 
     def to_envelope(
@@ -236,11 +240,12 @@ class Message:
         message without one. `html_to_text`, an `IHtmlToText`, makes the text of a message that has
         HTML only.
         """
-        people = self.people(default_sender)
+        own = plain_copy(self)
+        people = own.people(default_sender)
         chosen = people.everybody if recipients is None else overriding(recipients)
-        content = render(self, people, html_to_text)
+        content = render(own, people, html_to_text)
         if sender is None:
-            sender = self.envelope_sender
+            sender = own.envelope_sender
         path = people.author.address.text if sender is None else reverse_path(sender)
         return pass_gate(Envelope(path, tuple([m.address.text for m in chosen]), content))
 

@@ -32,7 +32,7 @@ from .fields import MAILBOX_LISTS, header, mailbox_header, text_header
 from .lists import has_list_headers, list_headers
 from .related import content_ids
 from .transfer import crlf_text, encode_text
-from .writer import Part, header_names, multipart, write
+from .writer import Part, check_headers, header_names, multipart, write
 
 if TYPE_CHECKING:
     from .message import Message
@@ -80,6 +80,7 @@ def render(
     message_id = message_id_of(message.message_id, people.author)
     headers = headers_of(message, people, message_id)
     names = [line.partition(":")[0] for line in headers] + header_names(part)
+    check_headers(part)
     content, boundaries = write(headers, part, message_id)
     gate.check(content, intended_headers=names, boundaries=boundaries)
     return content

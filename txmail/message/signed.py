@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 from ..exceptions import BadHeaders, InvalidMessage, TxmailError
 from .gate import MAX_LINE
-from .headers import ADDRESS_HEADERS, FORBIDDEN_BUT_TAB, hides_controls
+from .headers import ADDRESS_HEADERS, check_field
 from .stdlib_headers import groups_of
 from .transfer import carries, crlf
 
@@ -33,10 +33,7 @@ AnyMessage: TypeAlias = "Message[Any, Any]"
 SIGNATURES = frozenset({"dkim-signature", "arc-message-signature", "domainkey-signature"})
 
 _ENVELOPE = "sign the octets that are sent, and hand them in as an Envelope"
-_TEXT = rb"[\t -~\x80-\xff]*+"
-_FIELD = re.compile(rb"([!-9;-~]++):(%b(?:\r\n[\t ]++[!-~\x80-\xff]%b)*+)\r\n" % (_TEXT, _TEXT))
 _LINE_END = re.compile(r"\r?\n")
-_FOLD = re.compile(rb"\r\n(?=[ \t])")
 _COVERED = re.compile(r"(?:^|;)\s*h\s*=([^;]*)", re.IGNORECASE | re.ASCII)
 
 
@@ -136,7 +133,7 @@ class _Watching:
 
     def fold_binary(self, name: str, value: Any) -> bytes:
         folded: bytes = super().fold_binary(name, value)  # type: ignore[misc]
-        _check_field(name, folded)
+        check_field(name, folded, "the standard library does not write it as one header")
         return folded
 
 
@@ -158,16 +155,3 @@ def _addresses(name: str, value: Any) -> list[str] | None:
     except TxmailError:
         return None
     return [mailbox.address.addr_spec for _, mailboxes in groups for mailbox in mailboxes]
-
-
-def _check_field(name: str, folded: bytes) -> None:
-    """Raise `BadHeaders` unless `folded` is one header called `name` that hides nothing."""
-    found = _FIELD.fullmatch(folded)
-    if found is None or found[1] != name.encode("ascii"):
-        raise BadHeaders("the standard library does not write it as one header", field=name)
-    try:
-        text = _FOLD.sub(b"", found[2]).decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadHeaders("neither ASCII nor UTF-8", field=name) from None
-    if FORBIDDEN_BUT_TAB.search(text) or hides_controls(text):
-        raise BadHeaders("decodes to a control character or line separator", field=name)

@@ -24,6 +24,7 @@ from . import gate
 from .entries import Entry, overriding, reverse_path
 from .fields import mailbox_header
 from .headers import check_name, check_value, has_ascii_line_ends
+from .plain import make_plain
 from .render import new_date, new_message_id
 from .signed import AnyMessage, check_coverage, is_signed_message, is_signed_part
 from .stdlib_costs import Purse
@@ -64,17 +65,20 @@ def _envelope(
     recipients: Iterable[Entry] | None,
     default_sender: Entry | None,
 ) -> Envelope:
+    for _ in _walk(message):
+        pass  # no more than may be, before it is copied
+    own = copy.deepcopy(message)
     purse = Purse()
     signed = False
-    for part in _walk(message):
+    for part in _walk(own):
+        make_plain(part)
         purse.pay(part)
         _check_part(part)
         signed = signed or is_signed_message(part) or is_signed_part(part)
     if signed:
         # The standard library writes them, for which it parses them all.
-        for part in _walk(message):
+        for part in _walk(own):
             purse.pay(part, all_headers=True)
-    own = copy.deepcopy(message)
     if "From" not in own and default_sender is not None:
         author = parse_mailbox(default_sender, field="default_sender")
         _add(own, "From", mailbox_header("From", [author])[6:-2])

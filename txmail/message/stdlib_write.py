@@ -10,6 +10,7 @@ from email.policy import Policy
 from typing import Any
 
 from ..exceptions import InvalidMessage
+from .headers import check_field
 from .signed import AnyMessage, is_signed_message, is_signed_part, signed_body, signed_message
 from .stdlib_headers import written
 from .transfer import crlf
@@ -39,7 +40,10 @@ def _write_part(
     if is_signed_message(part):
         chunks.append(signed_message(part, policy))
         return
-    chunks += [written(name, value, utf8=utf8) for name, value in part.raw_items()]
+    for name, value in part.raw_items():
+        octets = written(name, value, utf8=utf8)
+        check_field(name, octets)
+        chunks.append(octets)
     chunks.append(b"\r\n")
     payload: Any = vars(part).get("_payload")
     if not isinstance(payload, list):

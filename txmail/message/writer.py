@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ..exceptions import MessageTooLarge
 from .fields import fold
 from .gate import MAX_CONTENT
+from .headers import check_field
 
 
 class Part(NamedTuple):
@@ -34,6 +35,14 @@ def header_names(part: Part) -> list[str]:
     if part.parts:
         return ["Content-Type"]
     return [header.partition(":")[0] for header in part.headers]
+
+
+def check_headers(part: Part) -> None:
+    """Raise `BadHeaders` if a header of `part`, or of a part in it, would not come out as one."""
+    for header in part.headers:
+        check_field(header.partition(":")[0], header.encode())
+    for child in part.parts:
+        check_headers(child)
 
 
 def write(headers: Sequence[str], part: Part, message_id: str) -> tuple[bytes, dict[bytes, int]]:

@@ -1,0 +1,72 @@
+"""Plain copies of what is handed in: nothing in them is of a type derived from text or octets.
+
+A type derived from `str` or `bytes` may say one thing when it is checked, and another when it is
+written. So all is copied at the door, and what was checked is what is written.
+"""
+
+from __future__ import annotations
+
+import copy
+from email.header import Header
+from email.message import Message
+from itertools import chain
+from typing import Any, TypeVar
+
+from ..address import plain_text
+
+_T = TypeVar("_T")
+
+#: Types that are what they seem.
+_HARMLESS = frozenset({str, bytes, int, bool, type(None)})
+
+
+def plain_copy(value: _T) -> _T:
+    """A copy of `value`, a `txmail.Message` or `txmail.Attachment`, with plain values in it."""
+    made = object.__new__(type(value))
+    own, new = vars(value), vars(made)
+    new.update(own)
+    for name, kind in zip(own, list(map(type, own.values())), strict=True):
+        if kind not in _HARMLESS:
+            new[name] = _plain(own[name])
+    return made
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if kind in _HARMLESS or (kind in (list, dict, tuple) and _is_plain(value)):
+        return value if kind in _HARMLESS else copy.copy(value)
+    if isinstance(value, (str, bytes)):
+        return plain_text(value)
+    if isinstance(value, list):
+        return [_plain(one) for one in list.__iter__(value)]
+    if isinstance(value, tuple):
+        return tuple([_plain(one) for one in tuple.__iter__(value)])
+    if isinstance(value, dict):
+        return {_plain(key): _plain(one) for key, one in dict.items(value)}
+    return plain_copy(value) if hasattr(value, "to_part") else value
+
+
+def _is_plain(values: Any) -> bool:
+    """True if there is nothing in `values` that has to be copied. Calls nothing for each."""
+    if type(values) is dict:
+        return _HARMLESS.issuperset(map(type, values)) and _is_plain([*values.values()])
+    if values and type(values[0]) is tuple and {tuple}.issuperset(map(type, values)):
+        values = chain.from_iterable(values)
+    return _HARMLESS.issuperset(map(type, values))
+
+
+def make_plain(part: Message[Any, Any]) -> None:
+    """Make the headers and the body of `part`, a copy of a message of the standard library, plain.
+
+    Headers that the standard library has parsed stay: what is written of them is looked at again.
+    """
+    own = vars(part)
+    own["_headers"] = [
+        (
+            plain_text(name),
+            value if isinstance(value, Header) or hasattr(value, "defects") else plain_text(value),
+        )
+        for name, value in part.raw_items()
+    ]
+    for name in ("_payload", "preamble", "epilogue"):
+        own[name] = plain_text(own.get(name))
