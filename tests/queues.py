@@ -239,12 +239,22 @@ class Door:
         parsed = sa.make_url(url)
         self._behind = f"{parsed.query['host']}/.s.PGSQL.{parsed.port or 5432}"
         self._sockets: list[socket.socket] = []
+        self._mute: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._address = self._listener.getsockname()
         open_ = parsed.set(host="127.0.0.1", port=self._address[1], query={})
         self.url = open_.render_as_string(hide_password=False)
         #: the reply to what has these octets in it does not arrive, and the connection ends
         self.swallow = b""
+        #: what has these octets in it does not arrive, and the connection ends
+        self.refuse = b""
+        #: what has these octets in it arrives when `released` is set; the connection ends before
+        self.delay = b""
+        self.released = threading.Event()
+        #: the reply to what has these octets in it does not arrive, and nobody hears of that
+        self.silence = b""
+        #: called when the connection is about to be ended for one of these
+        self.happened = lambda: None
         self._listen()
 
     def _listen(self) -> None:
@@ -268,18 +278,36 @@ class Door:
             while octets := source.recv(65536):
                 if asks and self.swallow and self.swallow in octets:
                     self.swallow = b""
+                    self.happened()
                     source.shutdown(socket.SHUT_RDWR)
                     # The server gets to do what it was told before it sees the end.
-                target.sendall(octets)
+                if asks and self.refuse and self.refuse in octets:
+                    self.refuse = b""
+                    self.happened()
+                    break
+                if asks and self.delay and self.delay in octets:
+                    self.delay = b""
+                    self.happened()
+                    source.shutdown(socket.SHUT_RDWR)
+                    self.released.wait(20)
+                if asks and self.silence and self.silence in octets:
+                    self.silence = b""
+                    self._mute.add(source)
+                if target not in self._mute:
+                    target.sendall(octets)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def shut(self) -> None:
-        """Like a server that has stopped: nobody gets in, and who was in is thrown out."""
+    def stop(self) -> None:
+        """Nobody gets in any more."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+    def shut(self) -> None:
+        """Like a server that has stopped: nobody gets in, and who was in is thrown out."""
+        self.stop()
         for end in self._sockets:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

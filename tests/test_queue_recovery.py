@@ -19,7 +19,7 @@ from queues_machine import Killed, Life, MortalTransport, Reader
 from zope.interface import implementer
 
 from txmail import Mailer, transport_from_url
-from txmail.exceptions import IllegalMove, QueueUnavailable
+from txmail.exceptions import IllegalMove, QueueInDoubt, QueueUnavailable
 from txmail.integrations.session_queue import session_queue
 from txmail.integrations.sqlalchemy import SqlWitness, witness_metadata
 from txmail.integrations.zodb import ZodbWitness
@@ -645,12 +645,34 @@ def test_a_manager_that_votes_no_after_us_leaves_it_to_the_witness(shop, zodb, t
 # -- what only seems to have failed
 
 
-def test_a_publish_that_only_seems_to_fail_is_taken_back(shop, tm):
+def cannot_be_asked(shop, monkeypatch) -> None:
+    """Whoever wants to know what has become of a COMMIT gets no answer in time."""
+
+    @contextlib.contextmanager
+    def read(**options):
+        raise QueueUnavailable("the disk is still out")
+        yield
+
+    monkeypatch.setattr(shop.queue.database, "read", read)
+    shop.mailer._queued.commit_timeout = 0.2
+
+
+def test_a_publish_that_only_seems_to_fail_has_committed(shop, tm):
+    shop.mailer.enqueue(letter("ann"), idempotency_key="order 1")
+    shop.life.failures = ["", "after"]
+    tm.commit()
+    assert shop.states == {"ann@example.net": "ready"}
+    assert shop.batch.state == "published"
+
+
+def test_a_publish_of_which_nobody_can_say_whether_it_failed_is_taken_back(shop, tm, monkeypatch):
     """The commit raises, and so there is no mail, nor a key that other mail would lose to."""
     shop.mailer.enqueue(letter("ann"), idempotency_key="order 1")
     shop.life.failures = ["", "after"]
-    with pytest.raises(QueueUnavailable):
-        tm.commit()
+    with monkeypatch.context() as patch:
+        cannot_be_asked(shop, patch)
+        with pytest.raises(QueueInDoubt):
+            tm.commit()
     tm.abort()
     assert shop.states == {}
     assert shop.reader.batches() == []
@@ -659,7 +681,7 @@ def test_a_publish_that_only_seems_to_fail_is_taken_back(shop, tm):
     assert shop.states == {"bob@example.net": "ready"}
 
 
-def test_what_a_worker_has_begun_with_meanwhile_is_not_taken_back(shop, tm):
+def test_what_a_worker_has_begun_with_meanwhile_is_not_taken_back(shop, tm, monkeypatch):
     shop.mailer.enqueue(letter("ann", "ann@example.net", "bob@example.net"))
     discard = shop.queue.store.take_back
 
@@ -671,8 +693,10 @@ def test_what_a_worker_has_begun_with_meanwhile_is_not_taken_back(shop, tm):
 
     shop.queue.store.take_back = too_late
     shop.life.failures = ["", "after"]
-    with pytest.raises(QueueUnavailable):
-        tm.commit()
+    with monkeypatch.context() as patch:
+        cannot_be_asked(shop, patch)
+        with pytest.raises(QueueInDoubt):
+            tm.commit()
     tm.abort()
     assert shop.states == {"ann@example.net": "sending"}
     assert shop.batch.state == "published"

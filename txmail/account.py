@@ -9,7 +9,7 @@ from .envelope import Outcome, Status
 from .events import MessageQueued, MessageSettled
 from .interfaces import IDelivery, IDeliveryRun
 from .item import Item
-from .outcomes import Settled, in_doubt, not_queued, queued, shared_out, unsent
+from .outcomes import Settled, doubted, in_doubt, not_queued, queued, shared_out, unsent
 
 #: Gets the outcomes of one mailer's mail.
 Report = Callable[[tuple[Outcome, ...]], object]
@@ -101,6 +101,14 @@ def _maybe_committed(outcomes: Sequence[Outcome]) -> list[Outcome]:
         if o.status is Status.UNSENT and o.reply is None
         else replace(o, queued=False)
         for o in outcomes
+    ]
+
+
+def perhaps_queued(account: Account) -> Account:
+    """`account` where nobody knows whether the queue has what it was to have."""
+    return [
+        (entry, outcomes if entry.delivery.queue is None else doubted(outcomes))
+        for entry, outcomes in account
     ]
 
 

@@ -37,6 +37,7 @@ from .account import (
     failed,
     is_transient,
     outcomes_of,
+    perhaps_queued,
     report,
     tell,
     tell_queued,
@@ -44,7 +45,13 @@ from .account import (
 from .budget import Budget
 from .envelope import Envelope, Status
 from .events import Events, SentForNothing, VotesAfterUs
-from .exceptions import DeliveryError, QueueUnavailable, SchemaError, TransactionClosed
+from .exceptions import (
+    DeliveryError,
+    QueueInDoubt,
+    QueueUnavailable,
+    SchemaError,
+    TransactionClosed,
+)
 from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
 from .item import Item, Row
 from .logs import quiet_logger
@@ -129,6 +136,8 @@ class MailDataManager:
         self._refused = False
         #: true if we have said yes; from our `tpc_finish` on; when all is done
         self._voted = self._finishing = self._finished = False
+        #: true if nobody knows whether the queue has what it was to have
+        self._perhaps_queued = False
         self._transaction: weakref.ref[Any] | None = None
         #: true once it was said that nobody has committed what is here
         self._warned = False
@@ -380,7 +389,8 @@ class MailDataManager:
             return account
         transaction = self._transaction() if self._transaction is not None else None
         committed = transaction is not None and _committed_early(transaction)
-        return failed(account, known=not self._voted, committed=committed)
+        account = failed(account, known=not self._voted, committed=committed)
+        return perhaps_queued(account) if self._perhaps_queued else account
 
     def _is_tried(self) -> bool:
         """True if somebody has tried to commit this, also if we were not asked."""
@@ -412,6 +422,7 @@ class MailDataManager:
         self, error: QueueUnavailable | SchemaError
     ) -> QueueUnavailable | SchemaError:
         """The queue could not take the mail: nothing was sent, and everybody is told."""
+        self._perhaps_queued = isinstance(error, QueueInDoubt)
         account = self._account()
         self._tell(account)
         return queue_error(error, outcomes_of(account), transient=is_transient(account))

@@ -18,6 +18,7 @@
         DeliveryUnavailable      temporary; nothing went out
           QueueUnavailable       the queue cannot be reached, or does not do what it is told
             QueueFull            it has no room for more
+            QueueInDoubt         nobody knows whether it has the mail (also a PartialDelivery)
         PartialDelivery          something went out, or is in doubt
       SchemaError                a queue whose tables are missing, or of another version
       IllegalMove                a delivery or a batch that may not come into the state asked for
@@ -202,6 +203,18 @@ class QueueUnavailable(DeliveryUnavailable):
 
 class QueueFull(QueueUnavailable):
     """The disk or the queue is full. Nothing was sent, and nothing was acknowledged."""
+
+
+class QueueInDoubt(PartialDelivery, QueueUnavailable):
+    """Nobody knows whether the queue has the mail, and the transaction was aborted.
+
+    The reply to the COMMIT that published it was lost, and the queue could not be asked within the
+    budget. If the queue has it, this process takes back what no worker has begun with by the time
+    the queue can be reached again; the rest is sent, and its batch says why. So this is never
+    temporary: a second try may send a second copy.
+    """
+
+    temporary = False
 
 
 class TransientQueueUnavailable(QueueUnavailable, TransientError):

@@ -8,11 +8,12 @@ from .account import NOT_COMMITTED, Sending
 from .budget import Budget
 from .envelope import Outcome
 from .events import MessageQueued, MessageSettled
-from .exceptions import QueueUnavailable, SchemaError
+from .exceptions import QueueInDoubt, QueueUnavailable, SchemaError
 from .interfaces import IBatch, IDelivery, IDeliveryRun
 from .item import Item
 from .outcomes import (
     delivery_error,
+    doubted,
     in_order,
     is_left,
     not_queued,
@@ -35,8 +36,11 @@ def send_now(
     try:
         outcomes = _sent(run, batch, sending, budget)
     except (QueueUnavailable, SchemaError) as error:
-        report(tuple(unsent(item.envelope)))
-        raise queue_error(error, unsent(item.envelope), transient=delivery.transient) from error
+        left = unsent(item.envelope)
+        if isinstance(error, QueueInDoubt):
+            left = doubted(left)
+        report(tuple(left))
+        raise queue_error(error, left, transient=delivery.transient) from error
     except BaseException:
         report(tuple(_failed(sending)))
         raise

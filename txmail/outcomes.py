@@ -19,6 +19,8 @@ from .exceptions import (
 )
 from .item import Item
 
+#: why the outcome of mail is in doubt that no server was asked to take
+PERHAPS_QUEUED = "the queue may have it: the reply to its COMMIT was lost"
 #: items, each with an outcome for each of its recipients
 Settled = list[tuple[Item, list[Outcome]]]
 
@@ -164,6 +166,18 @@ def in_doubt(envelope: Envelope) -> list[Outcome]:
 def queued(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The queue has what was not accepted."""
     return [o if o.status is Status.ACCEPTED else replace(o, queued=True) for o in outcomes]
+
+
+def doubted(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The queue may have what was not accepted: nobody knows whether it was published."""
+    return [
+        o
+        if o.status is Status.ACCEPTED
+        else replace(
+            o, status=Status.IN_DOUBT, action=Action.IN_DOUBT, queued=False, reason=PERHAPS_QUEUED
+        )
+        for o in outcomes
+    ]
 
 
 def not_queued(outcomes: Sequence[Outcome], reason: str) -> list[Outcome]:

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from ..envelope import Outcome, Scope, Status
 from ..interfaces import IBatch, IWitness
 from ..item import Item, Row
+from .certainty import commit_surely
 from .dead import noted_owner
 from .model import BatchState, State
 from .schema import batch
@@ -54,6 +55,8 @@ class Batch:
         self._written: Written = {}
         #: True if its row says already that it is to be published
         self._public = False
+        #: True if it was to be published before
+        self._tried = False
         self._ended = False
 
     def _soon(self, write: Callable[[float], object], timeout: float) -> None:
@@ -115,9 +118,12 @@ class Batch:
         """Commit to it in the queue; True if some of it is still to be made ready."""
         store = self._store
         now = store.database.now(connection)
+        large = self._count() > CHUNK
+        again, self._tried = self._tried, True
+        if again and self._is_published(connection):
+            return large
         outcomes = [*outcomes, *self._known()]
         store.settle(connection, outcomes, now, hold_doubt=self._queue.on_doubt == "hold")
-        large = self._count() > CHUNK
         if large:
             decided = self._public or store.change_batch(
                 connection, self.number, BatchState.PUBLISHING, now
@@ -128,6 +134,13 @@ class Batch:
             # The resolver has decided as we do, or somebody has thrown it away.
             log.warning("batch %x had been decided about before its process did", self.number)
         return large
+
+    def _is_published(self, connection: sa.Connection) -> bool:
+        """Whether an earlier try has done it, whose answer was lost."""
+        state = self._store.state(connection, self.number)
+        return state is BatchState.PUBLISHED or (
+            state is BatchState.PUBLISHING and not self._public
+        )
 
     def _has_keys(self) -> bool:
         return any(row.item.options.idempotency_key is not None for row in self._rows.values())
@@ -287,18 +300,23 @@ class OwnBatch(Batch):
         elif last or not self._begun() or self._count() > 1:
             # A single delivery is out or is not, whoever dies; several would be torn.
             self._decided = True
-            with self._store.database.write(timeout=timeout) as connection:
-                now = self._store.database.now(connection)
-                self._store.change_batch(connection, self.number, BatchState.SENDING, now)
+            commit_surely(self._store, self.number, self._decide_to_send, timeout)
+
+    def _decide_to_send(self, connection: sa.Connection) -> None:
+        now = self._store.database.now(connection)
+        self._store.change_batch(connection, self.number, BatchState.SENDING, now)
 
     def _publish_now(self, timeout: float) -> None:
         self._decided = True  # also if it only seems to fail
-        with self._store.database.write(timeout=timeout) as connection:
-            self._restore(connection)
-            more = self._publish(connection, [])
-            self._announce(connection)
+        more = commit_surely(self._store, self.number, self._publish_first, timeout)
         self._published = True
         self._made_public(more)
+
+    def _publish_first(self, connection: sa.Connection) -> bool:
+        self._restore(connection)
+        more = self._publish(connection, [])
+        self._announce(connection)
+        return more
 
     def revoke(self, settled: Settled, timeout: float) -> None:
         """See `IBatch`."""
@@ -354,13 +372,20 @@ class OwnBatch(Batch):
 
     def _forget(self, out: list[tuple[int, Outcome]], timeout: float) -> None:
         durable = bool(out) or self._decided
+        kept = False
         with self._store.database.write(timeout=timeout, durable=durable) as connection:
             if out:
                 self._settle_aborted(connection, out)
             elif self._decided:
+                now = self._store.database.now(connection)
                 self._store.take_back(connection, self.number)
+                kept = self._store.explain_kept(connection, self.number, now)
             else:
                 self._store.discard(connection, self.number)
+        if kept:
+            log.error(
+                "batch %x: some of the mail of a transaction that failed is sent", self.number
+            )
         self._close()
 
     def leave(self, settled: Settled) -> None:

@@ -20,6 +20,7 @@ _new_changed: Any = sa.bindparam("new_changed", type_=sa.BigInteger)
 MESSAGES = sa.select(message.c.id).where(message.c.batch == _number).scalar_subquery()
 
 OPEN_BATCH = batch.insert()
+STATE = sa.select(batch.c.state).where(batch.c.id == _number).with_for_update()
 NOTE = (
     batch.update()
     .where(batch.c.id == _number)
@@ -106,6 +107,9 @@ def _unclaimed() -> sa.Select[Any]:
 
 
 UNCLAIMED = _unclaimed()
+#: What a delivery says that was cancelled, before the number of the message that had its key first.
+DUPLICATE_OF = "duplicate of message "
+
 WINNERS = sa.select(idempotency.c.key, idempotency.c.message).where(
     idempotency.c.key.in_(sa.bindparam("keys", expanding=True))
 )
@@ -148,8 +152,23 @@ DISCARD = (
 DISCARD_MESSAGES = message.delete().where(message.c.batch == _number)
 DISCARD_BATCH = batch.delete().where(batch.c.id == _number)
 
+
+def _winners() -> sa.Select[Any]:
+    """The messages of batch ``number`` for which one of another batch was cancelled."""
+    other, cancelled = message.alias(), delivery.alias()
+    said = sa.literal(DUPLICATE_OF) + sa.cast(message.c.id, sa.Text)
+    return (
+        sa.select(message.c.id)
+        .join(other, other.c.idempotency_key == message.c.idempotency_key)
+        .join(cancelled, cancelled.c.message == other.c.id)
+        .where(message.c.batch == _number, other.c.batch != _number)
+        .where(cancelled.c.state == State.CANCELLED, cancelled.c.reply == said)
+    )
+
+
 _untouched = sa.and_(
     delivery.c.message.in_(MESSAGES),
+    delivery.c.message.not_in(_winners()),
     delivery.c.state.in_([State.STAGED, State.READY, State.DEFERRED, State.CANCELLED]),
 )
 _kept = sa.select(delivery.c.message).where(delivery.c.message.in_(MESSAGES))
@@ -163,3 +182,16 @@ TAKE_BACK = (
     message.delete().where(message.c.batch == _number, message.c.id.not_in(_kept)),
     batch.delete().where(batch.c.id == _number, ~sa.exists().where(message.c.batch == _number)),
 )
+_UNHEARD = "its transaction failed, because the answer that the queue has it did not arrive"
+#: What is left of batch ``number`` after `TAKE_BACK` says why: each delivery, and then the batch.
+KEPT_HISTORY = attempt.insert().from_select(
+    ("delivery", "at", "state", "reply", "process"),
+    sa.select(
+        delivery.c.id,
+        _new_changed,
+        delivery.c.state,
+        sa.literal(_UNHEARD),
+        sa.bindparam("new_process", type_=sa.String),
+    ).where(delivery.c.message.in_(MESSAGES)),
+)
+KEPT = batch.update().where(batch.c.id == _number).values(reason=_UNHEARD, changed=_new_changed)

@@ -156,6 +156,14 @@ class Store:
         values = {"number": number, "new_changed": now, "new_reason": reason}
         return connection.execute(statements.change_batch(state), values).rowcount > 0
 
+    def state(self, connection: sa.Connection, number: int) -> BatchState | None:
+        """The state of batch `number`; None if there is none.
+
+        It waits for any transaction that is about to change it: what it says then stays so.
+        """
+        found = connection.scalar(statements.STATE, {"number": number})
+        return None if found is None else BatchState(found)
+
     def note(self, connection: sa.Connection, number: int, witnesses: str, now: int) -> None:
         """Replace what the witnesses of batch `number` noted."""
         connection.execute(
@@ -214,7 +222,7 @@ class Store:
             {
                 "number": id_,
                 "new_changed": now,
-                "new_reply": f"duplicate of message {winners[key]}",
+                "new_reply": f"{statements.DUPLICATE_OF}{winners[key]}",
             }
             for id_, key in found
             if winners[key] != id_
@@ -282,10 +290,17 @@ class Store:
     def take_back(self, connection: sa.Connection, number: int) -> None:
         """Delete a batch that was published, although nobody may have known it, and its keys.
 
-        What a worker was so fast as to begin with stays, with its message.
+        What a worker was so fast as to begin with stays, with its message; so does a message for
+        whose idempotency key another transaction's was cancelled.
         """
         for statement in statements.TAKE_BACK:
             connection.execute(statement, {"number": number})
+
+    def explain_kept(self, connection: sa.Connection, number: int, now: int) -> bool:
+        """Say of what `take_back` has left of a batch why it is there; False if that is nothing."""
+        about = {"number": number, "new_changed": now}
+        connection.execute(statements.KEPT_HISTORY, {**about, "new_process": process_id()})
+        return connection.execute(statements.KEPT, about).rowcount > 0
 
     def remove(self, connection: sa.Connection, ids: Sequence[int]) -> None:
         """Delete staged deliveries that a savepoint took back, with their messages."""
