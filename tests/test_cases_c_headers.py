@@ -152,6 +152,7 @@ def test_c4_a_header_with_a_syntax_of_its_own_is_never_encoded(name, blanks):
     value = STRUCTURED[name]
     made = [new(**{name.replace("-", "_"): blanks.format(value)})]
     made.append(old(**{name.replace("-", "_"): Header(blanks.format(value), "us-ascii")}))
+    made.append(old(**{name.replace("-", "_"): blanks.format(value)}))
     try:
         made.append(ours(extra_headers={name: blanks.format(value)}))
         made[-1].validate()
@@ -159,6 +160,8 @@ def test_c4_a_header_with_a_syntax_of_its_own_is_never_encoded(name, blanks):
         made.pop()  # there is an argument for it
     for message in made:
         assert sent(message, name) == value
+        line = f"{name}: {value}\r\n".encode()
+        assert len(line) > LINE or line in to_envelope(message).content
 
 
 @pytest.mark.parametrize("name", ["In-Reply-To", "References", "Content-Language", "Importance"])

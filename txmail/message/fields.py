@@ -49,7 +49,7 @@ _OWN_SYNTAX = (
     b"arc-authentication-results authentication-results received-spf autocrypt autocrypt-gossip "
     b"mt-priority tls-required disposition-notification-options require-recipient-valid-since "
 )
-_STRUCTURED = frozenset(_OWN_SYNTAX.decode().split())
+STRUCTURED = frozenset(_OWN_SYNTAX.decode().split())
 
 _LIST_ID = re.compile(r"([^<>]*+)(<[!-;=?-~]++>)[ \t]*+")
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -74,7 +74,7 @@ def header(name: str, text: str) -> str:
     Raises `BadHeaders` if it has a syntax of its own, which `text` cannot be written in.
     """
     kind = name.lower()
-    if kind in _STRUCTURED:
+    if kind in STRUCTURED:
         return structured_header(name, text)
     if kind == "list-id" and (found := _LIST_ID.fullmatch(text)):
         # Of this one the phrase in front may be encoded, and nothing else (RFC 2919 section 3).

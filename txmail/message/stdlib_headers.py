@@ -21,6 +21,7 @@ from .entries import items_of, parse_mailboxes
 from .fields import (
     LINE,
     MAILBOX_LISTS,
+    STRUCTURED,
     fold,
     header,
     mailbox_tokens,
@@ -178,6 +179,8 @@ def written(name: str, value: Any, *, utf8: bool = False) -> bytes:
     kept = came_parsed and _is_octets(value, utf8) and not _BLANK_LINE.search(value)
     if kept and not _lacks_quotes(kind, value):
         text = _INNER_TAB.sub(" ", _LINE_END.sub("\r\n", value))
+        if kind in STRUCTURED:
+            text = text.strip(" ")
         octets = text.encode("ascii", "surrogateescape")
         if max(map(len, octets.split(b"\r\n"))) + len(name) + 2 <= MAX_LINE:
             return f"{name}: ".encode() + octets + b"\r\n"
