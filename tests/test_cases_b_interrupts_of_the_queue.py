@@ -38,13 +38,16 @@ def database(request, tmp_path):
 
     def opened(url):
         made = Database.from_url(url)
-        connect = made._backend._connect
+        where, name = made._backend, "_connect"
+        if made.is_sqlite:
+            where, name = made._backend._file, "connect"
+        connect = getattr(where, name)
 
         def connecting():
             connected.append(connect())
             return connected[-1]
 
-        made._backend._connect = connecting
+        setattr(where, name, connecting)
         return made
 
     yield from _database(request, tmp_path, opened)
