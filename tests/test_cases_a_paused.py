@@ -72,6 +72,7 @@ def oldest(app) -> float:
 FAULTS = {"connect": DOWN, "EHLO": DOWN, "MAIL": DOWN, "RCPT": RESET}
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("verb", FAULTS)
 @kinds(*OWN_QUEUES)
 def test_a19_a_route_that_fails_makes_no_mail_younger(app, server, smtp, clock, verb):
@@ -266,6 +267,7 @@ def test_a18_others_that_begin_within_a_minute_do_not(app, server, smtp, clock, 
     queue.close()
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize(
     "reason",
     [

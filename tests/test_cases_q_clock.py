@@ -56,6 +56,7 @@ def sent(memory):
     return sorted(r for envelope in memory.envelopes for r in envelope.recipients)
 
 
+@pytest.mark.representative(every=3)
 @ahead
 @kinds(*OWN_QUEUES, IN_SQLITE, IN_POSTGRESQL)
 def test_q6_what_was_committed_while_the_clock_was_ahead_is_due(app, clock, memory, by):
@@ -72,6 +73,7 @@ def test_q6_what_was_committed_while_the_clock_was_ahead_is_due(app, clock, memo
     assert run_once(app.queue, memory) == 4
 
 
+@pytest.mark.representative(every=3)
 @ahead
 @kinds(*OWN_QUEUES)
 def test_q6_what_is_not_to_be_sent_before_a_moment_is_not(app, clock, memory, by):
@@ -93,6 +95,7 @@ def test_q6_what_is_not_to_be_sent_before_a_moment_is_not(app, clock, memory, by
     assert [e.recipients for e in memory.envelopes] == [("a@example.net",), ("b@example.net",)]
 
 
+@pytest.mark.representative(every=3)
 @ahead
 @kinds(*OWN_QUEUES)
 def test_q6_what_was_put_off_while_it_was_ahead_waits_no_longer_than_it_was_to(
@@ -113,6 +116,7 @@ def test_q6_what_was_put_off_while_it_was_ahead_waits_no_longer_than_it_was_to(
     smtp.close()
 
 
+@pytest.mark.representative(every=3)
 @ahead
 @kinds(*OWN_QUEUES)
 def test_q6_a_lease_that_ends_later_than_any_lease_is_over(app, clock, memory, by):

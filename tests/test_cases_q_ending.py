@@ -68,6 +68,7 @@ while "sending" not in mailer.queue.counts():
 
 
 @pytest.mark.representative(every=4)
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 @kinds(OWN_SQLITE)
 def test_q3_a_worker_in_a_thread_gives_back_what_it_has_when_its_process_ends(
@@ -141,6 +142,7 @@ def ends(url, server, number, *, before=None):
 
 
 @pytest.mark.representative(every=2)
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT"])
 def test_a17_every_signal_that_means_the_end_has_it_finish(make_queue, server, name):
     """Kind: a signal that ends programs by default ends the worker in the middle."""
@@ -153,6 +155,7 @@ def test_a17_every_signal_that_means_the_end_has_it_finish(make_queue, server, n
     assert set(app.queue.counts()) <= {"ready", "sent"}
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGQUIT"])
 def test_a17_a_signal_that_it_was_started_to_ignore_it_ignores(make_queue, server, name):
     """As ``nohup`` has it ignore SIGHUP, and a shell the keyboard in the background."""
@@ -254,6 +257,7 @@ def test_q13_a_run_that_waits_for_a_slow_server_sees_its_event(make_queue, serve
 # -- Q11: the thread that listens
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize(
     "error",
     [RuntimeError("psycopg"), AttributeError("closed"), ValueError(), OSError(9), KeyError()],

@@ -74,6 +74,7 @@ def spoil(app, recipient, **values):
             connection.execute(schema.delivery.update().where(row).values({name: given}))
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize(("kind", "what"), CASES)
 def test_s12_q11_a_row_that_cannot_be_fails_with_a_reason_and_nothing_else_suffers(
     kind, make_queue, memory, what, caplog

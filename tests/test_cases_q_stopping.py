@@ -69,6 +69,7 @@ def untouched(app, recipients):
     }
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("verb", VERBS)
 @kinds(*OWN_QUEUES)
 def test_q7_what_has_not_reached_its_content_goes_back_at_once(
