@@ -8,6 +8,7 @@ each of them looks for.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import itertools
 import pkgutil
@@ -20,6 +21,11 @@ import pytest
 from regex_steps import steps_of
 
 import txmail
+from txmail import Message
+from txmail.address import parse_address
+from txmail.exceptions import AddressError, BadHeaders, ConfigurationError
+from txmail.reply import Reply
+from txmail.smtp.extensions import Extensions
 
 ROOT = Path(txmail.__file__).parent
 METHODS = {"match", "fullmatch", "search", "finditer", "findall", "sub", "split"}
@@ -135,3 +141,119 @@ def test_s2_the_counter_sees_what_takes_the_square(pattern, method):
     """The instrument itself: patterns that are known to be slow are found to be."""
     with pytest.raises(AssertionError):
         assert_linear(re.compile(pattern), method, 6)
+
+
+def test_s8_each_pattern_of_text_is_ascii():
+    """Stands for letters that another becomes in upper or lower case, and digits of other scripts.
+
+    A pattern is compiled at the head of its module, where this test finds it.
+    """
+    wrong = []
+    for module in modules():
+        for name, value in vars(module).items():
+            is_text = isinstance(value, re.Pattern) and isinstance(value.pattern, str)
+            if is_text and not value.flags & re.ASCII:
+                wrong.append(f"{module.__name__}.{name}")
+    assert not wrong
+
+
+def test_s8_no_pattern_is_compiled_elsewhere():
+    """The same for patterns that a call names: `re.sub("...")` has no place to say ASCII."""
+    wrong = []
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "re"
+                and node.func.attr not in ("compile", "escape")
+            ):
+                wrong.append(f"{path}:{node.lineno}")
+    assert not wrong
+
+
+#: Modules in which all text is a protocol's: case is that of ASCII.
+PROTOCOLS = ("smtp", "transports/url.py", "transports/hosts.py", "transports/local_url.py")
+
+
+def test_s8_case_of_protocol_text_is_that_of_ascii():
+    """The same for methods of `str`, where all the text of a module is a protocol's."""
+    wrong = []
+    for path, tree in trees():
+        if not str(path).startswith(PROTOCOLS):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in (
+                "upper",
+                "lower",
+                "casefold",
+                "swapcase",
+                "isdecimal",
+            ):
+                wrong.append(f"{path}:{node.lineno} .{node.attr}")
+    # One asks about each character whether that makes it another.
+    assert [w.split()[0].split(":")[0] for w in wrong] == ["transports/url.py"]
+
+
+FOLDED = {"s": "\u017f", "i": "\u0131", "k": "\u212a", "I": "\u0130"}
+
+
+def with_look_alike(text):
+    """`text` with each letter in turn that another becomes in upper or lower case."""
+    for place, letter in enumerate(text):
+        for plain, other in FOLDED.items():
+            if letter.lower() == plain.lower():
+                yield text[:place] + other + text[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "address", ["a@[IPv6:::1]", "a@kiss.example", "a@[IPV6:fe80::1]", "a@mail.is"]
+)
+def test_s8_an_address_with_a_letter_that_becomes_another_is_refused(address):
+    """The same seen from outside, for addresses."""
+    domain = parse_address(address).domain
+    for other in with_look_alike(address.partition("@")[2]):
+        with contextlib.suppress(AddressError):
+            # A dotless i is a letter of domains too, and of others.
+            assert parse_address(f"a@{other}").domain not in (domain, other)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "smtps://mail.kiss.example",
+        "smtp://localhost?pipelining=yes",
+        "smtp://localhost?chunking=false",
+        "smtp://[::1]:25",
+        "console:",
+        "smtp://kiss.example?tls=implicit",
+    ],
+)
+def test_s8_a_url_with_a_letter_that_becomes_another_is_refused(url):
+    """The same for URLs; a host may have such letters only as IDNA has them."""
+    known = str(txmail.transport_from_url(url))
+    for other in with_look_alike(url):
+        try:
+            assert str(txmail.transport_from_url(other)) != known
+            assert "\u0131" in other
+        except ConfigurationError:
+            pass
+
+
+def test_s8_protocol_words_are_of_ascii():
+    """The same for what a server says, a calendar, a URI of a list, and numbers."""
+    offer = Reply(250, ("x", "AUTH\u3000PLAIN", "\u017fTARTTLS", "P\u0131PELINING", "SIZE \u0663"))
+    found = Extensions.from_ehlo(offer)
+    assert (found.starttls, found.pipelining, found.auth) == (False, False, frozenset())
+    assert found.size_limit is None
+    given = {"subject": "x", "recipients": ["a@b.c"], "body": "x", "sender": "a@b.c"}
+    text = "BEGIN:VCALENDAR\r\nMETHOD:REQUE\u017fT\r\nEND:VCALENDAR\r\n"
+    content = Message(**given, calendar=text).to_envelope().content
+    assert b"method=" not in content
+    for uri in ("http\u017f://x.y/", "mai\u0131to:a@b.c", "\u212attp://x"):
+        with pytest.raises(BadHeaders):
+            Message(**given, list_unsubscribe=uri).to_envelope()
+    for value in ("\u0663", "\uff12\uff15"):
+        with pytest.raises(ConfigurationError):
+            txmail.mailer_from_settings({"mail.host": "localhost", "mail.port": value})

@@ -39,25 +39,48 @@ _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
 _ADDRESS = re.compile(
     rf"(?P<local>{_ATEXT}+(?:\.{_ATEXT}+)*"
     r'|"(?:[ !#-\[\]-~\u0080-\U0010ffff]|\\[ -~])*")'
-    r"@(?P<domain>[^@]+)"
+    r"@(?P<domain>[^@]+)",
+    re.ASCII,
 )
-_LDH_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
-_LITERAL = re.compile(r"\[(?:(?P<four>[0-9.]+)|IPv6:(?P<six>[0-9A-Fa-f:.]+))\]", re.IGNORECASE)
+_LDH_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?", re.ASCII)
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*", re.ASCII)
+_LITERAL = re.compile(
+    r"\[(?:(?P<four>[0-9.]+)|IPv6:(?P<six>[0-9A-Fa-f:.]+))\]", re.IGNORECASE | re.ASCII
+)
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
-_QUOTED_NAME = re.compile(r'"(?P<name>(?:[^"\\]|\\.)*)" *<(?P<address>.*)>', re.DOTALL)
-_PLAIN_NAME = re.compile(r'(?P<name>[^"<>()\[\]:;@\\,]*)<(?P<address>.*)>', re.DOTALL)
-_QUOTED_PAIR = re.compile(r"\\(.)")
+_QUOTED_NAME = re.compile(r'"(?P<name>(?:[^"\\]|\\.)*)" *<(?P<address>.*)>', re.DOTALL | re.ASCII)
+_PLAIN_NAME = re.compile(r'(?P<name>[^"<>()\[\]:;@\\,]*)<(?P<address>.*)>', re.DOTALL | re.ASCII)
+_QUOTED_PAIR = re.compile(r"\\(.)", re.ASCII)
 #: What a local part has that would be one if it were quoted.
 _DOTS = re.compile(
-    r"(?P<local>[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,40})@(?P<domain>[A-Za-z0-9.-]{1,60})"
+    r"(?P<local>[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,40})@(?P<domain>[A-Za-z0-9.-]{1,60})", re.ASCII
 )
 #: In the middle of an encoded word stands the letter of its encoding (RFC 2047 section 2). RFC 2047
 #: section 5 allows no such word in an addr-spec: a reader who decodes it sees another address than
 #: the server. The mark alone is refused, for some readers look for the beginning of the word in the
 #: name or the address before it, and for the end behind it.
-WORD_MARK = re.compile(r"\?[qQbB]\?")
-_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+WORD_MARK = re.compile(r"\?[qQbB]\?", re.ASCII)
+_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", re.ASCII)
+
+
+#: What Python calls printable, and nobody sees: fillers of Hangul, joiners, selectors, blanks.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]",
+    re.ASCII,
+)
+#: Marks of direction, and characters of no width, which make a name look like another: they are
+#: taken out of names where these are written (Unicode Technical Report 36, section 2).
+_HIDDEN_IN_NAMES = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e007f]",
+    re.ASCII,
+)
+
+
+def shown_name(name: str) -> str:
+    """A display name without what steers direction, or cannot be seen."""
+    return name if name.isascii() else _HIDDEN_IN_NAMES.sub("", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +171,8 @@ def parse_mailbox(value: str | tuple[str, str] | Mailbox, *, field: str = "addre
     if isinstance(value, Mailbox):
         # Whoever made it, what is sent has been checked.
         address = parse_address(plain_text(value.address.text), field=field)
-        return Mailbox(_name(value.display_name, field), address)
+        made = Mailbox(_name(value.display_name, field), address)
+        return value if type(value.display_name) is str and made == value else made
     if isinstance(value, str):
         value = str(plain_text(value))
     if isinstance(value, tuple):
@@ -211,6 +235,10 @@ def _check_local(local: str) -> None:
     if "?" in local and WORD_MARK.search(_QUOTED_PAIR.sub(r"\1", local)):
         raise _Refused("an encoded word in the local part, which readers decode (RFC 2047)")
     if not local.isascii():
+        if _UNSEEN.search(local):
+            raise _Refused("an invisible character in the local part")
+        if unicodedata.normalize("NFKC", local) != local:
+            raise _Refused("a compatibility character in the local part, which looks like another")
         # Not printable are controls, format characters, separators, surrogates, unassigned.
         if not local.isprintable():
             raise _Refused("an invisible character in the local part")
@@ -224,7 +252,10 @@ def _check_local(local: str) -> None:
 def _domain(text: str) -> str:
     if text.startswith("["):
         return _literal(text)
-    domain = ".".join([_label(label) for label in text.split(".")])
+    labels = [_label(label) for label in text.split(".")]
+    if is_number(labels[-1]):
+        raise _Refused("a domain that ends in a number (an IP address stands in brackets)")
+    domain = ".".join(labels)
     if len(domain) > MAX_DOMAIN:
         raise _Refused(f"the domain is longer than {MAX_DOMAIN} octets")
     return domain
@@ -242,7 +273,17 @@ def _label(label: str) -> str:
         raise _Refused("a label of the domain is longer than 63 octets")
     if _LDH_LABEL.fullmatch(label) is None:
         raise _Refused("not a domain")
+    if label[:4].lower() == "xn--":
+        try:
+            idna.ulabel(label.lower())
+        except (idna.IDNAError, UnicodeError) as error:
+            raise _Refused(f"an xn-- label that is no A-label ({_reason(error)})") from None
     return label
+
+
+def is_number(label: str) -> bool:
+    """True if `label` is a number as `inet_aton` reads it: no domain ends in such a label."""
+    return _NUMBER.fullmatch(label) is not None
 
 
 def _reason(error: UnicodeError) -> str:

@@ -120,6 +120,8 @@ def _number(value: Any, kind: type[int] | type[float]) -> float:
     """The number that `value` is or spells, 0 if it does neither."""
     if isinstance(value, bool) or not isinstance(value, (str, int, kind)):
         return 0
+    if isinstance(value, str) and not value.isascii():
+        return 0
     try:
         return kind(value)
     except (ValueError, OverflowError):

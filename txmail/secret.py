@@ -38,9 +38,10 @@ SHORTEST_HIDDEN = 4
 
 #: What no user name, password or token has: control characters (RFC 4013 section 2.3), some of
 #: which end a field of a mechanism's message, and what is no text at all.
-UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]", re.ASCII)
 _E = TypeVar("_E", bound=TxmailError)
-_CALLABLE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)")
+_PERCENT = re.compile("%..", re.ASCII)
+_CALLABLE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)", re.ASCII)
 
 
 class Secret:
@@ -243,7 +244,7 @@ def forms_of(secret: str) -> Iterator[bytes]:
     every = "".join(f"%{octet:02X}" for octet in raw)
     for text in (quote(secret, safe=""), quote_plus(secret), quote(secret), every):
         yield text.encode("ascii")
-        yield re.sub("%..", lambda found: found[0].lower(), text).encode("ascii")
+        yield _PERCENT.sub(lambda found: found[0].lower(), text).encode("ascii")
     yield raw
     for escaped in (ascii(secret)[1:-1], ascii(raw)[2:-1]):
         yield escaped.encode("ascii")

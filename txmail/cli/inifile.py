@@ -30,8 +30,8 @@ _KINDS = ("app", "application", "composite", "composit", "pipeline", "filter-app
 _SECOND = {"application": "app", "composit": "composite"}
 _MAIN = "main"
 #: ``config:app.ini`` and others in front of the path, as Paste Deploy and plaster know them.
-_SCHEME = re.compile(r"(?:config|ini|file\+ini|pastedeploy|pastedeploy\+ini):(?://)?")
-_ABSOLUTE = re.compile(r"([a-zA-Z]+):(.*)", re.DOTALL)
+_SCHEME = re.compile(r"(?:config|ini|file\+ini|pastedeploy|pastedeploy\+ini):(?://)?", re.ASCII)
+_ABSOLUTE = re.compile(r"([a-zA-Z]+):(.*)", re.DOTALL | re.ASCII)
 #: Sections that may use one another, before it has to be a circle.
 _DEEPEST = 30
 

@@ -18,12 +18,14 @@ from .writer import Part
 TRANSFER_ENCODINGS = ("base64", "quoted-printable", "7bit", "8bit")
 
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"  # noqa: S105
-_VALUE = re.compile(rf"\s*({_TOKEN}(?:/{_TOKEN})?)\s*")
-_PARAMETER = re.compile(rf';\s*({_TOKEN})\s*=\s*(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")\s*')
+_VALUE = re.compile(rf"\s*({_TOKEN}(?:/{_TOKEN})?)\s*", re.ASCII)
+_PARAMETER = re.compile(rf';\s*({_TOKEN})\s*=\s*(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")\s*', re.ASCII)
 # Restricted names of RFC 6838 section 4.2.
 _RESTRICTED = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
-_MEDIA_TYPE = re.compile(f"{_RESTRICTED}/{_RESTRICTED}")
-_DISPOSITION = re.compile(_RESTRICTED)
+_SLASH = re.compile(r"[/\\]", re.ASCII)
+_PAIR = re.compile(r"\\(.)", re.ASCII)
+_MEDIA_TYPE = re.compile(f"{_RESTRICTED}/{_RESTRICTED}", re.ASCII)
+_DISPOSITION = re.compile(_RESTRICTED, re.ASCII)
 #: Characters of a parameter's name.
 _LONGEST_NAME = 60
 #: Types of what a name like ``data.csv.gz`` stands for, by the encodings of `mimetypes`.
@@ -34,7 +36,7 @@ _COMPRESSED = {
     "gzip": "application/gzip",
     "xz": "application/x-xz",
 }
-_CONTENT_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]{1,200}")
+_CONTENT_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]{1,200}", re.ASCII)
 
 
 class Attachment:
@@ -232,7 +234,7 @@ class Attachment:
         if not filename:
             return None
         check_value(filename, "filename", parameter=True)
-        last = re.split(r"[/\\]", filename)[-1].strip(" ")
+        last = _SLASH.split(filename)[-1].strip(" ")
         if last in ("", ".", ".."):
             raise BadHeaders("not the name of a file", field="filename", value=filename)
         return last
@@ -270,7 +272,7 @@ def _parse(text: str, field: str) -> tuple[str, dict[str, str]]:
         name = found[1].lower()
         if "*" in name or name in parameters or len(name) > _LONGEST_NAME:
             raise BadHeaders("a parameter of an improper name", field=field, value=text)
-        parameters[name] = found[2] or re.sub(r"\\(.)", r"\1", found[3] or "")
+        parameters[name] = found[2] or _PAIR.sub(r"\1", found[3] or "")
         position = found.end()
     if found is None:
         raise BadHeaders("not a value with parameters", field=field, value=text)

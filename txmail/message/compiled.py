@@ -35,7 +35,7 @@ from .render import body_of, headers_of, message_id_of
 from .template import MailboxTemplate, Template, UriTemplate
 from .writer import Part, check_headers, header_names, write
 
-_MARKUP = re.compile("[&<>\"']")
+_MARKUP = re.compile("[&<>\"']", re.ASCII)
 _STAND_IN_ID = "<x@example.com>"
 
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
-from ..address import Mailbox
+from ..address import Mailbox, shown_name
 from ..exceptions import BadHeaders
 from .headers import has_word_mark, looks_encoded
 
@@ -51,14 +51,14 @@ _OWN_SYNTAX = (
 )
 STRUCTURED = frozenset(_OWN_SYNTAX.decode().split())
 
-_LIST_ID = re.compile(r"([^<>]*+)(<[!-;=?-~]++>)[ \t]*+")
+_LIST_ID = re.compile(r"([^<>]*+)(<[!-;=?-~]++>)[ \t]*+", re.ASCII)
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-_PLAIN_PHRASE = re.compile(rf"{_ATOM}(?: {_ATOM})*")
-_TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+-]+")
-_NEEDS_BACKSLASH = re.compile(r'(["\\])')
+_PLAIN_PHRASE = re.compile(rf"{_ATOM}(?: {_ATOM})*", re.ASCII)
+_TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+-]+", re.ASCII)
+_NEEDS_BACKSLASH = re.compile(r'(["\\])', re.ASCII)
 # Blanks at the end are a piece of their own. Otherwise a search would try each of them in turn, and
 # take time by the square of their number.
-_PIECE = re.compile(r" *+(?:[^ ]++|\Z)")
+_PIECE = re.compile(r" *+(?:[^ ]++|\Z)", re.ASCII)
 
 _ALPHANUMERIC = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 #: Octets, as the characters of Latin-1, to what stands for them: in Q, where a phrase allows the
@@ -148,6 +148,9 @@ def mailbox_tokens(mailboxes: Sequence[Mailbox], room: int) -> list[str]:
 
 def phrase(text: str, room: int = LINE - 1) -> Sequence[str]:
     """The tokens of a phrase (RFC 5322 section 3.2.5) that shows `text`."""
+    text = shown_name(text)
+    if not text:
+        return ()
     plain = _plain_phrase(text) if len(text) <= _LONGEST_QUOTED else ()
     return plain or encoded_words(text, room)
 

@@ -30,30 +30,31 @@ ADDRESS_HEADERS = frozenset(
 )
 
 #: C0 (with TAB), DEL, C1 (with NEL), the line and paragraph separators, surrogates.
-FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", re.ASCII)
 #: The same without TAB, which folded headers of others are full of.
-FORBIDDEN_BUT_TAB = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+FORBIDDEN_BUT_TAB = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", re.ASCII)
 #: Where an encoded word begins for the most lenient of readers.
-WORD_HEAD = re.compile(r"=\?(?=([^?]*)\?([qQbB])\?)")
+WORD_HEAD = re.compile(r"=\?(?=([^?]*)\?([qQbB])\?)", re.ASCII)
 
 #: How many characters of a header name are sensible, and which may be (RFC 5322 section 3.6.8).
 MAX_NAME = 76
-HEADER_NAME = re.compile(rf"[!-9;-~]{{1,{MAX_NAME}}}")
+HEADER_NAME = re.compile(rf"[!-9;-~]{{1,{MAX_NAME}}}", re.ASCII)
 
 #: Quoted strings, and what is between them.
-_QUOTED_OR_NOT = re.compile(r'"(?:[^"\\]++|\\.)*+"?+|(?:[^"\\]++|\\.)++|\\', re.DOTALL)
+_QUOTED_OR_NOT = re.compile(r'"(?:[^"\\]++|\\.)*+"?+|(?:[^"\\]++|\\.)++|\\', re.DOTALL | re.ASCII)
 #: What parts an addr-spec from a phrase.
-_AROUND = re.compile(r"[\s,;:<>()]")
+_AROUND = re.compile(r"[\s,;:<>()]", re.ASCII)
 #: Characters on both sides of an encoded word in which the rest of an addr-spec would be.
 _NEAR = 320
 
 _Q_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
-_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]")
+_PAIR = re.compile(r"\\(.)", re.ASCII)
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]", re.ASCII)
 _CONTROL_OCTET = re.compile(rb"[\x00-\x1f\x7f]")
 _LINE_OCTET = re.compile(rb"[\x00\r\n]")
 # One start for each run of characters keeps it linear.
 _SEGMENT = re.compile(
-    r'(?<![^\s;"])([^\s;=*"]+)\*([0-9]*)\*?\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL
+    r'(?<![^\s;"])([^\s;=*"]+)\*([0-9]*)\*?\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL | re.ASCII
 )
 
 #: Names of charsets with characters of two or four octets, and of EBCDIC.
@@ -272,7 +273,7 @@ def _extended_parameters(text: str) -> Iterator[tuple[bytes, str]]:
     segments: dict[str, list[tuple[int, str]]] = {}
     for name, number, value in _SEGMENT.findall(text):
         if value.startswith('"'):
-            value = re.sub(r"\\(.)", r"\1", value.strip().strip('"'))
+            value = _PAIR.sub(r"\1", value.strip().strip('"'))
         segments.setdefault(name.lower(), []).append((int(number[:6] or 0), value.strip()))
     for parts in segments.values():
         value = "".join([part for _, part in sorted(parts, key=lambda part: part[0])])

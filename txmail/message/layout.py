@@ -33,7 +33,7 @@ class Layout:
             # Of a body that is filled in it is not known yet whether its last line has an end.
             content = content.removesuffix(b"\r\n")
         stem = boundary_stem(_SEED.encode())
-        self._chunks = re.split(f"({'|'.join([stem, *marks])})".encode(), content)
+        self._chunks = re.compile(f"({'|'.join([stem, *marks])})".encode()).split(content)
         if not self._chunks[-1]:
             self._chunks.pop()
         self._stems, *self._places = [

@@ -44,13 +44,15 @@ ARGUMENTS = {
 _FIELDS = tuple(ARGUMENTS.values())
 
 # Characters of RFC 3986 section 2, and the schemes of RFC 2369 section 2 that are still about.
-_URI = re.compile(r"(https?|mailto|ftp):[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+", re.IGNORECASE)
+_URI = re.compile(
+    r"(https?|mailto|ftp):[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+", re.IGNORECASE | re.ASCII
+)
 #: Octets of the longest URI: it cannot be folded.
 _LONGEST_URI = 900
 #: At least two labels, for the last of them are somebody's domain (RFC 2919 section 2).
 _LABEL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-_LIST_ID = re.compile(rf"(?=.{{1,255}}\Z){_LABEL}(?:\.{_LABEL})+")
-_NAMED = re.compile(r'(?P<name>[^"<>]*)<(?P<id>[^<>]*)>')
+_LIST_ID = re.compile(rf"(?=.{{1,255}}\Z){_LABEL}(?:\.{_LABEL})+", re.ASCII)
+_NAMED = re.compile(r'(?P<name>[^"<>]*)<(?P<id>[^<>]*)>', re.ASCII)
 
 
 def has_list_headers(message: Message) -> bool:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from .message import Message
 
 _MESSAGE_ID = re.compile(
-    r"<[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+|\[[!-Z^-~]*\])>"
+    r"<[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+|\[[!-Z^-~]*\])>",
+    re.ASCII,
 )
 _MAX_MESSAGE_ID = 250
 
@@ -51,7 +52,7 @@ _FLAGS = re.IGNORECASE | re.MULTILINE | re.ASCII
 _METHOD = re.compile(r"^METHOD(?:;[^:\n]*+)?:([A-Za-z0-9-]{1,60})[ \t]*+$", _FLAGS)
 #: Where the first component of a calendar begins, and a fold of its lines (RFC 5545 section 3.1).
 _COMPONENT = re.compile(r"^BEGIN:(?!VCALENDAR)", _FLAGS)
-_FOLD = re.compile(r"\n[ \t]")
+_FOLD = re.compile(r"\n[ \t]", re.ASCII)
 
 
 class People(NamedTuple):

@@ -33,7 +33,8 @@ AnyMessage: TypeAlias = "Message[Any, Any]"
 SIGNATURES = frozenset({"dkim-signature", "arc-message-signature", "domainkey-signature"})
 
 _ENVELOPE = "sign the octets that are sent, and hand them in as an Envelope"
-_LINE_END = re.compile(r"\r?\n")
+_LINE_END = re.compile(r"\r?\n", re.ASCII)
+_PARTED = re.compile(r"[\s:]+", re.ASCII)
 _COVERED = re.compile(r"(?:^|;)\s*h\s*=([^;]*)", re.IGNORECASE | re.ASCII)
 
 
@@ -91,7 +92,7 @@ def check_coverage(message: AnyMessage, changed: str) -> None:
         if name.lower() not in SIGNATURES:
             continue
         covered = _COVERED.search(str(value))
-        names = re.split(r"[\s:]+", covered[1].lower()) if covered else []
+        names = _PARTED.split(covered[1].lower()) if covered else []
         if changed.lower() in names:
             problem = f"{name} covers it, and it cannot be sent so; {_ENVELOPE}"
             raise InvalidMessage(problem, field=changed)

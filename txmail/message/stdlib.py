@@ -33,8 +33,8 @@ from .stdlib_write import write
 from .transfer import encode_body
 
 _UNENCODED = ("7bit", "8bit", "binary")
-_LINE_END = re.compile(r"\r\n|\r|\n")
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+_LINE_END = re.compile(r"\r\n|\r|\n", re.ASCII)
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
 
 
 def envelope_of_stdlib(

@@ -37,7 +37,7 @@ _FEW_STEPS = re.compile(r"[A-Za-z0-9%_/+-]+", re.ASCII)
 _TOKEN = re.compile(
     r'"(?:[^"\\]++|\\.)*+"|\((?:[^()\\]++|\\.)*+\)|<[^<>"]*+>|\[[^\[\]]*+\]'
     r'|[^"()<>\[\],:;\\]++|\\.|.',
-    re.DOTALL,
+    re.DOTALL | re.ASCII,
 )
 
 

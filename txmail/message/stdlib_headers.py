@@ -15,7 +15,7 @@ from email.headerregistry import AddressHeader, HeaderRegistry
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ..address import Mailbox, parse_address
+from ..address import Mailbox, parse_address, shown_name
 from ..exceptions import BadHeaders, TxmailError
 from .entries import items_of, parse_mailboxes
 from .fields import (
@@ -35,13 +35,14 @@ from .stdlib_costs import parse
 
 _ADDRESS_HEADERS = MAILBOX_LISTS | ADDRESS_HEADERS
 PARAMETER_HEADERS = frozenset({"content-type", "content-disposition"})
-_FOLD = re.compile(r"\r?\n(?=[ \t])")
-_LINE_END = re.compile(r"\r\n|\r|\n")
+_FOLD = re.compile(r"\r?\n(?=[ \t])", re.ASCII)
+_LINE_END = re.compile(r"\r\n|\r|\n", re.ASCII)
 #: A line, after the first, that has nothing on it: some readers take it for the end of the headers.
-_BLANK_LINE = re.compile(r"\n[ \t]*+(?:\r?\n|\Z)")
+_BLANK_LINE = re.compile(r"\n[ \t]*+(?:\r?\n|\Z)", re.ASCII)
 #: One that does not begin a folded line.
-_INNER_TAB = re.compile(r"(?<!\n)\t")
-_TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+/-]+")
+_INNER_TAB = re.compile(r"(?<!\n)\t", re.ASCII)
+_NOT_KEPT = re.compile("[^\x00-\x7f\udc80-\udcff]", re.ASCII)
+_TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+/-]+", re.ASCII)
 
 #: What the standard library finds wrong that is about the name in front of an address.
 _HARMLESS = (
@@ -177,7 +178,7 @@ def written(name: str, value: Any, *, utf8: bool = False) -> bytes:
     if came_parsed and kind == "date" and (odd := _ODD_ZONE.search(value)):
         value = _in_whole_minutes(value[: odd.start()], odd)
     kept = came_parsed and _is_octets(value, utf8) and not _BLANK_LINE.search(value)
-    if kept and not _lacks_quotes(kind, value):
+    if kept and not _is_rewritten(kind, value):
         text = _INNER_TAB.sub(" ", _LINE_END.sub("\r\n", value))
         if kind in STRUCTURED:
             text = text.strip(" ")
@@ -202,7 +203,24 @@ def _is_octets(value: str, utf8: bool) -> bool:
     """True if `value` is ASCII or, where `utf8` allows it, octets that a parser has kept."""
     if not utf8 or value.isascii():
         return value.isascii()
-    return re.search("[^\x00-\x7f\udc80-\udcff]", value) is None
+    return _NOT_KEPT.search(value) is None
+
+
+def _is_rewritten(kind: str, value: str) -> bool:
+    """True if an address header cannot stay as it came: see `_lacks_quotes` and `shown_name`."""
+    return _lacks_quotes(kind, value) or _has_hidden_names(kind, value)
+
+
+def _has_hidden_names(kind: str, value: str) -> bool:
+    if kind not in _ADDRESS_HEADERS or ("=?" not in value and value.isascii()):
+        return False
+    try:
+        groups = groups_of(kind, value)
+    except TxmailError:
+        return False
+    names = [name or "" for name, _ in groups]
+    names += [mailbox.display_name for _, mailboxes in groups for mailbox in mailboxes]
+    return any(shown_name(name) != name for name in names)
 
 
 def _lacks_quotes(kind: str, value: str) -> bool:

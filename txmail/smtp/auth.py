@@ -25,6 +25,7 @@ import stringprep
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
+from ..ascii_text import ascii_upper
 from ..exceptions import ConfigurationError, TransportError
 from ..reply import Reply, printable
 
@@ -239,7 +240,7 @@ def choose(
     server did not know when they were tried. Raises a permanent `TransportError`, which says what
     was offered, if there is none.
     """
-    available = {name.upper() for name in offered if name.isascii()}
+    available = {ascii_upper(name) for name in offered if name.isascii()}
     possible = [
         name
         for name in (MECHANISMS if configured is None else configured.split(","))
@@ -279,7 +280,7 @@ def check_mechanisms(names: str, field: str) -> str:
 
     Raises `ConfigurationError`.
     """
-    found = [name.strip().upper() for name in names.split(",")]
+    found = [ascii_upper(name.strip()) for name in names.split(",")]
     if not (names.isascii() and {*found} <= {*MECHANISMS} and len({*found}) == len(found)):
         raise ConfigurationError(
             f"one of {', '.join(MECHANISMS)} is needed, or several with commas between", field=field

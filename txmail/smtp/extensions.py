@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..ascii_text import ascii_upper, ascii_words, is_digits
 from ..reply import Reply
 
 
@@ -35,11 +36,11 @@ class Extensions:
     @classmethod
     def from_ehlo(cls, reply: Reply) -> Extensions:
         """Read a positive EHLO reply; the first line is the server's greeting."""
-        words = [line.split() for line in reply.lines[1:]]
-        offered = {w[0].upper(): w[1:] for w in words if w}
+        words = [ascii_words(line) for line in reply.lines[1:]]
+        offered = {ascii_upper(w[0]): w[1:] for w in words if w}
         mechanisms = [name for w in words if w for name in _mechanisms(w[0], w[1:])]
         size = offered.get("SIZE", [])
-        limit = int(size[0]) if size and size[0].isascii() and size[0].isdigit() else 0
+        limit = int(size[0]) if size and is_digits(size[0]) else 0
         return cls(
             esmtp=True,
             pipelining="PIPELINING" in offered,
@@ -61,7 +62,7 @@ def _mechanisms(keyword: str, names: list[str]) -> list[str]:
     (RFC 4422 section 3.1); what is not has no upper case that could make it another one's.
     """
     word, old_form, first = keyword.partition("=")
-    if word.upper() != "AUTH":
+    if ascii_upper(word) != "AUTH":
         return []
     listed = [first, *names] if old_form else names
-    return [name.upper() for name in listed if name and name.isascii()]
+    return [ascii_upper(name) for name in listed if name and name.isascii()]

@@ -69,13 +69,16 @@ class Row:
 
 
 #: A code or a class of codes, perhaps with an enhanced status code that may end in x.
-_REPLY = re.compile(r"[2-5](?:[0-9]{2}|xx)(?: [245]\.(?:x\.x|[0-9]{1,3}\.(?:x|[0-9]{1,3})))?")
+_COLUMN = re.compile("=+", re.ASCII)
+_REPLY = re.compile(
+    r"[2-5](?:[0-9]{2}|xx)(?: [245]\.(?:x\.x|[0-9]{1,3}\.(?:x|[0-9]{1,3})))?", re.ASCII
+)
 
 
 def _read(text: str) -> Iterator[Row]:
     """The rows of a table: a reStructuredText "simple table" with anything in front of it."""
     _, border, rest = text[text.index("\n==") :].split("\n", 2)
-    starts = [column.start() for column in re.finditer("=+", border)]
+    starts = [column.start() for column in _COLUMN.finditer(border)]
     slices = [slice(*pair) for pair in zip(starts, [*starts[1:], None], strict=True)]
     _, rows, _ = rest.split(border)
     for line in rows.strip("\n").split("\n"):

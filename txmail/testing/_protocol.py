@@ -29,8 +29,8 @@ from ._settings import MailTransaction, Settings, parse_path, refusal_of_mail
 #: Longest command line in octets; RFC 5321 section 4.5.3.1.4 asks for 512, extensions for more.
 LINE_LIMIT = 4096
 
-_ENHANCED = re.compile(r"^([245][0-9][0-9][ -])[245]\.[0-9]+\.[0-9]+ ")
-_BDAT = re.compile(r"([0-9]{1,12})( +LAST)?", re.I)
+_ENHANCED = re.compile(r"^([245][0-9][0-9][ -])[245]\.[0-9]+\.[0-9]+ ", re.ASCII)
+_BDAT = re.compile(r"([0-9]{1,12})( +LAST)?", re.I | re.ASCII)
 
 
 class StartTLS:

@@ -13,7 +13,7 @@ VERBS = frozenset(
     | {"NOOP", "VRFY", "QUIT"}
 )
 
-_REPLY = re.compile(r"[2-5][0-9][0-9](?:[ -]|\Z)")
+_REPLY = re.compile(r"[2-5][0-9][0-9](?:[ -]|\Z)", re.ASCII)
 
 
 class Signal(Enum):

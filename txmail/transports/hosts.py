@@ -10,13 +10,14 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from ..address import parse_domain
+from ..address import is_number, parse_domain
+from ..ascii_text import ascii_lower
 from ..exceptions import AddressError
 
 #: Octets of a name without its last dot (RFC 1035 section 2.3.4), and of a label.
 _MAX_NAME, _MAX_LABEL = 253, 63
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
-_ZONE = re.compile(r"[A-Za-z0-9._-]+")
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", re.ASCII)
+_ZONE = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
 def read_host(text: str) -> str | None:
@@ -29,6 +30,8 @@ def read_host(text: str) -> str | None:
     name = text.removesuffix(".")
     labels = [_label(label) for label in name.split(".")]
     known = [label for label in labels if label is not None]
+    if known and is_number(known[-1]):
+        return None  # resolvers take it for an address in one of many forms
     if len(known) < len(labels) or len(read := ".".join(known)) > _MAX_NAME:
         return None
     if is_loopback(read):
@@ -40,7 +43,7 @@ def is_loopback(host: str) -> bool:
     """True if mail to `host` cannot leave this machine."""
     address = _address(host)
     if address is None:
-        return host.removesuffix(".").lower() == "localhost"
+        return ascii_lower(host.removesuffix(".")) == "localhost"
     mapped = getattr(address, "ipv4_mapped", None)  # whose own answer depends on Python's version
     return (mapped or address).is_loopback
 

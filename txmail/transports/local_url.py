@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
+from ..ascii_text import ascii_lower
 from ..exceptions import ConfigurationError
 from ..interfaces import ITransport
 from .console import ConsoleTransport
@@ -21,7 +22,7 @@ def local_transport(scheme: str, url: str, field: str, command: Command | None) 
     `ConfigurationError`, which calls the URL `field`.
     """
     if scheme == "console":
-        if url.lower() != "console:":
+        if ascii_lower(url) != "console:":
             raise ConfigurationError("console: takes nothing behind its colon", field=field)
         return ConsoleTransport()
     path, options = _path_and_options(scheme, url, field)
@@ -40,7 +41,7 @@ def _path_and_options(scheme: str, url: str, field: str) -> tuple[str, str]:
     """The path, absolute or empty, and what is behind the question mark."""
     try:
         parts = urlsplit(url)
-        here = parts.netloc.lower() in ("", "localhost")
+        here = ascii_lower(parts.netloc) in ("", "localhost")
     except ValueError:
         here = False
     path = os.fsdecode(unquote_to_bytes(parts.path)) if here else ""

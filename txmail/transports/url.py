@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urlsplit
 
 from ..address import parse_domain
+from ..ascii_text import ascii_lower
 from ..exceptions import AddressError, ConfigurationError
 from ..interfaces import ITransport
 from ..nearest import did_you_mean
@@ -38,7 +39,7 @@ TLS_AT_ONCE = 465
 CLEAR_AT_FIRST = (25, 587)
 _YES_NO = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
 #: What may be the name of an option, so that an error can show it.
-_OPTION = re.compile(r"[a-z_]{1,32}")
+_OPTION = re.compile(r"[a-z_]{1,32}", re.ASCII)
 #: Seconds and connections beyond which a number is a typing error.
 _MOST = 1_000_000
 
@@ -92,7 +93,7 @@ def _transport(given: Unshown, field: str, command: Command | None, account: Acc
     if scheme in SCHEMES:
         return local_transport(scheme, plain, field, command)
     if scheme == "memory":
-        if plain.lower() != "memory:":
+        if ascii_lower(plain) != "memory:":
             raise ConfigurationError("memory: takes nothing behind its colon", field=field)
         return MemoryTransport()
     if scheme not in _PORTS:
@@ -145,7 +146,7 @@ def from_urls(
     given = Unshown(urls)
     del urls
     routes = [from_url(u, field=field, command=command, account=account) for u in given.get()]
-    hosts = {r.options.tls_name.lower() for r in routes if isinstance(r, SmtpTransport)}
+    hosts = {ascii_lower(r.options.tls_name) for r in routes if isinstance(r, SmtpTransport)}
     if account is not None and account.user and len(hosts) > 1:
         raise ConfigurationError(
             f"{field} has several servers, and all of them would get the password; "
@@ -163,7 +164,7 @@ def _without_credentials(url: object, field: str) -> tuple[str, str, Secret | No
         raise ConfigurationError("a string is needed", field=field)
     scheme, mark, rest = url.partition("://")
     authority, at, behind = rest.rpartition("@")
-    if not mark or not at or scheme.lower() not in _PORTS:
+    if not mark or not at or ascii_lower(scheme) not in _PORTS:
         return scheme + mark + rest, "", None
     user, _, password = authority.partition(":")
     name, word = _unquoted(user), _unquoted(password)
@@ -187,7 +188,7 @@ def _scheme(url: str, field: str) -> str:
     if not url.isprintable() or " " in url:
         # urlsplit would remove some of them without a word
         raise ConfigurationError("it has blanks or control characters", field=field)
-    return url.partition(":")[0].lower() if ":" in url else ""
+    return ascii_lower(url.partition(":")[0]) if ":" in url else ""
 
 
 def _split(url: str, default: int) -> tuple[SplitResult, int] | None:
@@ -295,7 +296,9 @@ def _check_port(scheme: str, port: int, field: str) -> None:
 def _host(parts: SplitResult, field: str) -> str:
     if not parts.hostname:
         raise ConfigurationError("there is no host", field=field)
-    host = unquote(parts.hostname)
+    # urlsplit has made it lower case, in which some letters become those of ASCII.
+    changed = any(not c.isascii() and c.lower()[:1].isascii() for c in parts.netloc)
+    host = "" if changed else unquote(parts.hostname)
     known = read_host(host)
     if known is None or parts.netloc.startswith("[") is not (":" in host):
         raise ConfigurationError("that is no host name and no address", field=field)
@@ -328,7 +331,7 @@ def _count(value: str, field: str) -> Any:
 
 def _number(kind: Callable[[str], Any], value: str, field: str, problem: str) -> Any:
     try:
-        number = kind(value)
+        number = kind(value) if value.isascii() else 0
     except ValueError:
         number = 0
     if not 0 < number <= _MOST:
@@ -337,9 +340,9 @@ def _number(kind: Callable[[str], Any], value: str, field: str, problem: str) ->
 
 
 def _yes_no(value: str, field: str) -> bool:
-    if value.lower() not in _YES_NO:
+    if ascii_lower(value) not in _YES_NO:
         raise ConfigurationError("yes or no is needed", field=field)
-    return _YES_NO[value.lower()]
+    return _YES_NO[ascii_lower(value)]
 
 
 def _hostname(value: str, field: str) -> str:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ..ascii_text import ascii_lower
 from ..envelope import Action, Outcome, Scope, Status
 from ..exceptions import ConfigurationError
 from ..interfaces import ITransport
@@ -75,8 +76,8 @@ class Route:
         route = cls(
             name,
             transport,
-            frozenset(s.lower() for s in senders),
-            frozenset(d.lower() for d in domains),
+            frozenset(ascii_lower(s) for s in senders),
+            frozenset(ascii_lower(d) for d in domains),
             frozenset(numbers),
             window,
             rate,
@@ -93,10 +94,10 @@ class Route:
         if self.priorities and priority not in self.priorities:
             return False
         if self.senders:
-            address = sender.lower()
+            address = ascii_lower(sender)
             if not {address, address.rpartition("@")[2]} & self.senders:
                 return False
-        return not self.domains or recipient.rpartition("@")[2].lower() in self.domains
+        return not self.domains or ascii_lower(recipient.rpartition("@")[2]) in self.domains
 
 
 def route_of(routes: Sequence[Route], sender: str, recipient: str, priority: int) -> Route | None:

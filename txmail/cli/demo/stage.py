@@ -41,7 +41,7 @@ DATAS = "DATA commands"
 ROWS = "invoices in SQLite"
 OBJECTS = "invoices in the ZODB"
 
-_NUMBER = re.compile(r"Invoice ([0-9]+)")
+_NUMBER = re.compile(r"Invoice ([0-9]+)", re.ASCII)
 
 
 class Base(DeclarativeBase):
