@@ -18,7 +18,6 @@ one-phase SQL session has by then committed in its own vote, before ours.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -29,25 +28,18 @@ from zope.interface import implementer
 
 from . import unsent
 from .account import (
-    Account,
     Entry,
     Report,
     Sending,
-    account_of,
-    failed,
-    is_transient,
-    outcomes_of,
-    perhaps_queued,
     report,
     tell,
     tell_queued,
 )
 from .budget import Budget
-from .envelope import Envelope, Status
-from .events import Events, SentForNothing, VotesAfterUs
+from .commit_report import CommitReport
+from .envelope import Status
+from .events import VotesAfterUs
 from .exceptions import (
-    DeliveryError,
-    QueueInDoubt,
     QueueUnavailable,
     SchemaError,
     TransactionClosed,
@@ -55,7 +47,7 @@ from .exceptions import (
 from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
 from .item import Item, Row
 from .logs import quiet_logger
-from .outcomes import Settled, delivery_error, in_order, is_left, queue_error
+from .outcomes import Settled, in_order, is_left
 
 log = quiet_logger("txmail")
 
@@ -63,8 +55,6 @@ log = quiet_logger("txmail")
 #: zope.sqlalchemy as ``~sqlalchemy:``; ours comes after all of them. Votes and finishes go in this
 #: order, so a manager that sorted early would send before a database that then says no.
 SORT_KEY = "~~txmail"
-#: One-phase zope.sqlalchemy commits its SQL in its vote, before ours.
-ONE_PHASE_SORT_KEY = "~sqlalchemy:"
 #: How often our hook goes to the end of the line when others are behind it. Two parties that both
 #: insist on being last would go on for ever.
 HOOK_TURNS = 10
@@ -113,39 +103,18 @@ class MailSavepoint:
 
 
 @implementer(IMailDataManager)
-class MailDataManager:
+class MailDataManager(CommitReport):
     """Our participant in one transaction. See `IMailDataManager`; made by `join` only."""
 
     def __init__(self, transaction_manager: Any) -> None:
-        self.transaction_manager = transaction_manager
-        self._entries: list[Entry] = []
-        self._runs: dict[IDelivery, IDeliveryRun] = {}
+        super().__init__(transaction_manager)
         self._batches: dict[IQueue, IBatch] = {}
-        #: what is known of what the server was asked, or was sent, in the present commit
-        self._sendings: list[Sending] = []
         self._budget = Budget()
         self._joined = False
-        self._hook_pending = False
         self._hook_turns = 0
         self._abort_hook = False
         #: why nothing can be added any more; empty while something can
         self._closed = ""
-        #: true if somebody has tried to commit, successfully or not; if the user aborts
-        self._tried = self._aborting = False
-        #: true if a commit has failed in our hook, and its outcomes were told
-        self._refused = False
-        #: true if we have said yes; from our `tpc_finish` on; when all is done
-        self._voted = self._finishing = self._finished = False
-        #: true if nobody knows whether the queue has what it was to have
-        self._perhaps_queued = False
-        self._transaction: weakref.ref[Any] | None = None
-        #: true once it was said that nobody has committed what is here
-        self._warned = False
-        #: the process whose mail it is, and not that of a child
-        self._pid = os.getpid()
-        unsent.watch(self)
-        #: who would have to be told, if the transaction failed now, that these are out
-        self._sent: list[tuple[Events, str]] = []
 
     # -- joining and buffering
 
@@ -179,12 +148,6 @@ class MailDataManager:
             transaction.addBeforeAbortHook(self._before_abort)
             self._abort_hook = True
 
-    def _is_hook_dropped(self, transaction: Any) -> bool:
-        """True if a commit has failed in a hook before ours: that has cleared the list."""
-        return self._hook_pending and all(
-            hook != self._before_commit for hook, _, _ in transaction.getBeforeCommitHooks()
-        )
-
     def add(self, delivery: IDelivery, item: Item, report: Report) -> None:
         """See `IMailDataManager`."""
         queue = delivery.queue
@@ -196,24 +159,6 @@ class MailDataManager:
     def buffered(self, *deliveries: IDelivery) -> list[Item]:
         """What waits for the commit and one of `deliveries`."""
         return [e.item for e in self._entries if e.delivery in deliveries]
-
-    def pending(self, report: Report) -> tuple[Envelope, ...]:
-        """What waits for the commit, of the mailer that `report` is of."""
-        return tuple(e.item.envelope for e in self._entries if e.report == report)
-
-    def uncommitted(self) -> tuple[str, ...]:
-        """See `txmail.unsent.Holder`."""
-        if self._pid != os.getpid() or self._warned or self._refused or self._is_tried():
-            return ()
-        found = tuple(
-            e.item.envelope.message_id for e in self._entries if e.delivery.is_missed_unsent
-        )
-        self._warned = bool(found)
-        return found
-
-    def __del__(self) -> None:
-        if getattr(self, "_entries", None):
-            unsent.warn(self, "the transaction was dropped")
 
     def savepoint(self) -> MailSavepoint:
         """See `ISavepointDataManager`."""
@@ -372,80 +317,6 @@ class MailDataManager:
             if not all(o.settled for _, found in sending.settled() for o in found):
                 return
 
-    # -- what is known, at every moment, and who is told
-
-    def _settled(self) -> Settled:
-        """What is known of each item that was begun."""
-        return [pair for sending in self._sendings for pair in sending.settled()]
-
-    def _accounted(self) -> Account:
-        """What would be said of all mail if the transaction committed."""
-        return account_of(self._entries, self._settled())
-
-    def _account(self) -> Account:
-        """What is to be said of all mail now."""
-        account = self._accounted()
-        if self._finishing:
-            return account
-        transaction = self._transaction() if self._transaction is not None else None
-        committed = transaction is not None and _committed_early(transaction)
-        account = failed(account, known=not self._voted, committed=committed)
-        return perhaps_queued(account) if self._perhaps_queued else account
-
-    def _is_tried(self) -> bool:
-        """True if somebody has tried to commit this, also if we were not asked."""
-        transaction = self._transaction() if self._transaction is not None else None
-        if transaction is not None and not self._tried:
-            begun = transaction.status in (
-                TransactionStatus.COMMITTING,
-                TransactionStatus.COMMITFAILED,
-            )
-            self._tried = begun or self._is_hook_dropped(transaction)
-        return self._tried
-
-    def notice(self) -> None:
-        """Report what is known of a commit that was tried and has not ended, if there was one."""
-        if self._entries and self._is_tried():
-            report(self._account())
-
-    def _failure(self, transaction: Any = None) -> DeliveryError:
-        """The error for a commit in which not everything was accepted; tells it to everybody."""
-        account = self._account()
-        self._tell(account)
-        return delivery_error(
-            outcomes_of(account),
-            transient=is_transient(account),
-            databases_may_be_committed=transaction is not None and _committed_early(transaction),
-        )
-
-    def _queue_failure(
-        self, error: QueueUnavailable | SchemaError
-    ) -> QueueUnavailable | SchemaError:
-        """The queue could not take the mail: nothing was sent, and everybody is told."""
-        self._perhaps_queued = isinstance(error, QueueInDoubt)
-        account = self._account()
-        self._tell(account)
-        return queue_error(error, outcomes_of(account), transient=is_transient(account))
-
-    def _interrupted(self, error: BaseException) -> None:
-        """Something that is no delivery error ended the vote: note on it what happened."""
-        account = self._account()
-        self._tell(account)
-        note = "while sending mail: " + "; ".join(str(o) for o in outcomes_of(account))
-        error.add_note(note)
-        log.error("interrupted %s (%s)", note, type(error).__name__)
-
-    def _tell(self, account: Account) -> None:
-        report(account)
-        left = [delivery for delivery, run in self._runs.items() if not run.sends]
-        tell(account, unsent=left)
-
-    def _tell_sent_for_nothing(self) -> None:
-        sent, self._sent = self._sent, []
-        message_ids = tuple(message_id for _, message_id in sent)
-        for events in dict.fromkeys(events for events, _ in sent):
-            events.emit(SentForNothing(message_ids))
-
     # -- the end
 
     def tpc_finish(self, transaction: Any) -> None:
@@ -523,14 +394,3 @@ class MailDataManager:
         self._runs.clear()
         self._batches.clear()
         self._sendings.clear()
-
-
-def _committed_early(transaction: Any) -> bool:
-    """True if a database may have committed in its vote, before ours."""
-    if transaction.status is TransactionStatus.ACTIVE:
-        return False
-    return any(
-        manager.sortKey().startswith(ONE_PHASE_SORT_KEY)
-        and getattr(manager, "state", "committed") == "committed"
-        for manager in transaction._resources
-    )
