@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import pytest
@@ -14,7 +15,7 @@ from databases import POSTGRESQL, SQLITE  # noqa: E402
 from workers import Watched  # noqa: E402
 
 from txmail import Mailer, Message, transport_from_url  # noqa: E402
-from txmail.exceptions import SchemaError  # noqa: E402
+from txmail.exceptions import QueueFull, SchemaError  # noqa: E402
 from txmail.integrations.session_queue import session_queue  # noqa: E402
 from txmail.queue import schema, upgrade, version  # noqa: E402
 from txmail.queue.database import Database  # noqa: E402
@@ -338,3 +339,50 @@ def test_q10_a_revision_names_the_oldest_version_that_may_go_on(
     else:
         with pytest.raises(SchemaError), running.write():
             pass
+
+
+# -- a full disk
+
+
+def fill(folder):
+    """Leave no room on the disk of `folder`."""
+    with (folder / "filler").open("ab", buffering=0) as filler:
+        for size in (4096, 512, 1):
+            with contextlib.suppress(OSError):
+                while filler.write(b"x" * size):
+                    pass
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_q8_workers_drain_a_queue_whose_disk_is_full(
+    small_disk, manager, transport, count, restarted
+):
+    """Kind: who gives room back must not be kept from it by those who take it."""
+    url = f"sqlite:///{small_disk}/mail.db"
+    queue = Queue(url)
+
+    def enqueue(*recipients):
+        mailer = Mailer(transport, queue=queue, transaction_manager=manager)
+        with manager:
+            for to in recipients:
+                mailer.enqueue(Message("News", [to], "Hello.", sender="app@example.com"))
+
+    enqueue(*(f"{n}@example.com" for n in range(count)))
+    fill(small_disk)
+    if restarted:
+        queue.close()
+        fill(small_disk)
+        queue = Queue(url)
+    for _ in range(2):
+        with pytest.raises(QueueFull):
+            enqueue("more@example.com")
+    assert run_once(queue, transport) == count
+    assert len(transport.envelopes) == count
+    assert queue.counts() == {"sent": count}
+    with pytest.raises(QueueFull):
+        enqueue("more@example.com")
+    (small_disk / "filler").unlink()
+    enqueue("again@example.com")
+    assert run_once(queue, transport) == 1
+    queue.close()

@@ -100,6 +100,15 @@ class Backend(Protocol):
     def committed(self, engine: sa.Engine) -> None:
         """A transaction that wrote has ended well, and its connection is free. Never raises."""
 
+    def keep_room(self, connection: sa.Connection) -> None:
+        """The transaction is going to add mail. Raises `QueueFull` if only workers may write."""
+
+    def give_room(self, driver: Any, error: BaseException) -> None:
+        """A transaction has ended with `error`: if the disk is full, give up the room kept for it.
+
+        `driver` is its connection, None if it got none. Never raises.
+        """
+
     def failed(self, engine: sa.Engine, error: BaseException) -> None:
         """A transaction has ended with `error`, and its connection is closed. Never raises."""
 

@@ -183,6 +183,8 @@ class Block(AbstractContextManager["sa.Connection"]):
         if process is None:
             return
         backend = self._database._backend
+        if error is not None and isinstance(error, self._database.foreign):
+            backend.give_room(self._driver, self._database.cause(error))
         if self._connection is not None:
             self._close(process, error)
             if error is not None and isinstance(error, self._database.foreign):

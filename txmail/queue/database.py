@@ -424,6 +424,10 @@ class Database:
             return None
         return TableVersion.of(self._backend.version_rows(connection))
 
+    def keep_room(self, connection: sa.Connection) -> None:
+        """The transaction is going to add mail. Raises `QueueFull` if only workers may write."""
+        self._backend.keep_room(connection)
+
     def lock_room(self, connection: sa.Connection) -> None:
         """Keep others from writing what counts against a limit until the transaction ends."""
         self._backend.lock_room(connection)

@@ -185,6 +185,12 @@ class Postgresql:
     def committed(self, engine: sa.Engine) -> None:
         """Nothing: the server looks after its log."""
 
+    def keep_room(self, connection: sa.Connection) -> None:
+        """Nothing: the server's disk is not ours to keep room on."""
+
+    def give_room(self, driver: Any, error: BaseException) -> None:
+        """Nothing."""
+
     def failed(self, engine: sa.Engine, error: BaseException) -> None:
         """Nothing: what the server did not commit is not there."""
 

@@ -209,6 +209,8 @@ class Queue:
 
     def check_room(self, connection: sa.Connection, more: int) -> None:
         """Raise `QueueFull` if there is no room for `more` deliveries."""
+        if not self.in_session:
+            self.database.keep_room(connection)
         if self.limit is not None:
             if not self.in_session:  # an application's transaction may last
                 self.database.lock_room(connection)

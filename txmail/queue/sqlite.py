@@ -27,6 +27,7 @@ from .backend import LOOK, VERSION_ROWS
 from .file import check_place
 from .forks import forks
 from .kept import KeptConnections
+from .reserve import SHORT_LOG, Reserve
 from .sqlite_file import SqliteFile, roll_back
 
 DRIVERS = ("sqlite", "sqlite+pysqlite")
@@ -85,6 +86,7 @@ class Sqlite:
         self._file = (
             None if path is None else SqliteFile(path, own_checkpoints=self._own_checkpoints)
         )
+        self._reserve = None if path is None else Reserve(path)
         self.name = f"sqlite:///{path if engine is None else engine.url.database}"
 
     @property
@@ -139,6 +141,7 @@ class Sqlite:
             if connection.info.get("synchronous", "FULL") != wanted:
                 driver.execute(f"PRAGMA synchronous = {wanted}")
                 connection.info["synchronous"] = wanted
+        driver.adds = False
         driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     def watch(self, key: object, connection: sa.Connection, seconds: float) -> None:
@@ -177,12 +180,28 @@ class Sqlite:
         return False
 
     def committed(self, engine: sa.Engine) -> None:
-        if not self._own_checkpoints:
+        given = self._reserve is not None and self._reserve.given
+        if not self._own_checkpoints and not given:
             return
         # The mail is safe: what goes wrong here goes wrong again where it can be told.
-        with suppress(OSError, sqlite3.Error, sa.exc.DBAPIError):
-            if os.stat(f"{self._path}-wal").st_size > _LONG_LOG:
+        with suppress(OSError, sqlite3.Error, sa.exc.DBAPIError, TxmailError):
+            longest = SHORT_LOG if given else _LONG_LOG
+            if os.stat(f"{self._path}-wal").st_size > longest:
                 self.checkpoint(engine, 0.0)
+
+    def keep_room(self, connection: sa.Connection) -> None:
+        if self._reserve is not None:
+            driver: Any = connection.connection.dbapi_connection
+            driver.adds = True
+            self._reserve.keep()
+
+    def give_room(self, driver: Any, error: BaseException) -> None:
+        adds = getattr(driver, "adds", False)
+        code = getattr(error, "sqlite_errorcode", None)
+        if self._reserve is None or adds or code is None:
+            return
+        if code & 0xFF == sqlite3.SQLITE_FULL or self._is_full(code):
+            self._reserve.give()
 
     def failed(self, engine: sa.Engine, error: BaseException) -> None:
         """Take back a commit that is in the log and did not reach the disk for certain.

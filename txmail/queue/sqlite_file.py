@@ -43,6 +43,8 @@ class OpenedFile(sqlite3.Connection):
     identity: FileIdentity | None = None
     #: True if it is in WAL mode
     wal = True
+    #: True if its transaction adds mail to the queue
+    adds = False
 
     def close(self) -> None:
         """Whoever closes it, SQLAlchemy as well as we, has its transaction ended first."""
