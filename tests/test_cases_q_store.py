@@ -375,11 +375,13 @@ def test_q8_workers_drain_a_queue_whose_disk_is_full(
         fill(small_disk)
         queue = Queue(url)
     for _ in range(2):
+        fill(small_disk)  # what was in the log may be in the file by now
         with pytest.raises(QueueFull):
             enqueue("more@example.com")
     assert run_once(queue, transport) == count
     assert len(transport.envelopes) == count
     assert queue.counts() == {"sent": count}
+    fill(small_disk)
     with pytest.raises(QueueFull):
         enqueue("more@example.com")
     (small_disk / "filler").unlink()

@@ -327,9 +327,10 @@ class Sqlite:
             disk = os.statvfs(os.path.dirname(self._path))
         except OSError:
             return False
-        return disk.f_bavail * disk.f_frsize < _SOME_ROOM or (
-            disk.f_files > 0 and disk.f_favail == 0
-        )
+        free = disk.f_bavail * disk.f_frsize
+        if self._reserve is not None:
+            free -= self._reserve.octets_given(disk)  # there was less a moment ago
+        return free < _SOME_ROOM or (disk.f_files > 0 and disk.f_favail == 0)
 
 
 _RESTORE = "restore it from a backup, or move it and its -wal away for a new, empty queue"
