@@ -62,7 +62,9 @@ def check_outcome(outcome, path, deliveries):
         assert [code for code in codes if code // 100 == 2] == codes, outcome
         assert len(codes) == 1, outcome
     elif outcome.status == "in_doubt":
-        open_ = [d for d in deliveries if path in d.open]
+        # Of replies that are one too many nobody knows what each is about.
+        shifted = "one that nothing asked for" in outcome.reason
+        open_ = [d for d in deliveries if shifted or path in d.open]
         assert open_, outcome
         assert len([d for d in open_ if not d.refused_unheard]) <= 1, outcome
     else:  # if it came whole it was refused

@@ -237,12 +237,14 @@ class _Transaction:
         early = not in_time and not (chunk and code >= 400)
         self._lost = self._lost or (chunk and code // 100 == 3)
         self._go_on_after_421(code)
+        # Content that was taken without a sender: perhaps it had that of another transaction.
+        mixed = chunk and code // 100 == 2 and self._mail[0] >= 400
         taken, open_ = set(), set()
         for path, about in self._recipients.items():
             said_of = [about, self._mail]
             if all(c // 100 == 2 and (chunk or timed) for c, timed in said_of):
                 taken.add(path)
-            if self._lost or not any(c >= 400 for c, _ in (*said_of, self._reset)):
+            if self._lost or mixed or not any(c >= 400 for c, _ in (*said_of, self._reset)):
                 open_.add(path)
         content = said.content if chunk else unstuffed(said.content)
         if not chunk:

@@ -179,7 +179,7 @@ REFUSAL = Move(said=b"554 no\r\n")
     [
         ([], {b"<d@e.f>", b"<g@e.f>"}, 250, {b"<d@e.f>", b"<g@e.f>"}, False),
         ([Move()] * 2 + [REFUSAL], {b"<g@e.f>"}, 250, {b"<g@e.f>"}, False),
-        ([Move(), REFUSAL], set(), 250, set(), False),
+        ([Move(), REFUSAL], set(), 250, {b"<d@e.f>", b"<g@e.f>"}, False),
         ([REFUSAL], {b"<d@e.f>", b"<g@e.f>"}, 250, {b"<d@e.f>", b"<g@e.f>"}, True),
         ([REFUSAL] * 2, set(), 250, {b"<d@e.f>", b"<g@e.f>"}, True),
         ([Move()] * 4 + [REFUSAL], {b"<d@e.f>", b"<g@e.f>"}, 554, {b"<d@e.f>", b"<g@e.f>"}, False),

@@ -459,7 +459,9 @@ def test_what_has_to_wait_is_ready_when_its_time_has_come(app, clock, memory, st
     assert run_once(app.queue, memory) == 0
     clock.advance(1)
     assert run_once(app.queue, memory) == 1
-    assert app.states() == {"a@example.net": "sent", "held@example.net": state}
+    # What is in doubt may wait for a person; what is deferred has a time, or would wait for ever.
+    left = "failed" if state == "deferred" else state
+    assert app.states() == {"a@example.net": "sent", "held@example.net": left}
 
 
 # -- rows that nobody can read

@@ -442,19 +442,18 @@ def test_a_sender_that_is_put_off_is_about_its_message_and_of_three_in_a_row_abo
     app, server, make_transport, clock, told, listening
 ):
     server.on("MAIL", LATER, matching="<bad", times=None)
-    put(app, note("bad0"), note("bad1"), note("good0"), note("bad2"), note("bad3"), note("bad4"))
-    good = put_many(app, "after", 3)
+    put(app, note("bad0"), note("bad1"), note("good0"), *(note(f"bad{n}") for n in range(2, 8)))
+    put_many(app, "after", 3)
     run_once(app.queue, make_transport("?window=1"), events=listening)
     rows = app.deliveries()
-    assert {
-        name: (row.state, row.attempts)
-        for name, row in rows.items()
-        if name not in good
-    } == {
-        "good0@example.net": ("sent", 1),
-        **{f"bad{n}@example.net": ("deferred", 1) for n in range(4)},
-        "bad4@example.net": ("ready", 0),
-    }  # fmt: skip
+    bad = [(rows[f"bad{n}@example.net"].state, rows[f"bad{n}@example.net"].attempts)
+           for n in range(8)]  # fmt: skip
+    assert rows["good0@example.net"].state == "sent"
+    # A fresh connection is asked about the first behind the good one, and about what was on its
+    # way with that; these do not count. Then three in a row.
+    put_off = bad.index(("ready", 0)) - 2
+    assert put_off in (3, 4)
+    assert bad == [("deferred", 1)] * (2 + put_off) + [("ready", 0)] * (6 - put_off)
     (failed,) = only(told, RouteFailed)
     assert failed.reason == LATER
     assert only(told, RouteSlowed) == []
