@@ -125,7 +125,7 @@ class _Plan:
         # What does not change passes the gate now.
         check_headers(part)
         content, boundaries = write(headers, part, _STAND_IN_ID)
-        gate.check(content, intended_headers=self._names, boundaries=boundaries)
+        gate.check(content, intended_headers=self._names, boundaries=boundaries, known_parts=True)
 
     def _find_bodies(self, template: Template, part: Part, makes_text: bool) -> list[Part]:
         """Note the bodies that have fields in them; the parts in which the prototype has them."""
@@ -159,7 +159,7 @@ class _Plan:
         # All else has been here before.
         end = content.index(b"\r\n\r\n") + 4
         made = b"".join([content[:end], *[body.made for body in bodies]])
-        gate.check(made, intended_headers=self._names)
+        gate.check(made, intended_headers=self._names, known_parts=True)
         return pass_gate(Envelope(self._path, (mailbox.address.text, *self._others), content))
 
     def _filled(self, values: list[str], together: str) -> list[Filled]:

@@ -71,6 +71,7 @@ def check(
     *,
     intended_headers: Sequence[str] | None = None,
     boundaries: Mapping[bytes, int] | None = None,
+    known_parts: bool = False,
 ) -> None:
     """Raise `InvalidMessage`, `BadHeaders` or `MessageTooLarge` unless `content` may be sent.
 
@@ -79,6 +80,9 @@ def check(
     `boundaries`
         For each multipart's boundary, how many delimiter lines were meant to be written: one for
         each part and one at the end.
+    `known_parts`
+        The caller has made the headers of all parts, checked them, and chosen boundaries that
+        nobody foretells: the parts are not looked into again.
     """
     if len(content) > MAX_CONTENT:
         raise MessageTooLarge(f"more than {MAX_CONTENT} octets", field="content")
@@ -94,7 +98,7 @@ def check(
                     "the boundary of a multipart is in a body, or in front of or behind its parts"
                 )
                 raise InvalidMessage(problem, field="content", value=boundary)
-    if b"content-type" in names:
+    if b"content-type" in names and not known_parts:
         check_parts(content, section)
 
 

@@ -83,7 +83,7 @@ def render(
     names = [line.partition(":")[0] for line in headers] + header_names(part)
     check_headers(part)
     content, boundaries = write(headers, part, message_id)
-    gate.check(content, intended_headers=names, boundaries=boundaries)
+    gate.check(content, intended_headers=names, boundaries=boundaries, known_parts=True)
     return content
 
 

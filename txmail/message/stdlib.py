@@ -108,7 +108,8 @@ def _walk(message: AnyMessage, *, signed: bool = True) -> Iterator[AnyMessage]:
         if not signed and is_signed_message(part):
             continue
         yield part
-        payload = part.get_payload()
+        # Not get_payload(), which has another header parsed.
+        payload: Any = vars(part).get("_payload")
         if isinstance(payload, list) and (signed or not is_signed_part(part)):
             stack += [(child, depth + 1) for child in payload[: gate.MAX_PARTS + 1]]
 

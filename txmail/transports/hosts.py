@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from ..address import is_number, parse_domain
+from ..address import parse_domain
 from ..ascii_text import ascii_lower
 from ..exceptions import AddressError
 
@@ -30,8 +30,6 @@ def read_host(text: str) -> str | None:
     name = text.removesuffix(".")
     labels = [_label(label) for label in name.split(".")]
     known = [label for label in labels if label is not None]
-    if known and is_number(known[-1]):
-        return None  # resolvers take it for an address in one of many forms
     if len(known) < len(labels) or len(read := ".".join(known)) > _MAX_NAME:
         return None
     if is_loopback(read):
