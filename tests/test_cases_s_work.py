@@ -158,7 +158,7 @@ MANY = [
 
 def assert_in_proportion(entry, pump):
     function = ENTRIES[entry]
-    short, long = (pump * (size // len(pump)) for size in (60, 240))
+    short, long = (pump * (size // len(pump)) for size in (100, 400))
     work(function, short)  # what is imported or cached at first is not counted
     once = work(function, short)
     assert work(function, long) <= 6 * once + 2000, (entry, pump)
