@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -153,6 +154,9 @@ def _of_transport(transport: ITransport, what: str, *, connect: bool) -> Iterato
 
 def _of_database(queue: Any) -> Iterator[_Finding]:
     if not queue.database.is_sqlite:
+        with contextlib.suppress(QueueUnavailable):  # which is said with the rest
+            for advice in queue.database.advice():
+                yield _Mark.BAD if advice.bad else _Mark.ADVICE, advice.text
         return
     version = sqlite3.sqlite_version
     if queue.database.unsafe_wal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -13,6 +14,19 @@ from ..exceptions import QueueUnavailable, TxmailError
 VERSION_ROWS = "SELECT * FROM txmail_version"
 #: Seconds that a look at the version of the tables counts for where each costs a round trip.
 LOOK = 5.0
+
+
+class CannotListen(QueueUnavailable):
+    """Nobody will ever hear of mail over this connection: it has to be looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What the doctor says of a database."""
+
+    text: str
+    #: true if mail cannot be stored like this
+    bad: bool = False
 
 
 class Waker(Protocol):
@@ -156,6 +170,9 @@ class Backend(Protocol):
 
     def notify(self, connection: sa.Connection, channel: str) -> None:
         """See `Database.notify`."""
+
+    def advice(self, connection: sa.Connection) -> Sequence[Advice]:
+        """What an administrator should know of its settings."""
 
     def translated(self, error: BaseException) -> TxmailError:
         """What to raise for an error of the driver."""

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ..exceptions import QueueUnavailable, TxmailError
-from . import postgresql
 from .backend import StoreChanged
 from .forks import forks
 from .kept import connect
+from .postgresql_connect import patience
 
 if TYPE_CHECKING:
     from .database import Database, Process
@@ -123,7 +123,7 @@ class Block(AbstractContextManager["sa.Connection"]):
         deadline = time.monotonic() + left
         while True:
             left = max(deadline - time.monotonic(), 0.0)
-            with postgresql.patience(left):
+            with patience(left):
                 self._connection = connect(process.engine, left)
             connection = self._connection
             self._driver = connection.connection.dbapi_connection

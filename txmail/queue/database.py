@@ -29,7 +29,7 @@ except ModuleNotFoundError:
 from sqlalchemy import exc
 
 from . import postgresql, sqlite, version
-from .backend import Backend, StoreChanged, Waker
+from .backend import Advice, Backend, StoreChanged, Waker
 from .block import Block, Turn
 from .forks import forks
 from .owner import Identity
@@ -283,9 +283,11 @@ class Database:
         """
         try:
             yield
+            return
         except self.foreign as error:
             problem = self._translated(error)
-            raise problem from None
+        # Out here, because frames of a driver that could not connect have the password.
+        raise problem from None
 
     @property
     def foreign(self) -> tuple[type[BaseException], ...]:
@@ -432,6 +434,11 @@ class Database:
         """Keep others from writing what counts against a limit until the transaction ends."""
         self._backend.lock_room(connection)
 
+    def advice(self, *, timeout: float = PATIENCE) -> Sequence[Advice]:
+        """What an administrator should know of the database's settings. Raises what `read` does."""
+        with self.read(timeout, prepared=False) as connection:
+            return self._backend.advice(connection)
+
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep other processes from changing the tables until the transaction ends."""
         self._backend.lock_schema(connection)
@@ -445,7 +452,7 @@ class Database:
 
     def check(self, found: TableVersion | None) -> None:
         """Raise `SchemaError`, which says what to do, if we may not use tables of `found`."""
-        version.check(self.name, found)
+        version.check(self.name, found, "" if self.is_sqlite else " in its search_path")
 
     # -- what differs
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from ..exceptions import TxmailError
 from ..logs import quiet_logger
+from .backend import CannotListen
 from .database import Database
 
 log = quiet_logger("txmail.queue")
@@ -68,9 +69,12 @@ class Listening:
         self._heard = heard
         self._bell: Bell | None = None
         self._thread: threading.Thread | None = None
+        self._given_up = False
 
     def start(self) -> None:
-        """Listen, unless that is being done."""
+        """Listen, unless that is being done, or has no use."""
+        if self._given_up:
+            return
         alive = self._thread is not None and self._thread.is_alive()
         if alive and self._bell is not None and not self._bell.rung:
             return
@@ -91,6 +95,8 @@ class Listening:
         try:
             while not bell.rung:
                 self._listen(bell)
+                if self._given_up:
+                    return
                 bell.wait(None, AGAIN)
         finally:
             bell.close()
@@ -100,6 +106,9 @@ class Listening:
         name = self._database.name
         try:
             self._database.listen(self._channel, self._heard, bell)
+        except CannotListen as error:
+            self._given_up = True
+            log.warning("%s: %s: workers look for mail from time to time", name, error)
         except TxmailError as error:
             log.info("%s: cannot listen: %s", name, error)
         except Exception as error:

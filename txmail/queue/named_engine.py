@@ -15,6 +15,7 @@ from sqlalchemy import exc
 
 from ..exceptions import ConfigurationError
 from ..secret import Secret, Unshown, bare
+from .postgresql_connect import typed_options
 
 #: What is not the application's to say for us: statements with mail in them do not go into a log.
 _OURS = ("echo", "echo_pool", "hide_parameters", "url")
@@ -47,7 +48,15 @@ def engine_of_settings(settings: Unshown, prefix: str) -> Callable[[], sa.Engine
 def _made(url: Unshown, options: Mapping[str, Any], field: str) -> sa.Engine:
     kept = {name: value for name, value in options.items() if name not in _OURS}
     try:
-        return sa.engine_from_config({**kept, "url": url.get()}, prefix="", hide_parameters=True)
+        chosen: sa.URL = url.get()
+        typed: dict[str, Any] = {}
+        if chosen.drivername == "postgresql+psycopg":
+            chosen, typed = typed_options(chosen, field)
+        if typed:
+            kept["connect_args"] = typed
+        return sa.engine_from_config({**kept, "url": chosen}, prefix="", hide_parameters=True)
+    except ConfigurationError as error:
+        raise bare(error) from None
     except ImportError as error:
         problem = f"its driver is missing: {error.name}"
     except (exc.ArgumentError, TypeError, ValueError):

@@ -7,11 +7,9 @@ what the server says beside that may repeat a row.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,8 +23,10 @@ from ..exceptions import (
     TxmailError,
 )
 from ..secret import Censor
-from .backend import LOOK, VERSION_ROWS
+from . import postgresql_settings as settings
+from .backend import LOOK, VERSION_ROWS, Advice, CannotListen
 from .kept import KeptConnections
+from .postgresql_connect import connector, printable
 from .sqlite import AUTOCOMMIT, chunks, insert_any, insert_statement, parameters
 from .watch import Watch
 
@@ -47,23 +47,19 @@ _ROOM_LOCK = _SCHEMA_LOCK + 1
 _GRACE = 1.0
 #: SQLSTATEs: disk_full, out_of_memory.
 _FULL = {"53100", "53200"}
+#: How texts begin that libpq and psycopg make themselves.
+_ABOUT_CONNECTING = (
+    "connection ",
+    "consuming input failed",
+    "sending query",
+    "failed to resolve host",
+    "could not translate host name",
+    "could not match ",
+)
 #: The class of SQLSTATEs of what another try may mend: two transactions could not have both been.
 _CONFLICT = "40"
 #: SQLSTATEs: undefined_table, undefined_column, invalid_schema_name.
 _MISSING = {"42P01", "42703", "3F000"}
-
-#: seconds that the connection being made may take
-_left: ContextVar[float] = ContextVar("_left", default=30.0)
-
-
-@contextmanager
-def patience(seconds: float) -> Iterator[None]:
-    """Connections that are made within may take `seconds`."""
-    token = _left.set(seconds)
-    try:
-        yield
-    finally:
-        _left.reset(token)
 
 
 def _driver_errors() -> tuple[type[BaseException], ...]:
@@ -93,14 +89,14 @@ class Postgresql:
         # By pid: a thread is not in a child.
         self._watches: dict[int, Watch] = {}
         if engine is not None:
-            self.name = _printable(engine.url)
+            self.name = printable(engine.url)
             return
         assert url is not None
-        self.name = _printable(url)
+        self.name = printable(url)
         for secret in (url.password, url.query.get("password"), url.query.get("sslpassword")):
             if isinstance(secret, str) and secret:
                 self._censor.hide(secret)
-        self._connect = _connector(url, field)
+        self._connect = connector(url, field, self.translated)
 
     def exists(self) -> bool:
         return True
@@ -130,21 +126,20 @@ class Postgresql:
     def begin(
         self, connection: sa.Connection, seconds: float, *, write: bool, durable: bool
     ) -> None:
-        limit = min(max(int(seconds * 1000), 1), 2**31 - 1)
-        # The last is for rows that are locked by somebody of whom nothing is heard any more.
-        bounds = f"SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}"
-        bounds += f"; SET LOCAL idle_in_transaction_session_timeout = {limit}"
-        if not durable:
-            bounds += "; SET LOCAL synchronous_commit = off"
+        version = connection.dialect.server_version_info
+        first, *others = settings.beginning(seconds, write=write, durable=durable, version=version)
         driver: Any = connection.connection.dbapi_connection
         if self._engine is not None:
             if getattr(driver, "autocommit", None) is True:
                 raise ConfigurationError(AUTOCOMMIT, field="engine")
-            for statement in bounds.split("; "):
+            statements = (f"SET TRANSACTION {first}", *others)
+            if _is_psycopg(connection):
+                driver.execute("; ".join(statements), prepare=False)
+                return
+            for statement in statements:
                 connection.exec_driver_sql(statement)
             return
-        begin = "BEGIN" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        driver.execute(f"{begin}; {bounds}", prepare=False)
+        driver.execute("; ".join((f"BEGIN {first}", *others)), prepare=False)
 
     def watch(self, key: object, connection: sa.Connection, seconds: float) -> None:
         driver: Any = connection.connection.dbapi_connection
@@ -200,11 +195,11 @@ class Postgresql:
     # -- what is asked of it
 
     def clock(self, connection: sa.Connection) -> float:
-        return float(
-            connection.exec_driver_sql(
-                "SELECT extract(epoch FROM clock_timestamp())::double precision"
-            ).scalar_one()
+        found = connection.exec_driver_sql(
+            # Whole numbers: how exact others are is a setting, extra_float_digits.
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
         )
+        return int(found.scalar_one()) / 1e6
 
     def tables(self, connection: sa.Connection) -> bool:
         found = connection.exec_driver_sql("SELECT to_regclass('txmail_version') IS NOT NULL")
@@ -248,14 +243,24 @@ class Postgresql:
         self, connection: sa.Connection, channel: str, wait: Callable[[int | None], object]
     ) -> Iterator[bool]:
         if not _is_psycopg(connection):
-            raise QueueUnavailable(f"{self.name}: only psycopg can listen")
+            raise CannotListen("only the driver psycopg can listen for mail")
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         driver: Any = connection.connection.dbapi_connection
+        if settings.is_pooled(connection):
+            raise CannotListen("a connection pooler, such as PgBouncer, does not pass on LISTEN")
+        if settings.has_idle_timeout(connection.dialect.server_version_info):
+            driver.execute("SET idle_session_timeout = 0")
         driver.execute(f"LISTEN {channel}")
         yield True  # what was told before that, nobody has heard
         while True:
             wait(driver.fileno())
             yield bool(list(driver.notifies(timeout=0, stop_after=1)))
+
+    def advice(self, connection: sa.Connection) -> Sequence[Advice]:
+        pooled = _is_psycopg(connection) and settings.is_pooled(connection)
+        driver: Any = connection.connection.dbapi_connection
+        prepares = getattr(driver, "prepare_threshold", None) is not None
+        return settings.advice(connection, pooled=pooled, prepares=prepares)
 
     def translated(self, error: BaseException) -> TxmailError:
         state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
@@ -265,6 +270,8 @@ class Postgresql:
             reason = " ".join(said.split()) if _is_about_connecting(error) else kind
             return QueueUnavailable(f"{self.name}: {reason}")
         what = f"{self.name}: {kind} (SQLSTATE {state})"
+        if state in settings.REASONS:
+            what = f"{what}: {settings.REASONS[state]}"
         if state in _FULL:
             return QueueFull(f"{self.name}: the disk or the queue is full: {kind} ({state})")
         if state.startswith(_CONFLICT):
@@ -299,39 +306,4 @@ def _copy(
 
 def _is_about_connecting(error: BaseException) -> bool:
     """Whether its text comes from libpq, and not from a statement with somebody's mail in it."""
-    return str(error).startswith(("connection ", "consuming input failed", "sending query"))
-
-
-def _printable(url: sa.URL) -> str:
-    host = url.host or ""
-    if ":" in host:
-        host = f"[{host}]"
-    port = f":{url.port}" if url.port else ""
-    return f"postgresql://{host}{port}/{url.database or ''}"
-
-
-def _connector(url: sa.URL, field: str) -> Callable[[], Any]:
-    """A function that connects; it has the password, in a closure."""
-    try:
-        import psycopg
-    except ImportError:
-        raise ConfigurationError(
-            "PostgreSQL needs psycopg: pip install 'txmail[postgresql]'", field=field
-        ) from None
-    dialect: Any = url.set(drivername="postgresql+psycopg").get_dialect()()
-    arguments, options = dialect.create_connect_args(url.set(drivername="postgresql+psycopg"))
-    assert not arguments
-    options = {
-        "application_name": "txmail",
-        # A connection that a firewall has forgotten, or whose other end has lost its power.
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "tcp_user_timeout": 30_000,
-        **options,
-    }
-
-    def connect() -> Any:
-        bound = {"connect_timeout": max(math.ceil(_left.get()), 1)}
-        return psycopg.connect(**{**bound, **options}, autocommit=True)
-
-    return connect
+    return str(error).startswith(_ABOUT_CONNECTING)

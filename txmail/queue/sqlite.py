@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import sqlalchemy as sa
 
 from ..exceptions import ConfigurationError, QueueFull, QueueUnavailable, SchemaError, TxmailError
-from .backend import LOOK, VERSION_ROWS
+from .backend import LOOK, VERSION_ROWS, Advice
 from .file import check_place
 from .forks import forks
 from .kept import KeptConnections
@@ -306,6 +306,9 @@ class Sqlite:
             yield version is not None and found != version
             version = found
             wait(None)
+
+    def advice(self, connection: sa.Connection) -> Sequence[Advice]:
+        return ()
 
     def translated(self, error: BaseException) -> TxmailError:
         code = getattr(error, "sqlite_errorcode", None)

@@ -50,13 +50,13 @@ def is_older(found: str) -> bool:
     return _is_above(VERSION, found)
 
 
-def check(name: str, found: TableVersion | None) -> None:
+def check(name: str, found: TableVersion | None, where: str = "") -> None:
     """Raise `SchemaError`, which says what to do, if we may not use tables of version `found`.
 
-    `name` is the database's; `found` is None if there are no tables.
+    `name` is the database's; `found` is None if there are no tables `where` they are looked for.
     """
     if found is None:
-        raise SchemaError(f"{name}: there are no tables of a queue: run txmail db init")
+        raise SchemaError(f"{name}: there are no tables of a queue{where}: run txmail db init")
     if found.permits_ours:
         return
     if not found.number:
