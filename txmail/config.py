@@ -189,7 +189,8 @@ def _read_route(ways: dict[str, dict[str, Any]], name: str, value: Any, key: str
 
 def _unknown(name: str, prefix: str, names: Iterable[str]) -> ConfigurationError:
     """What to raise for a setting `name` that is not among `names`."""
-    problem = "there is no such setting" + did_you_mean(name, names, prefix)
+    meant = name.removeprefix(prefix)  # the prefix, twice
+    problem = "there is no such setting" + did_you_mean(meant, names, prefix)
     if name in URL_OPTIONS:
         problem += f"; it is an option of a URL: {prefix}url = smtp://HOST?{name}=..."
     return ConfigurationError(problem, field=prefix + name)

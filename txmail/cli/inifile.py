@@ -106,9 +106,7 @@ class _File:
         except OSError as error:
             raise ConfigurationError(f"{path}: {error.strerror}") from None
         except (configparser.Error, UnicodeDecodeError) as error:
-            number = getattr(error, "lineno", None)
-            line = f"line {number}: " if number else ""
-            raise ConfigurationError(f"{path}: {line}it is not an ini file") from None
+            raise ConfigurationError(f"{path}: {_not_read(error)}") from None
         default: Any = parser.defaults()
         for name, value in names.items():
             # A lone % cannot be read: what could not be read there cannot be read here either.
@@ -225,6 +223,25 @@ class _File:
 
     def _problem(self, section: str, option: str, problem: str) -> ConfigurationError:
         return ConfigurationError(f"{self.path}: [{section}] {option}: {problem}")
+
+
+def _not_read(error: configparser.Error | UnicodeDecodeError) -> str:
+    """What is wrong with a file, without a word of what stands in it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not an ini file in UTF-8"
+    number = getattr(error, "lineno", None)
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return (
+            f"line {number}: it is not an ini file: no [section] has begun "
+            "(or the file begins with a byte order mark: save it as UTF-8 without one)"
+        )
+    if isinstance(error, configparser.DuplicateOptionError):
+        return f"line {number}: it is not an ini file: its section has this name twice"
+    if isinstance(error, configparser.DuplicateSectionError):
+        return f"line {number}: it is not an ini file: it has this section twice"
+    lines = [line for line, _ in getattr(error, "errors", ())]
+    where = f"line {lines[0] if lines else number}"
+    return f"{where}: it is not an ini file: this is neither [section] nor NAME = VALUE"
 
 
 def _text(value: _Value) -> str:

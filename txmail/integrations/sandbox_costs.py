@@ -38,8 +38,9 @@ _WIDE_FORMAT = re.compile(
     r"%(?:\([^()]*+\))?+[#0 +-]*+(?:\*|[0-9]{4}|[0-9]*+\.(?:\*|[0-9]{4}))|%\([^()]*+\(", re.ASCII
 )
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)
-#: What C libraries understand between a percent sign and its letter, widths above all.
-_PLAIN_TIME = re.compile(r"(?:[^%]++|%[-_]?[A-Za-z%])*+", re.ASCII)
+#: The format of a date with flags (``%-d``, ``%^a``, ``%:z``) but without widths: with a width, a C
+#: library makes as many characters as somebody asks for.
+_PLAIN_TIME = re.compile(r"(?:[^%]++|%(?:[-_0^#+]*+|:{1,3})[A-Za-z%])*+", re.ASCII)
 
 Numbers = (int, float, Decimal)
 
@@ -208,7 +209,9 @@ def _parts(text: str, name: str, given: list[Any]) -> int:
 def _pay_time(purse: Purse, given: list[Any]) -> None:
     text = given[0] if given and isinstance(given[0], str) else ""
     if _PLAIN_TIME.fullmatch(text) is None:
-        raise Refused("only % and a letter can stand in the format of a date")
+        raise Refused(
+            "the format of a date: after each % only flags and a letter can stand, and no width"
+        )
     purse.spend(len(text) + text.count("%") * STEP)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..exceptions import BadHeaders, InvalidMessage, echo
 from ..types import Data
+from .calendar_method import method_of
 from .fields import parameter_header
 from .headers import check_value, has_ascii_line_ends, is_charset
 from .transfer import carries, crlf, crlf_lines, encode_body
@@ -171,6 +172,9 @@ class Attachment:
         )
         if media_type.lower() == default_type:
             options = {**(parameters or {}), **options}
+        if media_type.lower() == "text/calendar" and (method := method_of(self.text)):
+            # The part has to say it too (RFC 5545 section 8.1).
+            options = {"method": method, **options}
         kind = media_type.partition("/")[0].lower()
         if kind == "text" and isinstance(self._data, str):
             options.setdefault("charset", "utf-8")

@@ -27,6 +27,7 @@ from ..address import Mailbox, parse_mailbox
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from . import gate
 from .attachment import Attachment
+from .calendar_method import method_of
 from .entries import parse_mailboxes
 from .fields import MAILBOX_LISTS, header, mailbox_header, text_header
 from .lists import has_list_headers, list_headers
@@ -47,12 +48,6 @@ _MAX_MESSAGE_ID = 250
 MAILBOX_HEADERS = MAILBOX_LISTS | {"sender"}
 #: Multiparts and bodies that a message may have beside its attachments.
 _OTHER_PARTS = 6
-#: What an invitation asks for (RFC 5546 section 1.4); the part has to say it too.
-_FLAGS = re.IGNORECASE | re.MULTILINE | re.ASCII
-_METHOD = re.compile(r"^METHOD(?:;[^:\n]*+)?:([A-Za-z0-9-]{1,60})[ \t]*+$", _FLAGS)
-#: Where the first component of a calendar begins, and a fold of its lines (RFC 5545 section 3.1).
-_COMPONENT = re.compile(r"^BEGIN:(?!VCALENDAR)", _FLAGS)
-_FOLD = re.compile(r"\n[ \t]", re.ASCII)
 
 
 class People(NamedTuple):
@@ -210,13 +205,11 @@ def _related(html: Part, related: list[Part]) -> Part:
 def _calendar(calendar: str | bytes | Attachment) -> Part:
     """An invitation as mail programs look for it (RFC 6047 section 2.4)."""
     if isinstance(calendar, Attachment):
-        parameters = {"method": method} if (method := _method(calendar.text)) else {}
-        if _is_utf8(calendar.data):
-            # What a calendar is in if nothing is said (RFC 5545 section 3.1.4), but not other text.
-            parameters["charset"] = "utf-8"
+        # What a calendar is in if nothing is said (RFC 5545 section 3.1.4), but not other text.
+        parameters = {"charset": "utf-8"} if _is_utf8(calendar.data) else {}
         return calendar.to_part("text/calendar", parameters=parameters)
     text = calendar_text(calendar) if isinstance(calendar, bytes) else calendar
-    method = _method(text)
+    method = method_of(text)
     return _text(text, "calendar", "calendar", f"; method={method}" if method else "")
 
 
@@ -237,13 +230,6 @@ def calendar_text(octets: bytes) -> str:
     except UnicodeDecodeError:
         problem = "octets that are not UTF-8; an Attachment can say their charset"
         raise InvalidMessage(problem, field="calendar") from None
-
-
-def _method(calendar: str) -> str:
-    """The METHOD of the calendar itself, in front of its first component; empty without one."""
-    head = _COMPONENT.split(calendar.replace("\r\n", "\n"), 1)[0]
-    found = _METHOD.search(_FOLD.sub("", head))
-    return found[1].upper() if found else ""
 
 
 def _text(text: str | Attachment, subtype: str, field: str, parameters: str = "") -> Part:

@@ -34,6 +34,8 @@ from .transfer import encode_body
 
 _UNENCODED = ("7bit", "8bit", "binary")
 _LINE_END = re.compile(r"\r\n|\r|\n", re.ASCII)
+#: A hard line end in quoted-printable that is not CRLF, and would be made so.
+_BARE_LINE_END = re.compile(r"(?<![\r=])\n|(?<!=)\r(?!\n)", re.ASCII)
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
 
 
@@ -154,7 +156,9 @@ def _sole_author(message: AnyMessage) -> Mailbox:
         if len(mailboxes) == 1:
             return mailboxes[0]
         if len(mailboxes) > 1:
-            problem = "more than one, and no Sender" if name == "From" else "more than one"
+            problem = "more than one address"
+            if name == "From":
+                problem += ", and no Sender: add that header, or give sender"
             raise InvalidMessage(problem, field=name)
     raise InvalidMessage("there is none, and no default", field="From")
 
@@ -202,6 +206,11 @@ def _make_sendable(part: AnyMessage) -> None:
     if raw.isascii() and max(map(len, _LINE_END.split(raw))) <= gate.MAX_LINE:
         # As lines goes what has lines: text, and what is said to consist of them.
         has_lines = text or (kind != "text" and encoding != "binary")
+        wide = kind == "text" and not text
+        if wide and encoding == "quoted-printable" and _BARE_LINE_END.search(raw):
+            # One octet of what is several in this charset: as CRLF, all behind it would be moved.
+            _set_body(part, bytes(part.get_payload(decode=True)), "base64", text=False)
+            return
         if encoding not in _UNENCODED or has_lines:
             return
     if encoding in ("base64", "quoted-printable"):
@@ -216,6 +225,10 @@ def _make_sendable(part: AnyMessage) -> None:
         problem = f"a body in {echo(encoding)} that has octets above 127, or a line of more than "
         problem += f"{gate.MAX_LINE}; encode it as base64 or quoted-printable"
         raise InvalidMessage(problem, field="Content-Transfer-Encoding")
+    _set_body(part, octets, encoding, text=text)
+
+
+def _set_body(part: AnyMessage, octets: bytes, encoding: str, *, text: bool) -> None:
     del part["Content-Transfer-Encoding"]
     part.set_raw("Content-Transfer-Encoding", encoding)
     part.set_payload(encode_body(octets, encoding, text=text, field="content").decode("ascii"))

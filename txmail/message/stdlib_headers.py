@@ -15,8 +15,8 @@ from email.headerregistry import AddressHeader, HeaderRegistry
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ..address import Mailbox, parse_address, shown_name
-from ..exceptions import BadHeaders, TxmailError
+from ..address import Address, Mailbox, parse_address, shown_name
+from ..exceptions import AddressError, BadHeaders, TxmailError
 from .entries import items_of, parse_mailboxes
 from .fields import (
     LINE,
@@ -112,20 +112,38 @@ def groups_of(name: str, value: Any) -> Groups:
         # The parser fails in many ways on what is no address list, and on some that are.
         return [(None, _strictly(name, value))]
     found: Groups = []
+    sound = all(map(_is_harmless, defects))
     for group, addresses in groups:
         mailboxes = []
         for entry in addresses:
             check_value(entry.display_name, name, tab=True)
-            address = parse_address(entry.addr_spec, field=name)
+            address = _address(entry, sound, name, value)
             mailboxes.append(Mailbox(entry.display_name, address))
         if group is not None:
             check_value(group, name, tab=True)
         found.append((group, mailboxes))
-    if not all(map(_is_harmless, defects)):
+    if not sound:
         read = [mailbox.address for _, mailboxes in found for mailbox in mailboxes]
         if read != [mailbox.address for mailbox in _strictly(name, value)]:
             raise BadHeaders("not a list of addresses", field=name, value=str(value))
     return found
+
+
+def _address(entry: Any, sound: bool, name: str, value: Any) -> Address:
+    """The address of `entry`. `sound` says that nothing of the header was mended."""
+    text, local = entry.addr_spec, entry.username
+    if sound and (local.startswith(".") or local.endswith(".") or ".." in local):
+        # The standard library leaves out the quotes that such a local part was written with.
+        text = text if text.startswith('"') else f'"{local}"@{entry.domain}'
+    try:
+        return parse_address(text, field=name)
+    except AddressError:
+        source = _source(name, value).strip(" ")
+        if text in source:
+            raise
+    # What the parser made of it is nothing that anybody has written.
+    problem = "not a list of addresses (is a name with special characters quoted?)"
+    raise AddressError(problem, field=name, value=source)
 
 
 def _source(name: str, value: Any) -> str:
