@@ -15,6 +15,7 @@ from secrecy import has
 from workers import wait_for
 
 sa = pytest.importorskip("sqlalchemy")
+orm = pytest.importorskip("sqlalchemy.orm")
 psycopg = pytest.importorskip("psycopg")
 
 from queues import postgresql_database  # noqa: E402
@@ -22,6 +23,7 @@ from queues import postgresql_database  # noqa: E402
 from txmail import Mailer, mailer_from_settings, transport_from_url  # noqa: E402
 from txmail.cli import main  # noqa: E402
 from txmail.exceptions import ConfigurationError, QueueUnavailable, TxmailError  # noqa: E402
+from txmail.integrations.session_queue import session_queue  # noqa: E402
 from txmail.queue import listening, upgrade  # noqa: E402
 from txmail.queue.database import Database  # noqa: E402
 from txmail.queue.named_engine import engine_of_settings, engine_of_url  # noqa: E402
@@ -296,6 +298,34 @@ def test_b11_s13_a_connection_that_cannot_be_made(closing, what, own, way):
         queue.close()
     assert words in str(caught.value)
     assert leaked(caught.value, PASSWORD) == []
+
+
+@pytest.mark.parametrize("option", ["", "?sslmode=bogus"])
+def test_s13_a_session_that_cannot_connect_shows_no_password(option):
+    zope_sqlalchemy = pytest.importorskip("zope.sqlalchemy")
+    tm = transaction.TransactionManager()
+    engine = sa.create_engine(f"postgresql+psycopg://ann:{PASSWORD}@127.0.0.1:1/x{option}")
+    session = orm.sessionmaker(engine)()
+    zope_sqlalchemy.register(session, transaction_manager=tm)
+    queue = session_queue(session)
+    mailer = Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=tm)
+    mailer.enqueue(note("ann"))
+    with pytest.raises(QueueUnavailable) as caught:
+        tm.commit()
+    tm.abort()
+    assert leaked(caught.value, PASSWORD) == []
+    queue.close()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_s13_a_statement_that_fails_shows_nothing_of_what_was_written(postgresql_url, write):
+    queue = Queue(postgresql_url)
+    begin = queue.database.write if write else queue.database.read
+    with pytest.raises(QueueUnavailable) as caught, begin(prepared=False) as connection:
+        connection.execute(sa.text("SELECT CAST(:x AS int)"), {"x": PASSWORD})
+    assert leaked(caught.value, PASSWORD) == []
+    queue.close()
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, MemoryError, TimeoutError])

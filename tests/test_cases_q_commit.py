@@ -27,7 +27,8 @@ from txmail.queue.queue import Queue  # noqa: E402
 from txmail.worker import run_once  # noqa: E402
 
 ONE, TWO = "one@example.net", "two@example.net"
-COMMIT = b"COMMIT"
+#: As it is on the wire: READ COMMITTED has the word, too.
+COMMIT = b"COMMIT\0"
 #: What an application does in a transaction in which there is nobody but us.
 WAYS = {
     "one queued": lambda mailer: mailer.enqueue(note("one")),

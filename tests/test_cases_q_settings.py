@@ -119,9 +119,8 @@ def works(url, kind, *, slowly=False):
         queue.close()
 
 
-@pytest.mark.representative(every=12)
-@pytest.mark.parametrize("kind", ["own", "application"])
-@pytest.mark.parametrize("where", ["database", "role"])
+@pytest.mark.representative(every=8)
+@pytest.mark.parametrize(("where", "kind"), [("database", "own"), ("role", "application")])
 @pytest.mark.parametrize(("name", "value"), ALL)
 def test_q5_a_default_of_the_administrator_harms_no_mail(place, kind, where, name, value):
     """The kind: our transactions say themselves whatever they depend on."""

@@ -204,6 +204,17 @@ def bare(error: _E) -> _E:
     return error.with_traceback(None)
 
 
+def raise_alone(error: BaseException) -> NoReturn:
+    """Raise `error` without what is being handled, whose frames may have secrets as variables.
+
+    ``from None`` only keeps that from being printed.
+    """
+    try:
+        raise error from None
+    finally:
+        error.__context__ = None
+
+
 class Censor:
     """Takes secrets out of octets, in the forms in which a server may echo them."""
 

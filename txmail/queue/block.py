@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ..exceptions import QueueUnavailable, TxmailError
+from ..secret import raise_alone
 from .backend import StoreChanged
 from .forks import forks
 from .kept import connect
@@ -101,7 +102,8 @@ class Block(AbstractContextManager["sa.Connection"]):
                 self._ended(error)
         problem = None if error is None else self._database.translated(error)
         if problem is not None:
-            raise problem from None
+            del error, traceback  # they have mail or a password in them
+            raise_alone(problem)
         if error is None and self.writes and process is not None:
             self._database._backend.committed(process.engine)
 

