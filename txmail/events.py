@@ -8,6 +8,7 @@ A subscriber that raises is logged and the mail goes on; it cannot fail a commit
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -123,7 +124,10 @@ class RouteFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class RouteStopped(RouteFailed):
-    """The same, and it will not work before a person does something."""
+    """The same, and it will not work before a person does something.
+
+    The `pause` is infinite if no try is made before a login has another password.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,10 @@ def _log_worker(event: Event) -> None:
     match event:
         case ResultsRefused(queue, count):
             log.error("%s: %d result(s) came after the lease had gone to others", queue, count)
+        case RouteStopped(route, reason, pause) if math.isinf(pause):
+            log.error(
+                "route %s needs a person, no try before it has another password: %s", route, reason
+            )
         case RouteStopped(route, reason, pause):
             log.error("route %s needs a person, next try in %.0f s: %s", route, pause, reason)
         case RouteFailed(route, reason, pause):

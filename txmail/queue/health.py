@@ -61,6 +61,8 @@ class RouteHealth:
     waiting: int = 0
     #: seconds until it is tried again, 0.0 if it may be tried now
     pause: float = 0.0
+    #: True if it was refused a login, and has needed another password since
+    needs_password: bool = False
 
     @property
     def holds_up(self) -> bool:
@@ -69,8 +71,11 @@ class RouteHealth:
 
     def __str__(self) -> str:
         """Why mail waits for it."""
+        until = f", next try in {self.pause:.0f} s"
+        if self.needs_password:
+            until = " until it has another password"
         return (
-            f"route {self.name} is paused, next try in {self.pause:.0f} s, "
+            f"route {self.name} is paused{until}, "
             f"{self.waiting} delivery(s) wait for it: {self.reason}"
         )
 
@@ -180,6 +185,7 @@ def _routes(connection: sa.Connection, now: int) -> list[RouteHealth]:
             routes.limit(None, row.rate, row.slowed, now),
             waiting.get(name, 0),
             max(0.0, ((row.until or now) - now) / 1000),
+            routes.needs_password(row),
         )
         for name, row in sorted(routes.read(connection).items())
     ]

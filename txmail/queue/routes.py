@@ -6,6 +6,9 @@ it did, on all hosts together, and more again the longer nothing of that kind is
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,10 +29,11 @@ ONCE_IN = 60_000
 LONGEST = 20 * ONCE_IN
 
 _WRITE = sa.text(
-    "INSERT INTO txmail_route (name, state, until, failures, reason, changed)"
-    " VALUES (:name, :state, :until, :failures, :reason, :changed)"
+    "INSERT INTO txmail_route (name, state, until, failures, reason, changed, logins)"
+    " VALUES (:name, :state, :until, :failures, :reason, :changed, :logins)"
     " ON CONFLICT (name) DO UPDATE SET state = excluded.state, until = excluded.until,"
-    " failures = excluded.failures, reason = excluded.reason, changed = excluded.changed"
+    " failures = excluded.failures, reason = excluded.reason, changed = excluded.changed,"
+    " logins = excluded.logins, trying = NULL"
 )
 _NEW = sa.text(
     "INSERT INTO txmail_route (name, state, failures, changed) VALUES (:name, 'closed', 0, :now)"
@@ -40,6 +44,15 @@ _TRY = (
     route.update()
     .where(route.c.name == sa.bindparam("which"), route.c.changed == sa.bindparam("seen"))
     .values(changed=sa.bindparam("now"))
+)
+_TRYING = sa.text(
+    "UPDATE txmail_route SET trying = :end WHERE name = :name"
+    " AND (trying IS NULL OR trying <= :now OR trying > :end)"
+)
+_LOGINS = (
+    route.update()
+    .where(route.c.name == sa.bindparam("which"))
+    .values(logins=sa.bindparam("refused"))
 )
 _ALLOWANCE = (
     sa.select(route.c.allowance, route.c.refilled)
@@ -75,8 +88,12 @@ def write(
     until: int | None,
     failures: int,
     reason: str,
+    logins: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
-    """Tell all others how the route `name` is. Times are milliseconds since 1970."""
+    """Tell all others how the route `name` is. Times are milliseconds since 1970.
+
+    `logins` are those that were refused: by account and server, an octet of the password.
+    """
     connection.execute(
         _WRITE,
         {
@@ -86,8 +103,42 @@ def write(
             "failures": failures,
             "reason": reason or None,
             "changed": now,
+            "logins": _stored(logins),
         },
     )
+
+
+def keep_logins(connection: sa.Connection, name: str, now: int, logins: Mapping[str, int]) -> None:
+    """Keep which logins of the route `name` were refused, whether it works otherwise or not."""
+    connection.execute(_NEW, {"name": name, "now": now})
+    connection.execute(_LOGINS, {"which": name, "refused": _stored(logins)})
+
+
+def _stored(logins: Mapping[str, int]) -> str | None:
+    return json.dumps(logins, sort_keys=True) if logins else None
+
+
+def refused_logins(row: Any) -> dict[str, int]:
+    """The logins that a route was refused, as its `row` has them."""
+    try:
+        found = json.loads(row.logins or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def needs_password(row: Any) -> bool:
+    """True if nothing goes by the route of `row` before a login has another password."""
+    return row.state == STOPPED and row.until is None and bool(refused_logins(row))
+
+
+def may_log_in(connection: sa.Connection, name: str, now: int) -> bool:
+    """True if this process may try another password on the route `name`, and no other does.
+
+    Until it is written how that has ended, or a minute is over.
+    """
+    values = {"name": name, "now": now, "end": now + ONCE_IN}
+    return bool(connection.execute(_TRYING, values).rowcount)
 
 
 def may_try(connection: sa.Connection, name: str, seen: int, now: int) -> bool:

@@ -236,7 +236,7 @@ route = sa.Table(
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("state", sa.String(8), nullable=False),
-    #: not tried before
+    #: not tried before; null if that is no matter of time
     sa.Column("until", sa.BigInteger),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("reason", sa.Text),
@@ -247,6 +247,10 @@ route = sa.Table(
     #: after its server wanted less: messages a second from `slowed` on, when this begins to grow
     sa.Column("rate", sa.Float),
     sa.Column("slowed", sa.BigInteger),
+    #: logins that were refused: an octet of each password (see `txmail.transports.logins`)
+    sa.Column("logins", sa.Text),
+    #: until when a worker that has another password is the one that tries it
+    sa.Column("trying", sa.BigInteger),
 )
 
 #: the right to one connection of a route that may have so many on all hosts together

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from ..envelope import Envelope, Outcome, Scope, Status
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import ISession, ITransport
+from .logins import Logins, logins_of
 
 #: Seconds for which a route that failed is passed over. Long enough that not every transaction
 #: pays for trying a host that is down; short enough that it is soon used again when it is up.
@@ -50,6 +51,16 @@ class FailoverTransport:
     def connections(self) -> int:
         """How many one `ISession.send` uses at most, whichever route it is."""
         return max(getattr(route, "connections", 1) for route in self.routes)
+
+    @property
+    def logins(self) -> tuple[Logins, ...]:
+        """The logins of all routes."""
+        return tuple(login for route in self.routes for login in logins_of(route))
+
+    @property
+    def is_barred(self) -> bool:
+        """True if none of the routes can do anything before there is another password."""
+        return all(getattr(route, "is_barred", False) for route in self.routes)
 
     @property
     def retry_within(self) -> float | None:

@@ -77,12 +77,28 @@ class SmtpTransport:
         #: True if the last attempt to connect found no address
         self._unresolved = False
         of_a_program = options.password is not None and options.password.of_a_program
-        self._logins = Logins(options.account, clock, of_a_program=of_a_program)
+        self._logins = Logins(
+            options.account,
+            clock,
+            of_a_program=of_a_program,
+            password=options.password,
+            port=options.port,
+        )
 
     @property
     def connections(self) -> int:
         """How many one `ISession.send` uses at most."""
         return self._connections
+
+    @property
+    def logins(self) -> tuple[Logins, ...]:
+        """Its logins; none if it does not log in."""
+        return () if self.options.password is None else (self._logins,)
+
+    @property
+    def is_barred(self) -> bool:
+        """True if it can do nothing before there is another password."""
+        return any(login.is_barred for login in self.logins)
 
     @property
     def name(self) -> str:

@@ -120,6 +120,11 @@ class Keeper(Ledger):
         """It is not over when nothing is due: routes that are paused are tried once at first."""
         self._traffic.begin()
 
+    def recall(self) -> None:
+        """Read what is known of the routes. Raises `QueueUnavailable`, `SchemaError`."""
+        with self._queue.database.read() as connection:
+            self._traffic.recall(connection)
+
     def bound(self) -> None:
         """Leave what becomes due from now on to others."""
         self._bounded = True

@@ -197,6 +197,12 @@ class Ledger:
             self._woken = True
             self.changed.notify_all()
 
+    def hear(self) -> None:
+        """There is something to tell about a route: let there be a round now."""
+        with self.changed:
+            self._next_round = 0.0
+            self.changed.notify_all()
+
     # -- for whoever runs it
 
     def stop(self) -> None:

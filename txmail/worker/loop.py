@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -32,6 +33,7 @@ from .clock import boottime
 from .keeper import Keeper
 from .lane import Lane
 from .ledger import BATCH, LEASE, LeaseLost, Stopped
+from .login_watch import LoginWatch, is_barred, logins_of_route, refused_here
 from .opening import Guard, Opener
 from .options import RunOptions, WorkerOptions
 from .routing import IN_A_ROW, Circuit, Route, puts_off, wants_less
@@ -101,6 +103,7 @@ class Worker:
             limit=limit,
             events=self._events,
         )
+        self._logins = LoginWatch(lanes, self._ledger.hear)
         self._limited = limit is not None
         self._stopped = threading.Event()
         self._pid = os.getpid()
@@ -149,6 +152,7 @@ class Worker:
         self._ledger.start()
         if not until_drained:
             self._ledger.go_on()
+        self._recall_logins()
         threads = [
             threading.Thread(
                 target=self._send_for, args=(lane,), name=f"txmail {lane.route.name}", daemon=True
@@ -157,6 +161,7 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
+        self._logins.start()
         self._events.emit(WorkerStarted(self._queue.name))
         wake = self._ledger.wake
         if until_drained:
@@ -167,11 +172,26 @@ class Worker:
             self._keep(until_drained, end, stop)
         finally:
             self._queue.neglect(wake)
+            self._logins.stop()
             self.stop()
             self._finish(threads)
             self._ledger.retire()
             self._events.emit(WorkerStopped(self._queue.name, self.settled, self._ledger.finished))
         return self.settled
+
+    def _recall_logins(self) -> None:
+        """See which logins were refused before this worker began, and whether they still would be.
+
+        Also for a run that keeps the pauses: another password is another login.
+        """
+        if not self._logins.needed:
+            return
+        try:
+            self._ledger.recall()
+        except TxmailError as error:
+            log.info("%s: %s", self._queue.name, error)  # whoever needs the queue says more
+            return
+        self._logins.look()
 
     def _keep(self, until_drained: bool, end: float | None, stop: threading.Event | None) -> None:
         """Be the keeper."""
@@ -236,7 +256,8 @@ class Worker:
                 self._tell_failure(lane)
                 self._ledger.route_failed(lane.route)
             finally:
-                if lane.route.connections is not None and not lane.circuit.stopped:
+                refused = lane.circuit.stopped or refused_here(lane.route)
+                if lane.route.connections is not None and not refused:
                     lane.route.transport.close()  # it counts as long as it is open
                 self._ledger.idle(lane)
 
@@ -309,6 +330,8 @@ class Worker:
             circuit.slow(str(outcome.reply))
 
     def _open(self, lane: Lane, outcome: Outcome) -> None:
+        for login in logins_of_route(lane.route):
+            login.bar()
         stop = outcome.action is Action.STOP_ROUTE
         # A name that does not resolve may be back at any moment.
         within = getattr(lane.route.transport, "retry_within", None)
@@ -320,7 +343,8 @@ class Worker:
     def _tell_failure(self, lane: Lane) -> None:
         circuit = lane.circuit
         kind = RouteStopped if circuit.stopped else RouteFailed
-        self._events.emit(kind(lane.route.name, printable(circuit.reason), circuit.left))
+        left = math.inf if is_barred(lane.route) else circuit.left
+        self._events.emit(kind(lane.route.name, printable(circuit.reason), left))
 
 
 def _is_outdated(error: Exception) -> bool:

@@ -125,11 +125,6 @@ def puts_off(outcome: Outcome) -> bool:
     return deferred and status is not None and (status.klass, status.subject) == (4, 7)
 
 
-def is_about_login(reason: str) -> bool:
-    """True if a route was left alone because of a login: trying it again may lock an account."""
-    return reason[:3] in ("534", "535", "538") or "not tried again for" in reason
-
-
 @dataclass(slots=True)
 class Circuit:
     """Whether a route is tried: not for a while after it has failed, longer each time."""
@@ -145,6 +140,14 @@ class Circuit:
     news: bool = False
     #: True if it has still to be written that the server wants less
     too_fast: bool = False
+    #: True if a login that was refused has another password, and it has still to be tried
+    another_login: bool = False
+    #: logins of the route that were refused, as all know it: by account and server, an octet
+    refused: dict[str, int] = field(default_factory=dict)
+    #: `refused` as it was when there was another password
+    compared: dict[str, int] = field(default_factory=dict)
+    #: when the row of the route was written that is not to be heeded any more
+    outdated: int | None = None
     #: what it was slowed down to, in messages a second, and when, by the queue's clock
     learned: float | None = None
     slowed: int | None = None
@@ -182,6 +185,11 @@ class Circuit:
         """It works."""
         self.news = self.news or self.failures > 0
         self.failures, self.until, self.reason, self.stopped = 0, 0.0, "", False
+
+    def try_now(self, written: int | None, failures: int = 0) -> None:
+        """It may be tried, whatever was `written` of it, by the time of that."""
+        self.until, self.outdated, self.another_login = 0.0, written, False
+        self.failures = max(self.failures, failures)
 
     def slow(self, reason: str) -> None:
         """The server wants less."""

@@ -13,7 +13,8 @@ from ..queue import claims, routes
 from ..queue.work import Work
 from ..reply import printable
 from .lane import Lane
-from .routing import Circuit, Route, is_about_login
+from .login_watch import is_barred, logins_of_route, patience, refused_here
+from .routing import LONGEST_PAUSE, Circuit, Route
 
 log = logging.getLogger("txmail.worker")
 
@@ -29,10 +30,19 @@ class Traffic:
         self._untried: set[str] = set()
         #: routes that work again, and still have mail that waits as if they did not
         self._recovered: set[str] = set()
+        #: by route, which logins were refused, as this worker has last said it
+        self._refused: dict[str, dict[str, int]] = {}
 
     def begin(self) -> None:
         """A worker that goes on begins: a person may have mended what was wrong."""
         self._untried = {lane.route.name for lane in self._lanes}
+
+    def recall(self, connection: Any) -> None:
+        """See which logins were refused before this worker began."""
+        known = routes.read(connection)
+        for lane in self._lanes:
+            if lane.route.name in known:
+                lane.circuit.refused = routes.refused_logins(known[lane.route.name])
 
     def release(self, connection: Any, now: int) -> None:
         """Let some of what waits for routes that work again be due."""
@@ -91,6 +101,8 @@ class Traffic:
                 news += self._slow(connection, lane, now)
             elif row is not None:
                 circuit.learned, circuit.slowed = row.rate, row.slowed
+            if row is not None:
+                circuit.refused = routes.refused_logins(row)
             if circuit.news:
                 circuit.news = False
                 if not circuit.open and not circuit.failures:
@@ -101,26 +113,73 @@ class Traffic:
                     lane.route.name,
                     now,
                     state=state if circuit.open else routes.CLOSED,
-                    until=now + int(circuit.left * 1000) if circuit.open else None,
+                    until=self._until(lane, now),
                     failures=circuit.failures,
                     reason=circuit.reason,
+                    logins=self._own(lane.route),
                 )
+                circuit.refused = self._refused[lane.route.name]
+            elif circuit.another_login:
+                self._log_in(connection, lane, row, now)
             elif row is not None and row.state != routes.CLOSED and not circuit.open:
-                # Also if it may be tried again: how that ends matters to all.
-                left = ((row.until or now) - now) / 1000
-                if left > 0 and self._tries(connection, row, now, left):
-                    left = 0.0
-                circuit.adopt(left, row.failures, row.reason or "")
+                self._adopt(connection, lane, row, now)
+            if self._refused.get(lane.route.name, {}) != refused_here(lane.route):
+                routes.keep_logins(connection, lane.route.name, now, self._own(lane.route))
             self._untried.discard(lane.route.name)
         self.release(connection, now)
         return news
 
-    def _tries(self, connection: Any, row: Any, now: int, left: float) -> bool:
-        """True if the paused route of `row` is tried all the same, as it may have been mended."""
+    def _until(self, lane: Lane, now: int) -> int | None:
+        """Until when the route of `lane` is paused; None if no time ends that, or there is none."""
+        if not lane.circuit.open or is_barred(lane.route):
+            return None
+        return now + int(lane.circuit.left * 1000)
+
+    def _own(self, route: Route) -> dict[str, int]:
+        """The logins of `route` that were refused; they are told from now on."""
+        self._refused[route.name] = refused_here(route)
+        return self._refused[route.name]
+
+    def _adopt(self, connection: Any, lane: Lane, row: Any, now: int) -> None:
+        """Another worker has found that the route of `lane` fails, as its `row` says."""
+        if row.changed == lane.circuit.outdated:
+            return
+        # Also if it may be tried again: how that ends matters to all.
+        left = _left(row, now)
+        if left > 0 and self._tries(connection, lane.route, row, now, left):
+            left = 0.0
+        lane.circuit.adopt(left, row.failures, row.reason or "")
+
+    def _log_in(self, connection: Any, lane: Lane, row: Any, now: int) -> None:
+        """A login of the route of `lane` was refused, and there is another password by now.
+
+        Of all workers one tries it. Passwords that a program makes have to wait: each is another
+        one, and nobody has looked at it.
+        """
+        circuit, name = lane.circuit, lane.route.name
+        if row is None or row.state == routes.CLOSED:
+            circuit.try_now(None)
+            return
+        of_a_program = any(login.of_a_program for login in logins_of_route(lane.route))
+        wait = patience(row.failures) if of_a_program else 0.0
+        if is_barred(lane.route) or circuit.refused != circuit.compared:
+            circuit.another_login = False  # it is the one that was refused, after all
+        elif 0 <= now - row.changed < wait * 1000 or not routes.may_log_in(connection, name, now):
+            circuit.adopt(_left(row, now), row.failures, row.reason or "")
+        else:
+            log.info("route %s has another password, and is tried now", name)
+            circuit.try_now(row.changed, row.failures)
+            claims.release(connection, name, now)
+
+    def _tries(self, connection: Any, route: Route, row: Any, now: int, left: float) -> bool:
+        """True if the paused `route` is tried all the same, as it may have been mended."""
         if row.name not in self._untried:
             return False
         reason = printable(row.reason or "")
-        if is_about_login(reason) or not routes.may_try(connection, row.name, row.changed, now):
+        if is_barred(route):
+            log.warning("route %s is paused until it has another password: %s", row.name, reason)
+            return False
+        if not routes.may_try(connection, row.name, row.changed, now):
             log.warning("route %s is paused, next try in %.0f s: %s", row.name, left, reason)
             return False
         log.info("route %s was paused, and is tried now: %s", row.name, reason)
@@ -152,3 +211,14 @@ class Traffic:
 def rate_of(lane: Lane, now: int) -> float | None:
     """Messages a second that the route of `lane` may carry; None for any number."""
     return routes.limit(lane.route.rate, lane.circuit.learned, lane.circuit.slowed, now)
+
+
+def _left(row: Any, now: int) -> float:
+    """Seconds until the paused route of `row` is tried again.
+
+    What has no end waits for another password. Its route is looked at all the same from time to
+    time, and the log says what is wrong; a password that was refused is not sent for that.
+    """
+    if routes.needs_password(row):
+        return LONGEST_PAUSE
+    return ((row.until or now) - now) / 1000

@@ -1,5 +1,5 @@
-"""Digests of contents, the oldest version that may go on with the tables, who has a slot, and
-what is not to be sent before a moment, whatever the clock said.
+"""Digests of contents, the oldest version that may go on with the tables, who has a slot, what is
+not to be sent before a moment, whatever the clock said, and which logins a route was refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ def upgrade() -> None:
     op.add_column("txmail_delivery", sa.Column("since", sa.BigInteger()))
     _partial("delayed", ["since"], "state = 'ready' AND since IS NOT NULL")
     _index_the_impossible()
+    op.add_column("txmail_route", sa.Column("logins", sa.Text()))
+    op.add_column("txmail_route", sa.Column("trying", sa.BigInteger()))
     op.add_column("txmail_slot", sa.Column("process", sa.String(32)))
     if op.get_bind().dialect.name != "sqlite":
         op.add_column("txmail_version", sa.Column("min_version", sa.String(32)))
