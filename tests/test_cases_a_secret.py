@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 
 import pytest
 from commits import note
@@ -12,7 +13,7 @@ from secrecy import has
 
 sa = pytest.importorskip("sqlalchemy")
 
-from workers import Clock, Heard, another, put, put_many, wait_for, working  # noqa: E402
+from workers import Clock, Heard, another, change, put, put_many, wait_for, working  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.cli import main  # noqa: E402
@@ -349,6 +350,53 @@ def test_a18_a_server_that_was_down_is_tried_without_the_login_that_was_refused(
     assert tries(guarded) == 1
 
 
+@kinds(*OWN_QUEUES)
+def test_a18_a_login_that_is_refused_beside_a_server_that_works_is_tried_once(
+    app, guarded, server, source, clock
+):
+    def way():
+        return FailoverTransport([source.transport(guarded), transport_from_url(server.url)])
+
+    source.say(WRONG)
+    for number in range(4):
+        put(app, note(f"n{number}"))
+        assert run_once(app.queue, way(), clock=clock) == 1
+        clock.advance(61.0)
+    assert tries(guarded) == 1
+    source.say(RIGHT)
+    put(app, note("last"))
+    assert run_once(app.queue, way(), clock=clock) == 1
+    assert (len(server.messages), len(guarded.messages)) == (4, 1)
+
+
+@kinds(OWN_SQLITE)
+def test_a16_a_source_that_hangs_holds_up_nobody(
+    app, guarded, server, make_source, clock, monkeypatch
+):
+    """A worker that begins asks for the password, and it need not get an answer."""
+    monkeypatch.setattr(login_watch, "FIRST_LOOK", 0.05)
+    source = make_source("function")
+    refused(app, guarded, source, clock)
+    asked, free = threading.Event(), threading.Event()
+
+    def hang():
+        asked.set()
+        free.wait(30)
+        return WRONG
+
+    monkeypatch.setitem(globals(), "give", hang)
+    ways = [
+        Route.to("hangs", source.transport(guarded), domains=["hangs.example"]),
+        Route.to("default", transport_from_url(server.url)),
+    ]
+    change(app, schema.route.update().values(name="hangs"))
+    put(app, note("a"))
+    with working(app.queue, ways, clock=clock):
+        assert asked.wait(30)
+        wait_for(lambda: server.messages, "it waits for the password")
+        free.set()
+
+
 # -- what the queue keeps, and says
 
 
@@ -372,6 +420,22 @@ def test_a16_the_queue_keeps_nothing_to_guess_a_password_by(app, guarded, source
 
 def test_a16_a_digest_takes_long_to_make():
     assert SLOW >= 600_000
+
+
+@kinds(OWN_SQLITE)
+def test_a18_a_route_of_few_connections_forgets_no_refusal(app, guarded, server, source, clock):
+    def way():
+        some = FailoverTransport([source.transport(guarded), transport_from_url(server.url)])
+        return [Route.to("few", some, connections=1)]
+
+    source.say(WRONG)
+    ways = way()
+    for number in range(3):
+        put(app, note(f"n{number}"))
+        assert run_once(app.queue, ways, clock=clock) == 1
+        assert server.connections[-1].commands[-1] == "QUIT"
+        ways[0].transport._resting.clear()
+    assert tries(guarded) == 1
 
 
 @kinds(OWN_SQLITE)

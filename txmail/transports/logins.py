@@ -234,3 +234,8 @@ def octet_of(password: Secret, account: str) -> int:
 def logins_of(transport: object) -> tuple[Logins, ...]:
     """The logins of `transport`, those of all its servers; none if it logs in nowhere."""
     return tuple(getattr(transport, "logins", ()))
+
+
+def close_idle(transport: Any) -> None:
+    """End the idle connections of `transport`; logins that failed are not forgotten for that."""
+    getattr(transport, "close_idle", transport.close)()

@@ -211,6 +211,10 @@ class SmtpTransport:
             self._tls = _context(self.options)
         return self._tls
 
+    def close_idle(self) -> None:
+        """End all idle connections, and forget nothing."""
+        self._pool.close()
+
     def close(self) -> None:
         """See `ITransport`. Logins that failed are forgotten."""
         self._logins.forget()

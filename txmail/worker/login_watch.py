@@ -19,6 +19,8 @@ log = quiet_logger("txmail.worker")
 
 #: Seconds between two looks at a password that was refused.
 LOOK = 1.0
+#: Seconds that a worker which begins waits for the first look.
+FIRST_LOOK = 5.0
 
 
 class LoginWatch:
@@ -29,7 +31,7 @@ class LoginWatch:
         self._circuits = {lane.route: lane.circuit for lane in lanes if logins_of_route(lane.route)}
         self._tell = tell
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._looked = threading.Event()
         #: by the monotonic clock, when a program is asked for a password again
         self._next: dict[Route, float] = {}
 
@@ -39,17 +41,20 @@ class LoginWatch:
         return bool(self._circuits)
 
     def start(self) -> None:
-        """Look from time to time."""
+        """Look now, and from time to time. A source that hangs is not waited for."""
         if self._circuits:
             self._stop.clear()
-            self._thread = threading.Thread(target=self._run, name="txmail logins", daemon=True)
-            self._thread.start()
+            self._looked.clear()
+            threading.Thread(target=self._run, name="txmail logins", daemon=True).start()
+            self._looked.wait(FIRST_LOOK)
 
     def stop(self) -> None:
-        """Look no more. A source that hangs is not waited for."""
+        """Look no more."""
         self._stop.set()
 
     def _run(self) -> None:
+        self.look()
+        self._looked.set()
         while not self._stop.wait(LOOK):
             self.look()
 

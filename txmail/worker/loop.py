@@ -26,6 +26,7 @@ from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy
 from ..queue.work import Work
 from ..reply import printable
+from ..transports.logins import close_idle
 from ..transports.reconnect import send_all
 from ..types import AnyTransport, QueueUser
 from . import ending
@@ -33,7 +34,7 @@ from .clock import boottime
 from .keeper import Keeper
 from .lane import Lane
 from .ledger import BATCH, LEASE, LeaseLost, Stopped
-from .login_watch import LoginWatch, is_barred, logins_of_route, refused_here
+from .login_watch import LoginWatch, is_barred, logins_of_route
 from .opening import Guard, Opener
 from .options import RunOptions, WorkerOptions
 from .routing import IN_A_ROW, Circuit, Route, puts_off, wants_less
@@ -161,7 +162,6 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
-        self._logins.start()
         self._events.emit(WorkerStarted(self._queue.name))
         wake = self._ledger.wake
         if until_drained:
@@ -190,8 +190,7 @@ class Worker:
             self._ledger.recall()
         except TxmailError as error:
             log.info("%s: %s", self._queue.name, error)  # whoever needs the queue says more
-            return
-        self._logins.look()
+        self._logins.start()
 
     def _keep(self, until_drained: bool, end: float | None, stop: threading.Event | None) -> None:
         """Be the keeper."""
@@ -256,9 +255,8 @@ class Worker:
                 self._tell_failure(lane)
                 self._ledger.route_failed(lane.route)
             finally:
-                refused = lane.circuit.stopped or refused_here(lane.route)
-                if lane.route.connections is not None and not refused:
-                    lane.route.transport.close()  # it counts as long as it is open
+                if lane.route.connections is not None:
+                    close_idle(lane.route.transport)  # it counts as long as it is open
                 self._ledger.idle(lane)
 
     def _send(self, lane: Lane, first: Work) -> None:
@@ -268,6 +266,7 @@ class Worker:
         except BaseException:
             self._ledger.forget((work, missing) for work, missing, _ in lane.sent.values())
             raise
+        self._bar(lane)
         if lane.circuit.open:
             self._ledger.route_failed(lane.route)
 
@@ -330,8 +329,7 @@ class Worker:
             circuit.slow(str(outcome.reply))
 
     def _open(self, lane: Lane, outcome: Outcome) -> None:
-        for login in logins_of_route(lane.route):
-            login.bar()
+        self._bar(lane)
         stop = outcome.action is Action.STOP_ROUTE
         # A name that does not resolve may be back at any moment.
         within = getattr(lane.route.transport, "retry_within", None)
@@ -339,6 +337,11 @@ class Worker:
         if wants_less(outcome):
             lane.circuit.slow(str(outcome.reply))
         self._tell_failure(lane)
+
+    def _bar(self, lane: Lane) -> None:
+        """What a server has refused is not sent again, also where another one took the mail."""
+        for login in logins_of_route(lane.route):
+            login.bar()
 
     def _tell_failure(self, lane: Lane) -> None:
         circuit = lane.circuit

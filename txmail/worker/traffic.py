@@ -53,7 +53,11 @@ class Traffic:
     @property
     def has_news(self) -> bool:
         """True if others do not know yet how a route is."""
-        return any(lane.circuit.news for lane in self._lanes)
+        return any(lane.circuit.news or self._has_refused(lane.route) for lane in self._lanes)
+
+    def _has_refused(self, route: Route) -> bool:
+        """True if other logins of `route` are refused than this worker has said."""
+        return self._refused.get(route.name, {}) != refused_here(route)
 
     def allowed(self, connection: Any, works: list[Work], now: int) -> list[Work]:
         """Those of `works` that the rates of their routes allow now, the most urgent first."""
@@ -123,7 +127,7 @@ class Traffic:
                 self._log_in(connection, lane, row, now)
             elif row is not None and row.state != routes.CLOSED and not circuit.open:
                 self._adopt(connection, lane, row, now)
-            if self._refused.get(lane.route.name, {}) != refused_here(lane.route):
+            if self._has_refused(lane.route):
                 routes.keep_logins(connection, lane.route.name, now, self._own(lane.route))
             self._untried.discard(lane.route.name)
         self.release(connection, now)
