@@ -9,7 +9,7 @@ from email.message import Message as OldMessage
 
 import pytest
 
-from txmail import Attachment, Message
+from txmail import Attachment, Envelope, Message
 from txmail.exceptions import AddressError, MessageError
 from txmail.message.prepare import to_envelope
 
@@ -113,3 +113,11 @@ def test_c8_a_calendar_that_is_attached_says_its_method_too(file, method):
     part = [*email.message_from_bytes(content, policy=email.policy.default).walk()][-1]
     assert part["Content-Type"].params.get("method") == method
     assert part.get_content_disposition() == "attachment"
+
+
+@pytest.mark.parametrize("content", ["secret", bytearray(b"secret"), memoryview(b"secret"), 7])
+def test_c16_an_error_about_a_content_shows_nothing_of_it(content):
+    """Stands for bodies in errors."""
+    with pytest.raises(MessageError, match="as bytes") as caught:
+        Envelope("a@b.c", ["d@e.f"], content)
+    assert "secret" not in str(caught.value)

@@ -254,8 +254,8 @@ def test_a_setting_that_is_wrong_unknown_or_not_supported_is_refused_by_name(nam
     ("settings", "field"),
     [
         ({"host": "mx.example.com", "tls": "false"}, "mail.tls"),
-        ({"host": "localhost:25"}, "mail.url"),
-        ({"host": "localhost.."}, "mail.url"),
+        ({"host": "localhost:25"}, "mail.host"),
+        ({"host": "localhost.."}, "mail.host"),
         ({"host": "mx.example.com", "username": "u"}, "mail.username"),
         ({"host": "mx.example.com", "password": "s3cret"}, "mail.password"),
         ({"host": "mx.example.com", "password_from": "env:X"}, "mail.password_from"),

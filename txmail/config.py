@@ -47,7 +47,7 @@ from .readers import (
 from .secret import Secret, Unshown, bare
 from .smtp.tls import TlsFiles
 from .transports import from_urls
-from .transports.hosts import is_loopback
+from .transports.hosts import is_loopback, read_host
 from .transports.sendmail import Command
 from .transports.url import CLEAR_AT_FIRST, TLS_AT_ONCE, URL_OPTIONS, Account
 
@@ -336,6 +336,13 @@ def _legacy_url(combined: dict[str, Any], prefix: str) -> str:
             f"{prefix}url = smtp://HOST:PORT?tls=off, or tls=opportunistic",
             field=prefix + "tls",
         )
+    if read_host(host) is None:
+        problem = "a host name or an IP address is needed"
+        if "://" in host:
+            problem += f"; a URL goes into {prefix}url"
+        elif ":" in host:
+            problem += f", without the port: that is {prefix}port"
+        raise ConfigurationError(problem, field=prefix + "host")
     shown = f"[{host}]" if ":" in host else quote(host)
     if combined.get("ssl"):
         port = combined.get("port", 465)

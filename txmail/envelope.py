@@ -170,7 +170,7 @@ class Envelope:
 
     def __post_init__(self) -> None:
         if not isinstance(self.content, bytes):
-            raise InvalidMessage("octets are needed", field="content", value=self.content)
+            raise InvalidMessage(_no_octets(self.content), field="content")
         object.__setattr__(self, "content", plain_text(self.content))
         null = self.sender is None or self.sender in ("", NULL_SENDER)
         sender = None if null else parse_address(self.sender, field="sender")
@@ -194,7 +194,7 @@ class Envelope:
     def with_content(self, content: bytes) -> Envelope:
         """The same with this `content`. The addresses are not looked at again."""
         if not isinstance(content, bytes):
-            raise InvalidMessage("octets are needed", field="content", value=content)
+            raise InvalidMessage(_no_octets(content), field="content")
         made = object.__new__(Envelope)
         for name in ("sender", "recipients", "reverse_path", "forward_paths"):
             object.__setattr__(made, name, getattr(self, name))
@@ -271,3 +271,8 @@ def _recipients(recipients: Iterable[str]) -> tuple[str, ...]:
         if not isinstance(recipient, str):
             raise AddressError("a string is needed", field="recipients", value=recipient)
     return recipients
+
+
+def _no_octets(content: object) -> str:
+    # Nothing of a content goes into an error.
+    return f"octets are needed, as bytes: a value of type {type(content).__name__}"

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> Exit:
         finally:
             database.close()
     except ConfigurationError as error:
-        raise CannotRun(printable(str(error))) from None
+        raise CannotRun(printable(settings.said(error, arguments))) from None
     except (QueueUnavailable, SchemaError) as error:
         complain("db", error)
         return Exit.FAILED

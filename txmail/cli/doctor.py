@@ -103,7 +103,7 @@ def _health(arguments: argparse.Namespace) -> Iterator[_Finding]:
         found = read_settings(*settings.read_queue(arguments))
         settings.require_database(found.queue)
     except ConfigurationError as error:
-        raise CannotRun(printable(str(error))) from None
+        raise CannotRun(printable(settings.said(error, arguments))) from None
     yield from _of_queue(found.queue, arguments.max_age, arguments.workers)
 
 
@@ -112,7 +112,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[_Finding]:
         found = read_settings(*settings.read_any(arguments))
         named = found.queue is not None and settings.names_database(found.queue)
     except ConfigurationError as error:
-        raise CannotRun(printable(str(error))) from None
+        raise CannotRun(printable(settings.said(error, arguments))) from None
     yield _Mark.OK, "the settings can be read"
     if found.default_sender is None:
         yield _Mark.ADVICE, "default_sender is not set: each message has to name its sender"

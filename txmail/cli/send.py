@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         with quiet_logging():
             return _run(arguments)
     except ConfigurationError as error:
-        complain("send", error)
+        complain("send", settings.said(error, arguments))
         return SysExit.CONFIG
     except FieldError as error:
         complain("send", error)

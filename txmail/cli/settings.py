@@ -143,6 +143,23 @@ UNNAMED_DATABASE = (
 )
 
 
+def said(error: ConfigurationError, arguments: argparse.Namespace) -> str:
+    """The text of `error`, with the option or the variable that the setting came from."""
+    text = str(error)
+    name = error.field.partition(" ")[0]
+    setting = name.rpartition(".")[2] if name.count(".") < 2 else ""
+    variable = {"url": URL_VARIABLE, "queue_url": QUEUE_VARIABLE}.get(setting)
+    if variable is None:
+        return text
+    if getattr(arguments, setting, None) is not None:
+        given = f"--{setting.replace('_', '-')}"
+    elif arguments.config is None and os.environ.get(variable):
+        given = variable
+    else:
+        return text
+    return f"{given} ({name}){text[len(name) :]}"
+
+
 def names_database(queue: Any) -> bool:
     """Whether it is known in which database `queue` is. Raises `ConfigurationError`."""
     return not queue.in_session or bool(queue.database.determine())

@@ -103,10 +103,11 @@ def run(arguments: argparse.Namespace) -> Exit:
     try:
         found = read_settings(*settings.read_worker(arguments))
         settings.require_database(found.queue)
+        with logging_to_stderr(quiet=arguments.quiet):
+            return _run(found, arguments)
     except ConfigurationError as error:
-        raise CannotRun(printable(str(error))) from None
-    with logging_to_stderr(quiet=arguments.quiet):
-        return _run(found, arguments)
+        # Of the settings, or of the place of the queue, which is looked at when it is used.
+        raise CannotRun(printable(settings.said(error, arguments))) from None
 
 
 def _run(found: Settings, arguments: argparse.Namespace) -> Exit:
