@@ -71,8 +71,7 @@ class LoginWatch:
     def _is_time(self, route: Route, circuit: Circuit) -> bool:
         """A program that makes passwords is asked less and less often: each is another one."""
         logins = logins_of_route(route)
-        for login in logins:
-            login.bar()
+        bar_refused(route)
         if circuit.another_login or not (circuit.refused or any(each.is_barred for each in logins)):
             return False
         if not any(login.of_a_program for login in logins):
@@ -93,6 +92,12 @@ class LoginWatch:
 def logins_of_route(route: Route) -> tuple[Logins, ...]:
     """The logins of the servers of `route`."""
     return logins_of(route.transport)
+
+
+def bar_refused(route: Route) -> None:
+    """What a server has refused is not sent again, also where another one takes the mail."""
+    for login in logins_of_route(route):
+        login.bar()
 
 
 def refused_here(route: Route) -> dict[str, int]:

@@ -34,7 +34,7 @@ from .clock import boottime
 from .keeper import Keeper
 from .lane import Lane
 from .ledger import BATCH, LEASE, LeaseLost, Stopped
-from .login_watch import LoginWatch, is_barred, logins_of_route
+from .login_watch import LoginWatch, bar_refused, is_barred
 from .opening import Guard, Opener
 from .options import RunOptions, WorkerOptions
 from .routing import IN_A_ROW, Circuit, Route, puts_off, wants_less
@@ -266,7 +266,7 @@ class Worker:
         except BaseException:
             self._ledger.forget((work, missing) for work, missing, _ in lane.sent.values())
             raise
-        self._bar(lane)
+        bar_refused(lane.route)
         if lane.circuit.open:
             self._ledger.route_failed(lane.route)
 
@@ -329,7 +329,7 @@ class Worker:
             circuit.slow(str(outcome.reply))
 
     def _open(self, lane: Lane, outcome: Outcome) -> None:
-        self._bar(lane)
+        bar_refused(lane.route)
         stop = outcome.action is Action.STOP_ROUTE
         # A name that does not resolve may be back at any moment.
         within = getattr(lane.route.transport, "retry_within", None)
@@ -337,11 +337,6 @@ class Worker:
         if wants_less(outcome):
             lane.circuit.slow(str(outcome.reply))
         self._tell_failure(lane)
-
-    def _bar(self, lane: Lane) -> None:
-        """What a server has refused is not sent again, also where another one took the mail."""
-        for login in logins_of_route(lane.route):
-            login.bar()
 
     def _tell_failure(self, lane: Lane) -> None:
         circuit = lane.circuit
