@@ -67,16 +67,16 @@ def test_d3_a_bad_host_is_an_error_about_the_host(host, say):
             None,
             "--url (mail.url): ",
         ),
-        (["db", "status", "--queue-url", "mysql://h/d"], None, "--queue-url (mail.queue_url): "),
+        (["db", "status", "--queue-url", "mysql://h/d"], None, "--queue-url (mail.queue_url)"),
         (
             ["db", "status"],
             ("TXMAIL_QUEUE_URL", "mysql://h/d"),
-            "TXMAIL_QUEUE_URL (mail.queue_url): ",
+            "TXMAIL_QUEUE_URL (mail.queue_url)",
         ),
         (
             ["worker", "--queue-url", "mysql://h/d", "--url", "memory:"],
             None,
-            "--queue-url (mail.queue_url): ",
+            "--queue-url (mail.queue_url)",
         ),
     ],
 )
@@ -118,3 +118,14 @@ def test_d11_a_worker_whose_queue_cannot_be_there_says_so(tmp_path, capsys, made
     assert code == 2
     assert error.startswith("txmail worker: ")
     assert str(path.parent) in error
+
+
+@pytest.mark.parametrize("between", [", ", ",\n", ",  ", " , ", ","])
+def test_d3_a_list_of_urls_with_commas_is_refused_with_what_to_do(between):
+    """Stands for an error that finds fault with a host that is none."""
+    urls = between.join(["smtp://a.example.com", "smtp://b.example.com"])
+    with pytest.raises(ConfigurationError) as caught:
+        mailer_from_settings({"mail.url": urls, "mail.username": "u", "mail.password": "hush"})
+    assert caught.value.field == "mail.url"
+    assert "without commas" in str(caught.value) or between in (" , ", ",")
+    assert "hush" not in str(caught.value)

@@ -38,6 +38,9 @@ def as_urls(value: Any, field: str) -> list[Secret]:
     urls = value.split() if isinstance(value, str) else value
     if not isinstance(urls, (list, tuple)) or not all(isinstance(u, str) for u in urls) or not urls:
         raise ConfigurationError("a URL is needed, or a list of them", field=field)
+    if any(url.endswith(",") for url in urls[:-1]):
+        problem = "URLs stand with blanks or line ends between, without commas"
+        raise ConfigurationError(problem, field=field)
     return [Secret(url) for url in urls]
 
 
