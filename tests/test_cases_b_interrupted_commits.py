@@ -11,14 +11,12 @@ import gc
 import random
 import signal
 import sqlite3
-import sys
-from pathlib import Path
 
 import pytest
+from interrupting import AfterSeconds, Alarm, AtLine, Limit, Never
 from letters import letter
 from queues import OWN_POSTGRESQL, OWN_SQLITE
 
-import txmail
 from txmail.account import NOT_KNOWN
 
 pytestmark = [
@@ -26,19 +24,6 @@ pytestmark = [
     # A connection that was just being made is dropped, which its driver remarks on.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-OURS = str(Path(txmail.__file__).parent)
-#: the application's process, without the server that it is tested with
-THEIRS = str(Path(txmail.__file__).parent / "testing")
-
-
-class Alarm(BaseException):
-    """What a handler raises that knows nothing of us."""
-
-
-class Limit(Exception):
-    """The same as an ordinary error, as Celery's time limit is."""
-
 
 #: how mail goes, by the queue, the options of the mailer, and whether some of it is enqueued
 WAYS = {
@@ -128,72 +113,6 @@ class Commits:
         other.execute("BEGIN IMMEDIATE")
         other.rollback()
         other.close()
-
-
-class Never:
-    """Does not interrupt."""
-
-    done = False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
-class AtLine:
-    """Raises before the line of ours with number `at`."""
-
-    def __init__(self, at, error=Alarm):
-        self._left, self._error = at, error
-        self.done = False
-        self.lines = 0
-
-    def __enter__(self):
-        self._previous = sys.gettrace()
-        sys.settrace(self._called)
-
-    def __exit__(self, *_):
-        sys.settrace(self._previous)
-
-    def _called(self, frame, event, argument):
-        code = frame.f_code
-        if code.co_name == "__del__" or not code.co_filename.startswith(OURS):
-            return None
-        return None if code.co_filename.startswith(THEIRS) else self._line
-
-    def _line(self, frame, event, argument):
-        if event == "line":
-            self.lines += 1
-            self._left -= 1
-            if self._left == 0:
-                self.done = True
-                sys.settrace(self._previous)
-                raise self._error
-        return self._line
-
-
-class AfterSeconds:
-    """Raises after so many seconds, wherever that is."""
-
-    def __init__(self, seconds, error=Alarm):
-        self._seconds, self._error = seconds, error
-        self.done = self._armed = False
-
-    def _raise(self, *_):
-        if self._armed:
-            self._armed, self.done = False, True
-            raise self._error
-
-    def __enter__(self):
-        signal.signal(signal.SIGALRM, self._raise)
-        self._armed = True
-        signal.setitimer(signal.ITIMER_REAL, self._seconds)
-
-    def __exit__(self, *_):
-        self._armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @pytest.fixture(autouse=True)

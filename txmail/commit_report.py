@@ -7,6 +7,7 @@ what was noted: the outcomes of the mailers, the error that a commit raises, the
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from typing import Any
 
@@ -14,6 +15,7 @@ from transaction._transaction import Status as TransactionStatus
 
 from . import unsent
 from .account import (
+    MAYBE_COMMITTED,
     Account,
     Entry,
     Report,
@@ -26,10 +28,16 @@ from .account import (
     report,
     tell,
 )
-from .envelope import Envelope
+from .envelope import Envelope, Outcome, Status
 from .events import Events, SentForNothing
-from .exceptions import DeliveryError, QueueInDoubt, QueueUnavailable, SchemaError
-from .interfaces import IDelivery, IDeliveryRun
+from .exceptions import (
+    DeliveryError,
+    QueueInDoubt,
+    QueueUnavailable,
+    SchemaError,
+    TxmailError,
+)
+from .interfaces import IBatch, IDelivery, IDeliveryRun, IQueue
 from .logs import quiet_logger
 from .outcomes import Settled, delivery_error, queue_error
 
@@ -37,6 +45,8 @@ log = quiet_logger("txmail")
 
 #: One-phase zope.sqlalchemy commits its SQL in its vote, before ours.
 ONE_PHASE_SORT_KEY = "~sqlalchemy:"
+#: How a note begins that says, on an error that is none of ours, what became of the mail.
+NOTE = "while sending mail: "
 
 
 class CommitReport:
@@ -46,6 +56,7 @@ class CommitReport:
         self.transaction_manager = transaction_manager
         self._entries: list[Entry] = []
         self._runs: dict[IDelivery, IDeliveryRun] = {}
+        self._batches: dict[IQueue, IBatch] = {}
         #: what is known of what the server was asked, or was sent, in the present commit
         self._sendings: list[Sending] = []
         self._hook_pending = False
@@ -108,7 +119,10 @@ class CommitReport:
         if self._finishing:
             return account
         transaction = self._transaction() if self._transaction is not None else None
-        committed = transaction is not None and _committed_early(transaction)
+        error = sys.exception()
+        committed = (transaction is not None and _committed_early(transaction)) or any(
+            batch.may_be_committed(error) for batch in self._batches.values()
+        )
         account = failed(account, known=not self._voted, committed=committed)
         return perhaps_queued(account) if self._perhaps_queued else account
 
@@ -151,7 +165,22 @@ class CommitReport:
         """Something that is no delivery error ended the vote: note on it what happened."""
         account = self._account()
         self._tell(account)
-        note = "while sending mail: " + "; ".join(str(o) for o in outcomes_of(account))
+        self._note(error, account)
+
+    def _report_failed(self) -> None:
+        """Something has ended the commit: report, and note on it what is not obvious."""
+        account = self._account()
+        report(account)
+        error = sys.exception()
+        if error is None or self._aborting or isinstance(error, TxmailError):
+            return
+        if not isinstance(error, Exception) or any(map(_is_unsure, outcomes_of(account))):
+            self._note(error, account)
+
+    def _note(self, error: BaseException, account: Account) -> None:
+        if any(note.startswith(NOTE) for note in getattr(error, "__notes__", ())):
+            return
+        note = NOTE + "; ".join(str(o) for o in outcomes_of(account))
         error.add_note(note)
         log.error("interrupted %s (%s)", note, type(error).__name__)
 
@@ -165,6 +194,11 @@ class CommitReport:
         message_ids = tuple(message_id for _, message_id in sent)
         for events in dict.fromkeys(events for events, _ in sent):
             events.emit(SentForNothing(message_ids))
+
+
+def _is_unsure(outcome: Outcome) -> bool:
+    """True if there may be mail of a transaction that has failed."""
+    return outcome.status in (Status.ACCEPTED, Status.IN_DOUBT) or outcome.reason == MAYBE_COMMITTED
 
 
 def _committed_early(transaction: Any) -> bool:

@@ -43,6 +43,7 @@ from .exceptions import (
     QueueUnavailable,
     SchemaError,
     TransactionClosed,
+    TxmailError,
 )
 from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
 from .item import Item, Row
@@ -108,7 +109,10 @@ class MailDataManager(CommitReport):
 
     def __init__(self, transaction_manager: Any) -> None:
         super().__init__(transaction_manager)
-        self._batches: dict[IQueue, IBatch] = {}
+        #: what may have something open when everybody was told that the transaction has failed
+        self._unreleased: list[IBatch] = []
+        #: true if something that nobody expects has ended our hook
+        self._broken = False
         self._budget = Budget()
         self._joined = False
         self._hook_turns = 0
@@ -184,7 +188,8 @@ class MailDataManager(CommitReport):
             raise DoomedTransaction("transaction doomed, cannot commit")
         try:
             self._prepare(transaction, wait=True)
-        except BaseException:
+        except BaseException as error:
+            self._broken = not isinstance(error, TxmailError)
             # For `transaction` it has not failed yet: more may be sent, and it may be committed.
             self.notice()
             self._tried, self._refused = False, True
@@ -324,6 +329,7 @@ class MailDataManager(CommitReport):
         if not self._finished:
             self._finishing = True
             self._end(lambda batch, settled: batch.finish(settled))
+            self._unreleased.clear()
 
     def _end(self, settle: Callable[[IBatch, Settled], None]) -> None:
         """The vote has been; nothing can be taken back. Can be done again, from the beginning."""
@@ -358,12 +364,18 @@ class MailDataManager(CommitReport):
             # One has come right behind our vote: nobody has heard that we have said yes.
             self._voted = False
             self._withdraw()
+        if self._aborting:
+            # If it has failed, all others have been told. If not, they are going to be: what was
+            # interrupted within our hook may be in no state to roll back.
+            failed = transaction.status is not TransactionStatus.ACTIVE
+            self._release_batches(end=failed or self._broken)
 
     def tpc_abort(self, transaction: Any) -> None:
         """See `IDataManager`: forget; if the mail is out, all that is left is to say so."""
         if self._voted and not (self._finishing or self._finished):
             self._end(lambda batch, settled: batch.leave(settled))
         self.abort(transaction)
+        self._release_batches(end=not self._finishing)
         if self._voted:
             self._tell_sent_for_nothing()
 
@@ -375,12 +387,19 @@ class MailDataManager(CommitReport):
         self._release()
         if self._entries:
             if self._is_tried():
-                report(self._account())
+                self._report_failed()
             elif self._aborting and not self._refused:
                 report([(entry, []) for entry in self._entries])
         for batch in self._batches.values():
             batch.abort(self._settled())
         self._forget()
+
+    def _release_batches(self, *, end: bool) -> None:
+        """Everybody knows that it has failed: `end` what they have left open."""
+        while self._unreleased:
+            batch = self._unreleased.pop()
+            if end:
+                batch.release()
 
     def _release(self) -> None:
         """Give all connections back, perhaps with a mail transaction open on them."""
@@ -389,6 +408,7 @@ class MailDataManager(CommitReport):
         self._runs.clear()
 
     def _forget(self) -> None:
+        self._unreleased += self._batches.values()
         # Savepoints hold the list itself, and may be rolled back after this.
         self._entries.clear()
         self._runs.clear()

@@ -297,6 +297,18 @@ class IBatch(Interface):
         Never raises, never blocks.
         """
 
+    def may_be_committed(error: BaseException | None) -> bool:
+        """Whether its rows may have committed, although the transaction has failed with `error`.
+
+        That is so only if they are in a database that commits in its own vote, before ours.
+        """
+
+    def release() -> None:
+        """Everybody in a transaction that failed has been told so: nothing may be left open.
+
+        Legal after the end, any number of times; never raises, never blocks.
+        """
+
 
 class IWitness(Interface):
     """Can say, after a crash, whether a transaction committed. One for each database."""

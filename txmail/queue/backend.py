@@ -89,6 +89,9 @@ class Backend(Protocol):
     def drop(self, driver: Any) -> None:
         """End the driver's connection at once, and before that its transaction. Never raises."""
 
+    def is_open(self, driver: Any) -> bool:
+        """Whether a transaction is open on the driver's connection."""
+
     def differs(self, connection: sa.Connection) -> bool:
         """Whether the connection leads to another store than a new one would."""
 

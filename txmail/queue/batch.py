@@ -59,6 +59,13 @@ class Batch:
         self._tried = False
         self._ended = False
 
+    def may_be_committed(self, error: BaseException | None) -> bool:
+        """See `IBatch`: nobody else commits what is in a database of its own."""
+        return False
+
+    def release(self) -> None:
+        """See `IBatch`: its connections are ended where they are used."""
+
     def _soon(self, write: Callable[[float], object], timeout: float) -> None:
         """End with `write`: now, with its timeout; in the background if that fails."""
         try:

@@ -269,6 +269,14 @@ class Database:
         """Raise `ConfigurationError` if a file that is not there yet could not be made."""
         self._backend.check_place()
 
+    def is_open(self, driver: Any) -> bool:
+        """Whether a transaction is open on the connection of `driver`."""
+        return self._backend.is_open(driver)
+
+    def drop(self, driver: Any) -> None:
+        """End the transaction and the connection of `driver` at once. Never raises."""
+        self._backend.drop(driver)
+
     def abandon(self) -> None:
         """End what an exception out of the blue has kept this thread from ending."""
         process = self._processes.get(os.getpid())

@@ -157,6 +157,10 @@ class Postgresql:
         with suppress(Exception):
             driver.close()
 
+    def is_open(self, driver: Any) -> bool:
+        status = getattr(getattr(driver, "info", None), "transaction_status", 0)
+        return bool(status != 0)  # 0 is IDLE; an application's driver may be another
+
     def differs(self, connection: sa.Connection) -> bool:
         return False  # who drops a database ends its connections
 

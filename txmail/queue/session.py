@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ from .dead import noted_owner
 from .model import BatchState, State
 from .queue import NUMBER_BITS, Queue
 from .schema import batch, delivery
+from .session_connection import SessionConnection, watch_returns
 
 #: For sessions that have one engine to read with and another to write with: we write.
 _WRITING = delivery.update()
@@ -71,6 +73,8 @@ class SessionQueue(Queue):
         self._session = session
         self._mark_changed = mark_changed
         self._keep_session = keep_session
+        #: those whose connections are looked at when they go back
+        self._watched: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
         #: True if the database is not that of a session, as long as that is only the default
         self._adopts = engine is None
         given, make = (engine, None) if isinstance(engine, sa.Engine) else (None, engine)
@@ -120,6 +124,10 @@ class SessionQueue(Queue):
 
     def join(self, session: Session, transaction_manager: Any) -> None:
         """Have `session` take part in the transaction, with changes."""
+        engine = _engine_of(session)
+        if engine not in self._watched:
+            self._watched.add(engine)
+            watch_returns(engine, self.database)
         self._mark_changed(session, transaction_manager, self._keep_session)
 
 
@@ -159,6 +167,7 @@ class SessionBatch(Batch):
     ) -> None:
         super().__init__(queue, number)
         self._session: Session | None = session
+        self._held: SessionConnection | None = None
         self._transaction_manager = transaction_manager
         #: True if there are rows that only count after the commit: sent directly, or with keys
         self._later = False
@@ -183,7 +192,7 @@ class SessionBatch(Batch):
         database = self._store.database
         with database.errors():
             self._queue.join(session, self._transaction_manager)
-            connection = session.connection(bind_arguments={"clause": _WRITING})
+            connection = self._connection_of(session)
             database.prepare(connection)
             if self._rows:
                 # A savepoint may have taken some of them back: what is there is not known.
@@ -191,6 +200,13 @@ class SessionBatch(Batch):
             self._rows = wanted
             if wanted:
                 self._write(connection, list(rows))
+
+    def _connection_of(self, session: Session) -> sa.Connection:
+        connection = session.connection(bind_arguments={"clause": _WRITING})
+        if self._held is None or self._held.connection is not connection:
+            owned = isinstance(session.get_bind(clause=_WRITING), sa.Engine)
+            self._held = SessionConnection(connection, self._store.database, owned)
+        return connection
 
     def _write(self, connection: sa.Connection, rows: list[Row]) -> None:
         store = self._store
@@ -277,6 +293,16 @@ class SessionBatch(Batch):
             outcomes = self._outcomes(settled)
             self._later_ended(lambda: self._queue.abandon(self.number, outcomes))
         self._end()
+
+    def may_be_committed(self, error: BaseException | None) -> bool:
+        """See `IBatch`."""
+        return self._held is not None and self._held.may_be_committed(error)
+
+    def release(self) -> None:
+        """See `IBatch`."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
 
     def _end(self) -> None:
         self._ended = True

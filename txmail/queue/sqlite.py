@@ -156,6 +156,9 @@ class Sqlite:
         with suppress(Exception):
             driver.close()
 
+    def is_open(self, driver: Any) -> bool:
+        return bool(getattr(driver, "in_transaction", False))
+
     def differs(self, connection: sa.Connection) -> bool:
         driver: Any = connection.connection.dbapi_connection
         return self._file is not None and self._file.differs(driver)
