@@ -7,6 +7,7 @@ called unsent without that word.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import signal
@@ -105,10 +106,9 @@ class Shop:
         # The worst that an application can do to us: it keeps all of this alive.
         self.kept.append((session, error))
         if error is not None:
-            try:
+            # A session, or a driver, may have been interrupted within a step of its own.
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
                 self._tm.abort()
-            except sa.exc.InvalidRequestError:
-                pass  # a session that was interrupted within a step of its own refuses everything
         self.check(error)
         return error
 
@@ -123,7 +123,8 @@ class Shop:
         for outcome in outcomes:
             state = states.get(outcome.recipient)
             if error is None:
-                assert outcome.settled and committed, outcome
+                assert outcome.settled, outcome
+                assert committed, outcome
             elif outcome.status == "unsent" and not outcome.queued and self.says_all(outcome):
                 assert state in (None, "cancelled"), (outcome, state, error)
             if state == "ready":
@@ -181,11 +182,10 @@ def make_shop(request, tmp_path, tm, server):
         url = f"sqlite:///{tmp_path}/shop.db"
         if kind == "postgresql":
             url = _postgresql(request)
+        # SQLAlchemy loses a place in its pool where it is interrupted between two lines.
+        pool = {"max_overflow": -1}
         if kind == "sqlite no pool":
             pool = {"poolclass": sa.NullPool}
-        else:
-            # SQLAlchemy loses a place in its pool where it is interrupted between two lines.
-            pool = {"max_overflow": -1}
         shops.append(Shop(url, tm, server, twophase=twophase, options=options, pool=pool))
         shops[-1].run(Never())
         return shops[-1]
@@ -290,7 +290,7 @@ def alarms(shop, count, seed):
     )
 
 
-@pytest.mark.parametrize("way", ["queued, SQLite", "written ahead, PostgreSQL"])
+@pytest.mark.parametrize("way", ["queued, SQLite", "written ahead, SQLite"])
 def test_b1_alarms_in_the_middle_of_some_commits_of_a_session(make_shop, way):
     """Kind: the same, with a timer."""
     assert alarms(make_shop(way), 8, way) > 0
