@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Unpack, cast
 
 from ..envelope import Action, Envelope, Outcome, Scope, Status
@@ -180,16 +181,11 @@ class Worker:
         return self.settled
 
     def _recall_logins(self) -> None:
-        """See which logins were refused before this worker began, and whether they still would be.
-
-        Also for a run that keeps the pauses: another password is another login.
-        """
+        """See which logins were refused before, also for a run that keeps other pauses."""
         if not self._logins.needed:
             return
-        try:
+        with suppress(TxmailError):  # whoever needs the queue says more
             self._ledger.recall()
-        except TxmailError as error:
-            log.info("%s: %s", self._queue.name, error)  # whoever needs the queue says more
         self._logins.start()
 
     def _keep(self, until_drained: bool, end: float | None, stop: threading.Event | None) -> None:
