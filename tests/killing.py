@@ -280,9 +280,8 @@ class Zygote:
                 end.callback(os.close, go)
             self.start(job)
             if job.thread:
-                thread = self._arrived(at)
                 try:
-                    strace = _attach(thread, log, trace, inject)
+                    strace = _attach(self._arrived(at), log, trace, inject)
                 except BaseException:
                     self.kill()
                     raise

@@ -50,7 +50,6 @@ benches = pytest.mark.parametrize(("kind", "offer", "stride"), BENCHES)
 def bench_of(request):
     """Benches by the kind of their queue and what their server offers."""
     with ExitStack() as end:
-        end.enter_context(workers_kill.hasty())
         zygote = Zygote(workers_kill.__file__)
         end.callback(zygote.close)
         made = {}

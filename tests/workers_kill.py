@@ -103,8 +103,23 @@ def routes(server: str, other: str) -> list[Route]:
 
 def work(job: Working) -> None:
     """What the process does."""
-    with closing(Queue(job.queue, clock=Clock(START + 1))) as queue:
+    listening.PATIENCE = PATIENCE  # for the thread that strace attaches to
+    with closing(Queue(job.queue, clock=Clock(START + 1))) as queue, attended(queue):
         run_once(queue, routes(job.server, job.other), batch=BATCH)
+
+
+@contextmanager
+def attended(queue: Queue):
+    """Hear of new mail meanwhile, as a worker does that goes on when nothing is due."""
+
+    def listener() -> None:
+        """The run looks by itself."""
+
+    queue.attend(listener)
+    try:
+        yield
+    finally:
+        queue.neglect(listener)
 
 
 @contextmanager
@@ -308,14 +323,6 @@ class Left:
             assert row.duplicate == (key in self.begun), (key, row)
             more = before[key] if key in self.begun else 0
             assert copies[key] == (row.state == "sent") + more, (key, row)
-
-
-@contextmanager
-def hasty():
-    """Workers in this process notice sooner that they are to end."""
-    before, listening.LOOK = listening.LOOK, 0.005
-    yield
-    listening.LOOK = before
 
 
 if __name__ == "__main__":
