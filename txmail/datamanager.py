@@ -40,10 +40,10 @@ from .commit_report import CommitReport
 from .envelope import Status
 from .events import VotesAfterUs
 from .exceptions import (
+    DeliveryError,
     QueueUnavailable,
     SchemaError,
     TransactionClosed,
-    TxmailError,
 )
 from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
 from .item import Item, Row
@@ -111,7 +111,7 @@ class MailDataManager(CommitReport):
         super().__init__(transaction_manager)
         #: what may have something open when everybody was told that the transaction has failed
         self._unreleased: list[IBatch] = []
-        #: true if something that nobody expects has ended our hook
+        #: true if our hook has ended in the middle of what it does
         self._broken = False
         self._budget = Budget()
         self._joined = False
@@ -189,7 +189,9 @@ class MailDataManager(CommitReport):
         try:
             self._prepare(transaction, wait=True)
         except BaseException as error:
-            self._broken = not isinstance(error, TxmailError)
+            # The queue's own error may be what a driver has made of an interrupt.
+            refused = isinstance(error, DeliveryError) and not isinstance(error, QueueUnavailable)
+            self._broken = not refused
             # For `transaction` it has not failed yet: more may be sent, and it may be committed.
             self.notice()
             self._tried, self._refused = False, True
