@@ -9,6 +9,7 @@ import pytest
 from accounts import check_outcome
 from commits import note
 from fuzzing import OFFERS, Clock, FakeStream, Hostile, Move
+from interrupting import may_raise
 from smtp_helpers import statuses
 
 import txmail.smtp
@@ -42,7 +43,7 @@ FAULTS = {
 
 
 class Interrupting:
-    """Raises KeyboardInterrupt before the line of the client that comes as number `at`."""
+    """Raises KeyboardInterrupt before line number `at` of the client, or the next that can."""
 
     def __init__(self, at):
         self._left = at
@@ -62,7 +63,7 @@ class Interrupting:
     def _line(self, frame, event, argument):
         if event == "line":
             self._left -= 1
-            if self._left == 0:
+            if self._left <= 0 and not self.done and may_raise(frame):
                 self.done = True
                 raise KeyboardInterrupt
         return self._line

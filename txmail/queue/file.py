@@ -154,7 +154,7 @@ def _in_child() -> None:
     _making = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_in_child)
+system.at_fork(in_child=_in_child)
 
 
 def _refused(path: str, problem: str) -> ConfigurationError:
