@@ -33,7 +33,7 @@ from .schema import (
     attempt,
     delivery,
 )
-from .statements import move
+from .statements import is_among, move
 from .turns import DUE_OF_MESSAGE, Turns
 from .work import COLUMNS, Work, load, read
 
@@ -64,12 +64,10 @@ def _next(priority: Priority, *, parked: bool) -> sa.Select[Any]:
 
 def _is_among(some: sa.Select[Any], skip_locked: bool) -> sa.ColumnElement[bool]:
     """True of the deliveries whose ids `some` finds, but for those that others have locked."""
-    if not skip_locked:
-        return delivery.c.id.in_(some.scalar_subquery())
-    # PostgreSQL may run what stands behind IN once for each row, and each time it skips what it
-    # has just locked: more than the limit. An array is made once.
-    some = some.with_for_update(skip_locked=True)
-    return delivery.c.id == sa.any_(sa.func.array(some.scalar_subquery()))
+    if skip_locked:
+        # If it ran twice, it would skip what it has just locked, and find more than the limit.
+        some = some.with_for_update(skip_locked=True)
+    return is_among(some, array=skip_locked)
 
 
 @cache

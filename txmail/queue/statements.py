@@ -72,8 +72,20 @@ def settle(state: State) -> sa.Update:
     return move(state, *sources).where(delivery.c.id == _number).values(begun=0, **values)
 
 
-def _ready() -> sa.Update:
-    """Make at most ``limit`` staged deliveries of batch ``number`` ready."""
+def is_among(some: sa.Select[Any], array: bool) -> sa.ColumnElement[bool]:
+    """True of the deliveries whose ids `some` finds.
+
+    PostgreSQL may run what stands behind IN once for each row, above all while its statistics say
+    that there are hardly any rows. An `array`, which SQLite does not have, is made once.
+    """
+    if array:
+        return delivery.c.id == sa.any_(sa.func.array(some.scalar_subquery()))
+    return delivery.c.id.in_(some.scalar_subquery())
+
+
+@cache
+def ready(array: bool) -> sa.Update:
+    """Make at most ``limit`` staged deliveries of batch ``number`` ready; see `is_among`."""
     some = (
         sa.select(delivery.c.id)
         .join(message, message.c.id == delivery.c.message)
@@ -81,10 +93,7 @@ def _ready() -> sa.Update:
         .where(delivery.c.begun == 0)
         .limit(sa.bindparam("limit"))
     )
-    return move(State.READY, State.STAGED).where(delivery.c.id.in_(some.scalar_subquery()))
-
-
-READY = _ready()
+    return move(State.READY, State.STAGED).where(is_among(some, array))
 
 
 def _unclaimed() -> sa.Select[Any]:

@@ -188,7 +188,7 @@ class Store:
         """
         while keys and self._claim_keys(connection, number, now, CHUNK):
             pass
-        connection.execute(statements.READY, {"number": number, "new_changed": now, "limit": _ALL})
+        self._ready(connection, number, now, _ALL)
         return self.change_batch(connection, number, BatchState.PUBLISHED, now)
 
     def promote(self, connection: sa.Connection, number: int, now: int, limit: int = CHUNK) -> bool:
@@ -199,13 +199,16 @@ class Store:
         """
         if self._claim_keys(connection, number, now, limit) == limit:
             return False
-        moved = connection.execute(
-            statements.READY, {"number": number, "new_changed": now, "limit": limit}
-        )
-        if moved.rowcount >= limit:
+        if self._ready(connection, number, now, limit) >= limit:
             return False
         self.change_batch(connection, number, BatchState.PUBLISHED, now)
         return True
+
+    def _ready(self, connection: sa.Connection, number: int, now: int, limit: int) -> int:
+        """Make up to `limit` staged deliveries of the batch ready; how many they were."""
+        ready = statements.ready(array=connection.dialect.name == "postgresql")
+        values = {"number": number, "new_changed": now, "limit": limit}
+        return connection.execute(ready, values).rowcount
 
     def _claim_keys(self, connection: sa.Connection, number: int, now: int, limit: int) -> int:
         """Claim up to `limit` keys of the batch; how many were looked at."""
