@@ -110,10 +110,10 @@ def sweep(*values):
         sweep("Windows", "console:", {}, "accepted"),
         ("Windows", "{server}", {}, "refused smtp://127.0.0.1:{port}: it does not work"),
         sweep("Windows", "file:{folder}/mails", {}, "O_DIRECTORY, O_NOFOLLOW, dir_fd"),
-        sweep("Windows", "sendmail:///bin/true", {}, "poll, killpg"),
+        sweep("Windows", "sendmail://{programs}/reads", {}, "poll, killpg"),
         sweep("Windows", "memory:", {"mail.queue_url": "sqlite:///{folder}/m.db"}, "geteuid"),
         ("without O_DIRECTORY", "{server}", {}, "accepted"),
-        sweep("without O_DIRECTORY", "sendmail:///bin/true", {}, "accepted"),
+        sweep("without O_DIRECTORY", "sendmail://{programs}/reads", {}, "accepted"),
         sweep("without O_DIRECTORY", "file:{folder}/mails", {}, "no O_DIRECTORY"),
         sweep("without O_NOFOLLOW, O_CLOEXEC", "file:{folder}/mails", {}, "no O_NOFOLLOW"),
         sweep("without fork", "file:{folder}/mails", {}, "accepted"),
@@ -123,10 +123,16 @@ def sweep(*values):
         sweep("macOS", "file:{folder}/mails", {}, "accepted"),
     ],
 )
-def test_d8_what_a_system_cannot_do_is_refused_by_name(system, url, more, said, tmp_path, server):
+def test_d8_what_a_system_cannot_do_is_refused_by_name(
+    system, url, more, said, tmp_path, tmp_path_factory, server
+):
     """Kind: the same, where it is used: an AttributeError, or something done by halves."""
     port = server.url.rpartition(":")[2]
+    reads = tmp_path_factory.mktemp("programs") / "reads"
+    reads.write_text("#!/bin/sh\nexec cat >/dev/null\n")
+    reads.chmod(0o755)
     words = {"server": server.url, "folder": str(tmp_path), "port": port}
+    words["programs"] = str(reads.parent)
     filled = {name: value.format(**words) for name, value in more.items()}
     out = run(system, SENDS, tmp_path, URL=url.format(**words), MORE=filled)
     assert said.format(**words) in out

@@ -82,3 +82,23 @@ def test_s14_what_steers_or_hides_is_taken_out_of_a_name(letter):
     ):
         found = email.message_from_bytes(made.content, policy=email.policy.SMTP)
         assert found["From"].addresses[0].display_name == "Ann Bl\u00fcm"
+
+
+JOINED = {
+    "Persian": "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "Devanagari": "\u0936\u0930\u0940\u092e\u0924\u094d\u200d \u0915\u094d\u200c\u0937",
+    "Mongolian": "\u182a\u1820\u1836\u1822\u1828\u180e\u1820",
+    "a family": "\U0001f469\u200d\U0001f469\u200d\U0001f466",
+    "a colour": "\U0001f44d\U0001f3fd\u200d\U0001f308",
+    "a flag": "\U0001f3f3\ufe0f\u200d\U0001f308",
+}
+
+
+@pytest.mark.parametrize("name", JOINED.values(), ids=JOINED)
+def test_s14_a_joiner_stays_where_a_script_or_a_picture_needs_it(name):
+    """Stands for names that are written with characters of no width."""
+    content = Message("x", [(name, "a@b.c")], body="x", sender="me@x.y").to_envelope().content
+    assert shown_to(content) == [name]
+    for sign in "\u200c\u200d\u180e":
+        content = Message("x", [(f"A{sign}n{sign}", "a@b.c")], body="x", sender="me@x.y")
+        assert shown_to(content.to_envelope().content) == ["An"]

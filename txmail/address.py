@@ -79,8 +79,27 @@ _HIDDEN_IN_NAMES = re.compile(
 
 
 def shown_name(name: str) -> str:
-    """A display name without what steers direction, or cannot be seen."""
-    return name if name.isascii() else _HIDDEN_IN_NAMES.sub("", name)
+    """A display name without what steers direction, or cannot be seen.
+
+    Joiners stay where a script or an emoji is written with them: between letters as RFC 5892 has it
+    (appendices A.1 and A.2), between pictures, and behind letters of Mongolian its selectors.
+    """
+    return name if name.isascii() else _HIDDEN_IN_NAMES.sub(_as_written, name)
+
+
+def _as_written(hidden: re.Match[str]) -> str:
+    name, place = hidden.string, hidden.start()
+    sign, before, after = name[place], name[place - 1 : place], name[place + 1 : place + 2]
+    if sign in "\u200c\u200d":
+        joins = idna.valid_contextj(name, place) if before else False
+        pictures = sign == "\u200d" and _is_picture(before) and _is_picture(after)
+        return sign if joins or pictures else ""
+    return sign if "\u180b" <= sign <= "\u180f" and "\u1820" <= before <= "\u18aa" else ""
+
+
+def _is_picture(sign: str) -> bool:
+    # The pictures, what changes their colour, and the selector behind one.
+    return bool(sign) and (sign == "\ufe0f" or unicodedata.category(sign) in ("So", "Sk"))
 
 
 @dataclass(frozen=True, slots=True)
