@@ -117,6 +117,7 @@ class Protocol:
             raise LocalProtocolError("a streamed message among commands that are not answered")
         if not self._streaming:
             self.check_silence()
+            self._parser.intermediate = False
         if self._dialogue.active:
             for line in commands.split(b"\r\n")[:-1]:
                 self._dialogue.command(Stage.MAIL, line)
@@ -204,7 +205,12 @@ class Protocol:
     @property
     def ready(self) -> bool:
         """True if what is waited for has come: a reply, or all of a streamed message's."""
-        return self._parser.has(self._wanted)
+        return self._parser.has(self._wanted) or self.out_of_step
+
+    @property
+    def out_of_step(self) -> bool:
+        """True if a 3yz has come in a stream, where nothing asks for one: no more may follow."""
+        return self._streaming and self._parser.intermediate
 
     @property
     def closing(self) -> bool:

@@ -43,6 +43,8 @@ class ReplyParser:
         self.challenges = False
         #: True after a 421: the server is going to close the connection
         self.closing = False
+        #: True after a 3yz
+        self.intermediate = False
         #: complete replies, of which those before `_first` were handed out
         self._replies: list[Reply] = []
         self._first = 0
@@ -64,6 +66,8 @@ class ReplyParser:
             lines = [self._clean(line) for line in lines]
         if b"421" in data:
             self.closing = self.closing or any(line.startswith(b"421") for line in lines)
+        if data.startswith(b"3") or b"\n3" in data:
+            self.intermediate = self.intermediate or any(line.startswith(b"3") for line in lines)
         try:
             self._take(lines)
             if len(self._rest) >= LINE_LIMIT:

@@ -127,6 +127,8 @@ class Streaming:
             start = flight.first - before
             end = start + flight.replies
             if end > len(came):
+                if protocol.out_of_step:
+                    raise MalformedReply("one that has no place in a stream")
                 break
             replies = came[start:end]
             final = replies[-1]
