@@ -456,7 +456,7 @@ class Sending:
         streaming.dealt_with(replies)
         if progress.waiting and is_unknown(replies[-1]):
             # It may have read the octets as commands: no more of that on this connection.
-            self.chunking_failed = True
+            self.chunking_failed = streaming.bdat_unknown = True
         if any(o is not None and o.status is not Status.ACCEPTED for o in progress.outcomes):
             self._not_accepted()
         self._hand_out()

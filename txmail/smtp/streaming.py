@@ -52,6 +52,9 @@ class Streaming:
         self.clean = True
         #: a RSET was refused, by a server that goes on: no more can be streamed to it
         self.reset_refused: Reply | None = None
+        #: True once BDAT was not known: the server may read a content as commands, and answer each
+        #: line of it, so that a reply may be about anything
+        self.bdat_unknown = False
         #: True if that was where a mail transaction may have been open
         self.mixed = False
         #: True if the server has said that it does nothing any more: see `says_goodbye`
@@ -134,6 +137,8 @@ class Streaming:
             final = replies[-1]
             if self._is_early(flight, replies):
                 raise MalformedReply("an answer to a message that had not been sent")
+            if self.bdat_unknown and not _is_the_same_again(replies):
+                raise MalformedReply("one that may be about the octets of a content")
             if not self._is_accepted(flight, replies):
                 refused = flight, replies
                 break
@@ -207,7 +212,7 @@ class Streaming:
         `closed` if the server has ended it.
         """
         before, came = self._protocol.streamed_replies()
-        goodbye, surplus = self._goodbye, self._protocol.has_surplus
+        goodbye, surplus = self._goodbye, self._protocol.has_surplus or self.bdat_unknown
         for flight in self._flights:
             start = flight.first - before
             goodbye = says_goodbye(flight, came[start : start + flight.replies], goodbye)
@@ -243,3 +248,8 @@ class Streaming:
         if left(flight.ends):
             return trouble.IN_DOUBT
         return trouble.CUT_SHORT if left(flight.ends - flight.envelope.size + 1) else trouble.UNSENT
+
+
+def _is_the_same_again(replies: Sequence[Reply]) -> bool:
+    """True if a message fared like the one before it: all was well but for BDAT, not known."""
+    return is_unknown(replies[-1]) and all(reply.positive for reply in replies[:-1])
