@@ -11,6 +11,7 @@ import contextlib
 import gc
 import random
 import signal
+import sys
 
 import pytest
 import sqlalchemy as sa
@@ -201,8 +202,10 @@ def no_collector():
     before = signal.getsignal(signal.SIGALRM)
     gc.collect()
     gc.disable()
+    handled = sys.exception()
     yield
     gc.enable()
+    assert sys.exception() is handled  # none is left behind for the tests to come
     gc.collect()
     signal.signal(signal.SIGALRM, before)
 
@@ -293,7 +296,9 @@ def alarms(shop, count, seed):
 @pytest.mark.parametrize("way", ["queued, SQLite", "written ahead, SQLite"])
 def test_b1_alarms_in_the_middle_of_some_commits_of_a_session(make_shop, way):
     """Kind: the same, with a timer."""
-    assert alarms(make_shop(way), 8, way) > 0
+    shop = make_shop(way)
+    # A fast machine may be through with eight of them before any alarm.
+    assert any(alarms(shop, 8, f"{way} {number}") for number in range(20))
 
 
 @pytest.mark.sweep
