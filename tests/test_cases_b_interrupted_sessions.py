@@ -301,7 +301,7 @@ def test_b1_alarms_in_the_middle_of_some_commits_of_a_session(make_shop, way):
     assert any(alarms(shop, 8, f"{way} {number}") for number in range(20))
 
 
-@pytest.mark.sweep
+@pytest.mark.long
 @pytest.mark.parametrize("way", ONE_PHASE)
 def test_b1_alarms_in_the_middle_of_many_commits_of_a_session(make_shop, way):
     """Kind: the same; 150 commits in all."""
