@@ -216,6 +216,7 @@ def paused(app, server, smtp, clock, *, minutes=10, state="open", reason="down")
     return wanted
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("state", [routes.OPEN, routes.STOPPED])
 @kinds(*OWN_QUEUES)
 def test_a18_a_worker_that_begins_tries_a_paused_route_and_all_goes_out(

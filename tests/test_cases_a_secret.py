@@ -133,7 +133,7 @@ def refused(app, server, source, clock, *, count=3):
 # -- a worker that runs
 
 
-@pytest.mark.representative(every=2)
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("origin", ["file", "env", "function"])
 @kinds(*OWN_QUEUES)
 def test_a16_a_running_worker_notices_another_password(app, guarded, make_source, clock, origin):
@@ -177,6 +177,7 @@ def test_a16_each_other_password_is_tried_once_and_none_is_no_password(app, guar
         wait_for(lambda: app.queue.counts() == {"sent": 3}, "the right one was not tried")
 
 
+@pytest.mark.representative(every=2)
 @kinds(*OWN_QUEUES)
 def test_a16_of_all_hosts_one_tries_the_other_password(app, guarded, source, clock):
     source.say(WRONG)
@@ -275,6 +276,7 @@ def test_a18_what_is_no_refused_login_is_none(app, guarded, source, clock, stage
 # -- several
 
 
+@pytest.mark.representative(every=2)
 @kinds(*OWN_QUEUES)
 def test_a18_a_route_waits_for_its_own_password(app, guarded, make_source, server, clock):
     one, two = make_source(name="one"), make_source(name="two")
@@ -302,6 +304,7 @@ def test_a18_a_route_waits_for_its_own_password(app, guarded, make_source, serve
         wait_for(lambda: app.queue.counts() == {"sent": 3}, "it waits for the pause")
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("which", [0, 1])
 @kinds(OWN_SQLITE)
 def test_a18_of_several_servers_each_waits_for_its_own_password(

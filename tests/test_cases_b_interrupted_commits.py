@@ -161,6 +161,7 @@ def sweep(commits, moments, error=Alarm):
     return interrupted
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("way", WAYS)
 def test_b2_a_commit_that_is_interrupted_at_a_line_says_what_is_so(make_commits, way):
     """Kind: something asynchronous ends a commit between any two steps."""

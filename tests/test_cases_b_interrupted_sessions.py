@@ -221,6 +221,7 @@ def sweep(shop, moments, folders, error=Alarm):
     return sum(shop.run(AtLine(at, error, folders)) is not None for at in moments)
 
 
+@pytest.mark.representative(every=5)
 @pytest.mark.parametrize("folders", [SQL, ALL], ids=["theirs", "all"])
 @pytest.mark.parametrize("way", ONE_PHASE)
 def test_b2_a_sessions_commit_that_is_interrupted_says_what_is_so(make_shop, way, folders):
@@ -260,6 +261,7 @@ def vote_sweep(shop, step, start=1):
     return sum(shop.run(InVote(at, Alarm, SQL)) is not None for at in moments), counting.lines
 
 
+@pytest.mark.representative(every=5)
 @pytest.mark.parametrize("way", ONE_PHASE)
 def test_b1_a_commit_of_sqlalchemys_that_is_interrupted_leaves_nothing_locked(make_shop, way):
     """Kind: something asynchronous ends a COMMIT that is not ours, before or after it is sent."""

@@ -91,6 +91,7 @@ def vacuumed(app):
     told(app, "VACUUM ANALYZE")
 
 
+@pytest.mark.representative(every=6)
 @pytest.mark.parametrize("before", [never, full, gone, gone_since, one_left, vacuumed])
 @pytest.mark.parametrize("chunk", [COUNT, COUNT // 2])
 @kinds(OWN_POSTGRESQL)

@@ -279,6 +279,7 @@ def _commit(queue):
         tm.abort()
 
 
+@pytest.mark.representative(every=10)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("own", [True, False], ids=["own", "application"])
 @pytest.mark.parametrize("what", CANNOT)

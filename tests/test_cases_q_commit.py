@@ -159,6 +159,7 @@ def test_q4_an_answer_that_never_comes_is_not_waited_for_until_the_end(app, tm):
     assert app.states() == {ONE: "ready"}
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("committed", [True, False])
 def test_q4_what_stays_unknown_says_so(app, tm, committed):
     """Nobody can be asked within the budget: error and outcomes say so, and it is taken back."""

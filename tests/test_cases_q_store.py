@@ -353,6 +353,7 @@ def fill(folder):
                     pass
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("count", [1, 5, 40])
 @pytest.mark.parametrize("restarted", [False, True])
 def test_q8_workers_drain_a_queue_whose_disk_is_full(

@@ -448,7 +448,7 @@ def finished(request, tmp_path_factory):
     schema.metadata.drop_all(sa.create_engine(url, poolclass=sa.NullPool))
 
 
-@pytest.mark.representative(every=4)
+@pytest.mark.sweep
 @pytest.mark.parametrize("index", QUERIES)
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
 def test_what_is_finished_costs_nothing(finished, kind, index):
