@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -155,11 +156,18 @@ def put_another_with_its_log(file):
 
 def copy_itself(file):
     """As an editor or rsync saves a file: the same name and octets, another inode."""
-    sqlite3.connect(file).execute("PRAGMA wal_checkpoint(PASSIVE)")
-    shutil.copy(file, file.with_suffix(".new"))
-    file.with_suffix(".new").rename(file)
-    for each in beside(file):
-        each.unlink()
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        for _ in range(1000):
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            # Nobody writes while it is copied, or the copy is half of the old and half of the new.
+            connection.execute("BEGIN IMMEDIATE")
+            if not beside(file)[0].stat().st_size:
+                break
+            connection.execute("ROLLBACK")
+        shutil.copy(file, file.with_suffix(".new"))
+        file.with_suffix(".new").rename(file)
+        for each in beside(file):
+            each.unlink()
 
 
 def remove_the_log(file):
