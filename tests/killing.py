@@ -324,10 +324,36 @@ def _attach(thread: int, log: Path, trace: tuple[str, ...], inject: str) -> subp
 def wait_forgotten(engine: sa.Engine, name: str = PROGRAM) -> None:
     """Until the PostgreSQL of `engine` does nothing any more for a process that has ended."""
     deadline = time.monotonic() + PATIENCE
-    ask = sa.text(f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}'")
+    ask = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while connection.scalar(ask):
+        while connection.scalar(ask, {"name": name}):
             assert time.monotonic() < deadline, "the server still serves a dead process"
+
+
+def wait_idle(engine: sa.Engine, name: str) -> None:
+    """Until the PostgreSQL of `engine` has done what a process that is stopped has asked it."""
+    deadline = time.monotonic() + PATIENCE
+    ask = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name"
+        " AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Lock'"
+    )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while connection.scalar(ask, {"name": name}):
+            assert time.monotonic() < deadline, "the server works for a process that is stopped"
+
+
+def stop(pid: int) -> None:
+    """Stop all threads of a process with SIGSTOP, and wait until they are."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + PATIENCE
+    while not all(_is_stopped(path) for path in Path(f"/proc/{pid}/task").glob("*/stat")):
+        assert time.monotonic() < deadline, "the process goes on"
+
+
+def _is_stopped(stat: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):  # of a thread that has ended
+        return stat.read_text().rpartition(")")[2].split()[0] in "TtZX"
+    return True
 
 
 # -- sweeps

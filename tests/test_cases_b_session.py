@@ -14,7 +14,6 @@ import zope.sqlalchemy
 from databases import Base, Item
 from letters import letter, subjects
 from queues import postgresql_database
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql import Delete, Update
 
@@ -325,6 +324,8 @@ def test_b17_any_driver_of_postgresql_writes_mail(request, server, tm, driver, o
 
 
 async def _asynchronously(engine, mailer, commit):
+    from sqlalchemy.ext.asyncio import AsyncSession  # it needs greenlet
+
     async with AsyncSession(engine) as session:
         tm = transaction.TransactionManager(explicit=True)
         await session.run_sync(_work, mailer, tm, commit)
@@ -334,6 +335,8 @@ async def _asynchronously(engine, mailer, commit):
 def test_b17_a_driver_for_event_loops_writes_mail(request, tmp_path, server, driver):
     """Kind: the same; our own connections need another driver, and it is said how to name it."""
     _needs(driver.removesuffix("_async"), "greenlet")
+    from sqlalchemy.ext.asyncio import create_async_engine
+
     if driver == "aiosqlite":
         url = sa.make_url(f"sqlite+aiosqlite:///{tmp_path}/app.sqlite")
         own = sa.create_engine(url.set(drivername="sqlite"), poolclass=sa.NullPool)

@@ -114,8 +114,9 @@ def test_q7_a_server_that_takes_connections_and_is_not_there(kind, make_queue):
 
         def accept():
             connected, _ = listener.accept()
-            reached.set()
-            connected.recv(1)
+            with connected:
+                reached.set()
+                connected.recv(1)
 
         threading.Thread(target=accept, daemon=True).start()
         stopped(app, smtp, reached)

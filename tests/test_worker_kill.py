@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from queues import OWN_POSTGRESQL, OWN_QUEUES, kinds
 sa = pytest.importorskip("sqlalchemy")
 
 import workers_storm  # noqa: E402
-from killing import Zygote, wait_forgotten  # noqa: E402
+from killing import Zygote, stop, wait_idle  # noqa: E402
 from workers import PATIENCE, Clock, put_many, received  # noqa: E402
 from workers_storm import IN_FLIGHT, Storming  # noqa: E402
 
@@ -67,15 +67,22 @@ class Slot:
         self.replace()
 
     def kill(self) -> int:
-        """How many deliveries it had begun with and not written what became of them."""
+        """How many deliveries it had begun with and not written what became of them.
+
+        They are counted while it is stopped: once it is dead, others decide about them at once.
+        """
         pid = self._zygote.pid
-        assert self._zygote.kill() == -signal.SIGKILL
+        assert pid is not None
+        with suppress(ProcessLookupError):  # `Zygote.kill` tells why
+            stop(pid)
         if self._app.kind == OWN_POSTGRESQL:
-            wait_forgotten(self._app.engine, self._name)
+            wait_idle(self._app.engine, self._name)
         d, p = schema.delivery.c, schema.process.c
         mine = sa.select(p.id).where(p.pid == pid)
         held = sa.select(sa.func.count()).where(d.begun == 1, d.process.in_(mine))
-        return self._app.read(held)[0][0]
+        begun = self._app.read(held)[0][0]
+        assert self._zygote.kill() == -signal.SIGKILL
+        return begun
 
     def replace(self) -> None:
         """Have another one begin."""
