@@ -21,7 +21,7 @@ from databases import (
 )
 from many import TIERS
 from queues import queue_factory
-from sweeping import mark_representatives
+from sweeping import mark_sweeps
 
 from txmail import mailer_from_settings
 from txmail.testing import ScriptedServer
@@ -30,7 +30,7 @@ from txmail.testing import ScriptedServer
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Before `-m` is looked at."""
-    mark_representatives(items)
+    mark_sweeps(items)
 
 
 @pytest.fixture
