@@ -7,8 +7,8 @@
 - ``@all_of(cases)``: one test runs through all `cases` as a sweep, and another through some of them
   by default. It is for thousands of cases that take no time: pytest needs longer to collect such
   a case than to run it.
-- The stores take turns, and no test has to ask for it: of the cases of a test that differ in nothing
-  but the kind of queue or database, one stays in the default run, and the others get the marker
+- The stores take turns, and no test has to ask for it: of the cases of a test that differ only in
+  the kind of queue or database, one stays in the default run, and the others get the marker
   `sweep`. The name of the test decides with which kind its turns begin, so that a case stays where
   it is when other tests come and go, and every kind gets about as many.
 
