@@ -175,29 +175,6 @@ def test_s8_no_pattern_is_compiled_elsewhere():
     assert not wrong
 
 
-#: Modules in which all text is a protocol's: case is that of ASCII.
-PROTOCOLS = ("smtp", "transports/url.py", "transports/hosts.py", "transports/local_url.py")
-
-
-def test_s8_case_of_protocol_text_is_that_of_ascii():
-    """The same for methods of `str`, where all the text of a module is a protocol's."""
-    wrong = []
-    for path, tree in trees():
-        if not str(path).startswith(PROTOCOLS):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and node.attr in (
-                "upper",
-                "lower",
-                "casefold",
-                "swapcase",
-                "isdecimal",
-            ):
-                wrong.append(f"{path}:{node.lineno} .{node.attr}")
-    # One asks about each character whether that makes it another.
-    assert [w.split()[0].split(":")[0] for w in wrong] == ["transports/url.py"]
-
-
 FOLDED = {"s": "\u017f", "i": "\u0131", "k": "\u212a", "I": "\u0130"}
 
 

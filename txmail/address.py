@@ -25,6 +25,7 @@ from typing import Any
 
 import idna
 
+from .ascii_text import ascii_lower
 from .exceptions import AddressError
 
 #: Limits of RFC 5321 section 4.5.3.1, in octets; the path's includes its angle brackets.
@@ -292,9 +293,9 @@ def _label(label: str) -> str:
         raise _Refused("a label of the domain is longer than 63 octets")
     if _LDH_LABEL.fullmatch(label) is None:
         raise _Refused("not a domain")
-    if label[:4].lower() == "xn--":
+    if ascii_lower(label[:4]) == "xn--":
         try:
-            idna.ulabel(label.lower())
+            idna.ulabel(ascii_lower(label))
         except (idna.IDNAError, UnicodeError) as error:
             raise _Refused(f"an xn-- label that is no A-label ({_reason(error)})") from None
     return label

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from .address import parse_address, plain_text
+from .ascii_text import ascii_lower, ascii_strip
 from .exceptions import AddressError, InvalidMessage
 from .reply import Reply
 
@@ -179,7 +180,7 @@ class Envelope:
         texts = []
         for recipient in _recipients(self.recipients):
             address = parse_address(recipient, field="recipients")
-            mailbox = (address.local, address.domain.lower())
+            mailbox = (address.local, ascii_lower(address.domain))
             if mailbox not in paths:
                 paths[mailbox] = address.path
                 texts.append(address.text)
@@ -256,7 +257,7 @@ def header_section(content: bytes) -> bytes:
 def _message_id(head: bytes) -> str:
     # Written as nearly everybody writes it, it is found a good deal faster.
     found = _MESSAGE_ID.search(head, max(head.find(b"\nMessage-ID:"), 0))
-    return found[1].decode("utf-8", "replace").strip() if found else ""
+    return ascii_strip(found[1].decode("utf-8", "replace")) if found else ""
 
 
 def _recipients(recipients: Iterable[str]) -> tuple[str, ...]:

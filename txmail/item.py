@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 
+from .ascii_text import ascii_lower
 from .envelope import Envelope, Outcome
 from .exceptions import ECHO_LIMIT, InvalidMessage
 
@@ -26,7 +27,7 @@ class Priority(IntEnum):
 
 
 #: by the names that `enqueue` knows
-PRIORITIES = {member.name.lower(): member for member in Priority}
+PRIORITIES = {ascii_lower(member.name): member for member in Priority}
 
 
 @dataclass(frozen=True, slots=True)

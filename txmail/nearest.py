@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from .ascii_text import ascii_lower
+
 #: How alike they have to be, of 1: a letter more, fewer or exchanged in a short name.
 _ALIKE = 0.66
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that is most like `name`, whatever its case; None if none is."""
-    by_word = {known.lower().replace("-", "_"): known for known in names}
-    word = name[:60].lower().replace("-", "_").replace(" ", "")
+    by_word = {ascii_lower(known).replace("-", "_"): known for known in names}
+    word = ascii_lower(name[:60]).replace("-", "_").replace(" ", "")
     found = difflib.get_close_matches(word, by_word, n=1, cutoff=_ALIKE)
     return by_word[found[0]] if found else None
 

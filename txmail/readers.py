@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .address import parse_mailbox
+from .ascii_text import ascii_lower, ascii_split, ascii_strip, number_of
 from .exceptions import AddressError, ConfigurationError
 from .secret import UNUSABLE, Secret
 
@@ -24,18 +25,18 @@ def as_text(value: Any, field: str) -> str | None:
         raise ConfigurationError("a string is needed", field=field)
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise ConfigurationError("it has a lone surrogate, which is no character", field=field)
-    return value.strip() or None
+    return ascii_strip(value) or None
 
 
 def as_folder(value: Any, field: str) -> str | None:
     text = as_text(value, field)
-    if text is not None and text.lower() in _TRUE | _FALSE:
+    if text is not None and ascii_lower(text) in _TRUE | _FALSE:
         raise ConfigurationError("a folder is needed", field=field)
     return text
 
 
 def as_urls(value: Any, field: str) -> list[Secret]:
-    urls = value.split() if isinstance(value, str) else value
+    urls = ascii_split(value) if isinstance(value, str) else value
     if not isinstance(urls, (list, tuple)) or not all(isinstance(u, str) for u in urls) or not urls:
         raise ConfigurationError("a URL is needed, or a list of them", field=field)
     if any(url.endswith(",") for url in urls[:-1]):
@@ -59,7 +60,7 @@ def as_password_from(value: Any, field: str) -> Secret | None:
     if value in (None, ""):
         return None
     if isinstance(value, str):
-        return Secret(source=value.strip(), field=field)
+        return Secret(source=ascii_strip(value), field=field)
     return Secret.of(value, field)
 
 
@@ -76,7 +77,7 @@ def as_sender(value: Any, field: str) -> str | None:
 def as_boolean(value: Any, field: str) -> bool:
     if isinstance(value, bool):
         return value
-    word = str(value).strip().lower() if isinstance(value, (str, int)) else None
+    word = ascii_lower(ascii_strip(str(value))) if isinstance(value, (str, int)) else None
     if word in _TRUE:
         return True
     if word in _FALSE:
@@ -107,7 +108,7 @@ def as_secret_url(value: Any, field: str) -> Secret | None:
         return value
     if not isinstance(value, str):
         raise ConfigurationError("a URL is needed", field=field)
-    return Secret(value.strip())
+    return Secret(ascii_strip(value))
 
 
 def as_port(value: Any, field: str) -> int | None:
@@ -123,8 +124,8 @@ def _number(value: Any, kind: type[int] | type[float]) -> float:
     """The number that `value` is or spells, 0 if it does neither."""
     if isinstance(value, bool) or not isinstance(value, (str, int, kind)):
         return 0
-    if isinstance(value, str) and not value.isascii():
-        return 0
+    if isinstance(value, str):
+        return number_of(kind, value) or 0
     try:
         return kind(value)
     except (ValueError, OverflowError):
@@ -144,7 +145,7 @@ def as_words(*words: str) -> Callable[[Any, str], tuple[str, ...]]:
     """A reader of several words, in a list or with spaces between; of `words` only, if given."""
 
     def read(value: Any, field: str) -> tuple[str, ...]:
-        found = value.split() if isinstance(value, str) else value
+        found = ascii_split(value) if isinstance(value, str) else value
         if not isinstance(found, (list, tuple)) or not all(isinstance(w, str) for w in found):
             raise ConfigurationError("words with spaces between are needed", field=field)
         if words and not set(found) <= set(words):

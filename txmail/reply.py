@@ -78,7 +78,7 @@ class Reply:
         return " ".join(self.lines)
 
     def __str__(self) -> str:
-        return f"{self.code} {printable(self.text)}".rstrip()
+        return f"{self.code} {printable(self.text)}".rstrip(" ")
 
 
 def printable(text: str) -> str:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, quote_plus
 
+from .ascii_text import ascii_lower, ascii_upper
 from .exceptions import ConfigurationError, TxmailError
 
 STARS = "********"
@@ -255,13 +256,13 @@ def forms_of(secret: str) -> Iterator[bytes]:
     every = "".join(f"%{octet:02X}" for octet in raw)
     for text in (quote(secret, safe=""), quote_plus(secret), quote(secret), every):
         yield text.encode("ascii")
-        yield _PERCENT.sub(lambda found: found[0].lower(), text).encode("ascii")
+        yield _PERCENT.sub(lambda found: ascii_lower(found[0]), text).encode("ascii")
     yield raw
     for escaped in (ascii(secret)[1:-1], ascii(raw)[2:-1]):
         yield escaped.encode("ascii")
     yield secret.encode("latin-1", "replace")
     yield raw.hex().encode("ascii")
-    yield raw.hex().upper().encode("ascii")
+    yield ascii_upper(raw.hex()).encode("ascii")
     for offset in range(3):
         # Within a longer text, such as an answer of PLAIN, it begins at one of three places of a
         # group; the characters at its ends have bits of what is beside it.

@@ -8,6 +8,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from ..ascii_text import whole_number
 from ..reply import printable
 from ..transports.console import shown
 from ..transports.file import Folder, new_name, reason_of
@@ -69,15 +70,17 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= _MOST):
+    number = whole_number(text)
+    if number is None or number > _MOST:
         raise argparse.ArgumentTypeError(f"a port is a number of 0 to {_MOST}")
-    return int(text)
+    return number
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+    number = whole_number(text)
+    if not number:
         raise argparse.ArgumentTypeError("a number above 0 is needed")
-    return int(text)
+    return number
 
 
 def run(arguments: argparse.Namespace) -> Exit:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..ascii_text import ascii_upper
 from ..config import read_settings
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError
 from ..reply import printable
@@ -56,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
         ("upgrade", _upgrade, "bring the tables up to this version of txmail"),
         ("status", _status, "their version, and how many deliveries are in which state"),
     ):
-        one = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        one = actions.add_parser(name, help=text, description=f"{ascii_upper(text[0])}{text[1:]}.")
         settings.add_queue_arguments(one)
         one.set_defaults(run=run, action=action, parser=one)
 

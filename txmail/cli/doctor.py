@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
+from ..ascii_text import whole_number
 from ..config import Settings, read_settings
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TransportError
 from ..interfaces import ITransport
@@ -82,9 +83,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+    number = whole_number(text)
+    if number is None:
         raise argparse.ArgumentTypeError("a number is needed")
-    return int(text)
+    return number
 
 
 def run(arguments: argparse.Namespace) -> Exit:

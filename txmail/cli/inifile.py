@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+from ..ascii_text import ascii_lower, ascii_split, ascii_strip
 from ..exceptions import ConfigurationError
 
 #: What a section is called before the name of its application.
@@ -122,7 +123,7 @@ class _File:
         found: dict[str, list[str]] = {}
         for section in sections:
             kind, _, named = section.partition(":")
-            if kind in _KINDS and named.strip() == name:
+            if kind in _KINDS and ascii_strip(named) == name:
                 found.setdefault(kind, []).append(section)
         for second, first in _SECOND.items():
             if first in found:
@@ -148,9 +149,9 @@ class _File:
         fetched: dict[str, str] = {}
         for option in self._parser.options(section):
             if option.startswith("set "):
-                shared[option[4:].strip()] = self._value(section, option)
+                shared[ascii_strip(option[4:])] = self._value(section, option)
             elif option.startswith("get "):
-                fetched[option[4:].strip()] = option
+                fetched[ascii_strip(option[4:])] = option
             elif option not in default:
                 own[option] = self._value(section, option)
         for name, option in fetched.items():
@@ -167,14 +168,14 @@ class _File:
         kind = section.partition(":")[0]
         following = {"pipeline": "pipeline", "filter-app": "next"}.get(kind)
         if following is not None:
-            names = _text(own.get(following, "")).split()
+            names = ascii_split(_text(own.get(following, "")))
             if not names:
                 raise self._problem(section, following, "it is missing")
             return self._other(section, names[-1], shared, depth)
         use = _text(own.pop("use", ""))
         scheme = _ABSOLUTE.fullmatch(use)
         if kind in ("composite", "composit") and (
-            not use or (scheme and scheme[1].lower() != "config")
+            not use or (scheme and ascii_lower(scheme[1]) != "config")
         ):
             return self._other(section, self._only_one(section, own), shared, depth)
         if not use:
@@ -189,7 +190,7 @@ class _File:
         absolute = _ABSOLUTE.match(name)
         if absolute is None:
             return self.read(self.section(name), shared, depth + 1)
-        scheme, rest = absolute[1].lower(), absolute[2]
+        scheme, rest = ascii_lower(absolute[1]), absolute[2]
         if scheme in ("egg", "call"):  # code, which has no settings
             return {}, shared
         if scheme != "config":

@@ -8,6 +8,7 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
+from ..ascii_text import whole_number
 from ..events import Events
 from ..logs import quiet_logger
 from .exits import CannotRun, require
@@ -87,6 +88,7 @@ def _problem(error: OSError, host: str, port: int) -> str:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 9 and int(text) <= _MOST_PORT):
+    number = whole_number(text)
+    if number is None or number > _MOST_PORT:
         raise argparse.ArgumentTypeError(f"a port is a number of 0 to {_MOST_PORT}")
-    return int(text)
+    return number

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..ascii_text import whole_number
 from ..config import Settings, read_settings
 from ..events import Events
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TxmailError
@@ -88,9 +89,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+    number = whole_number(text)
+    if not number:
         raise argparse.ArgumentTypeError("a number above 0 is needed")
-    return int(text)
+    return number
 
 
 def run(arguments: argparse.Namespace) -> Exit:

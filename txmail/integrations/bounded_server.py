@@ -17,6 +17,7 @@ from socketserver import TCPServer
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from ..ascii_text import ascii_lower, is_digits
 from ..logs import quiet_logger
 
 log = quiet_logger("txmail")
@@ -223,7 +224,7 @@ def _host_of(header: str) -> str | None:
     host, mark, port = header.rpartition(":")
     if not mark or "]" in port:
         host, port = header, ""
-    if not host.isascii() or (port and not (port.isascii() and port.isdigit())):
+    if not host.isascii() or (port and not is_digits(port)):
         return None
     bracketed = host.startswith("[") and host.endswith("]")
     if ":" in host and not bracketed:
@@ -233,5 +234,5 @@ def _host_of(header: str) -> str | None:
 
 def _plain(host: str) -> str:
     """A host as it is compared: names have no case, and perhaps a dot at their end."""
-    mapped = host.lower().removeprefix("::ffff:") if "." in host else host.lower()
+    mapped = ascii_lower(host).removeprefix("::ffff:") if "." in host else ascii_lower(host)
     return mapped.partition("%")[0].removesuffix(".")

@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import pass_context
 from markupsafe import Markup
 
+from ..ascii_text import ascii_split
 from ..message.merge import SCALARS, in_text
 from .sandbox_costs import (
     NODE,
@@ -39,7 +40,7 @@ _ESCAPED = 6
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+    return frozenset(ascii_split(text))
 
 
 _STRING = _words(

@@ -37,6 +37,7 @@ from ZODB.DB import TransactionalUndo
 from ZODB.utils import z64
 from zope.interface import implementer
 
+from ..ascii_text import ascii_split
 from ..interfaces import IWitness
 from ..verdict import Answer, Verdict
 
@@ -187,7 +188,7 @@ def _has(record: Any, batch: str) -> bool:
 
 
 def _ids(extension: Mapping[Any, Any] | None) -> list[str]:
-    return str((extension or {}).get(KEY, "")).split()
+    return ascii_split(str((extension or {}).get(KEY, "")))
 
 
 def _last(db: ZODB.DB, joined: list[Any]) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from zope.interface import implementer
 
+from ..ascii_text import is_digits
 from ..budget import Budget
 from ..config import DIRECT, Settings
 from ..datamanager import MailDataManager
@@ -235,7 +236,7 @@ class DummyMailer(Mailer):
         `ConfigurationError` for a reply that is neither.
         """
         code, _, text = reply.partition(" ")
-        if not (len(code) == 3 and code.isascii() and code.isdigit() and code[0] in "45"):
+        if not (len(code) == 3 and is_digits(code) and code[0] in "45"):
             raise ConfigurationError("a 4yz or 5yz reply is needed", field="reply", value=reply)
         self._boxes.direct.transport.refuse(recipient, Reply(int(code), (text,)))
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..ascii_text import ascii_lower, ascii_strip
 from ..exceptions import BadHeaders, InvalidMessage, echo
 from ..types import Data
 from .calendar_method import method_of
@@ -138,7 +139,7 @@ class Attachment:
     @property
     def inline(self) -> bool:
         """True if it is to be shown in its place, not listed as a file."""
-        return self.disposition.partition(";")[0].strip().lower() == "inline"
+        return ascii_lower(ascii_strip(self.disposition.partition(";")[0])) == "inline"
 
     @property
     def text(self) -> str:
@@ -170,12 +171,12 @@ class Attachment:
         media_type, options, headers = self._headers(
             default_type or "application/octet-stream", body=body, shown=shown or body
         )
-        if media_type.lower() == default_type:
+        if ascii_lower(media_type) == default_type:
             options = {**(parameters or {}), **options}
-        if media_type.lower() == "text/calendar" and (method := method_of(self.text)):
+        if ascii_lower(media_type) == "text/calendar" and (method := method_of(self.text)):
             # The part has to say it too (RFC 5545 section 8.1).
             options = {"method": method, **options}
-        kind = media_type.partition("/")[0].lower()
+        kind = ascii_lower(media_type.partition("/")[0])
         if kind == "text" and isinstance(self._data, str):
             options.setdefault("charset", "utf-8")
         encoding, data = self._encoding(), self._data
@@ -191,7 +192,7 @@ class Attachment:
         if kind == "message" and encoding in ("base64", "quoted-printable"):
             # RFC 2046 section 5.2.1 forbids to encode a message in a message.
             encoding = "7bit" if carries(crlf(octets)) else encoding
-            if encoding != "7bit" and media_type.lower() == "message/rfc822":
+            if encoding != "7bit" and ascii_lower(media_type) == "message/rfc822":
                 media_type = "application/octet-stream"
         encoded = encode_body(octets, encoding, text=kind in ("text", "message"), field="data")
         first = (
@@ -202,10 +203,10 @@ class Attachment:
 
     def _encoding(self) -> str:
         encoding = self.transfer_encoding
-        if not isinstance(encoding, str) or encoding.lower() not in TRANSFER_ENCODINGS:
+        if not isinstance(encoding, str) or ascii_lower(encoding) not in TRANSFER_ENCODINGS:
             known = ", ".join(TRANSFER_ENCODINGS)
             raise BadHeaders(f"not one of {known}", field="transfer_encoding", value=encoding)
-        return encoding.lower()
+        return ascii_lower(encoding)
 
     def _headers(
         self, default_type: str, *, body: bool, shown: bool = False
@@ -220,7 +221,9 @@ class Attachment:
         if content_type is None and filename and not body:
             content_type = _guessed(filename)
         media_type, parameters = _parse(content_type or default_type, "content_type")
-        if _MEDIA_TYPE.fullmatch(media_type) is None or media_type.lower().startswith("multipart/"):
+        if _MEDIA_TYPE.fullmatch(media_type) is None or ascii_lower(media_type).startswith(
+            "multipart/"
+        ):
             raise BadHeaders("not the type of a file", field="content_type", value=content_type)
         if "charset" in parameters:
             parameters["charset"] = parameters["charset"].strip("'")
@@ -273,7 +276,7 @@ def _parse(text: str, field: str) -> tuple[str, dict[str, str]]:
         found = _PARAMETER.match(text, position)
         if found is None:
             break
-        name = found[1].lower()
+        name = ascii_lower(found[1])
         if "*" in name or name in parameters or len(name) > _LONGEST_NAME:
             raise BadHeaders("a parameter of an improper name", field=field, value=text)
         parameters[name] = found[2] or _PAIR.sub(r"\1", found[3] or "")
@@ -281,4 +284,4 @@ def _parse(text: str, field: str) -> tuple[str, dict[str, str]]:
     if found is None:
         raise BadHeaders("not a value with parameters", field=field, value=text)
     value = text[: text.find(";")] if ";" in text else text
-    return value.strip(), parameters
+    return ascii_strip(value), parameters

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from ..address import Mailbox
+from ..ascii_text import ascii_lower
 from .fields import header as written_header
 from .fields import mailbox_header
 from .headers import check_value
@@ -81,7 +82,7 @@ class Headers:
 
 
 def _text(places: Places, name: str, header: HeaderTemplate) -> _Maker:
-    if name.lower() in MAILBOX_HEADERS:
+    if ascii_lower(name) in MAILBOX_HEADERS:
         raise NotPlain
     line = places.line(plain(header.pieces))
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from ..address import Mailbox, shown_name
+from ..ascii_text import ascii_lower, ascii_split
 from ..exceptions import BadHeaders
 from .headers import has_word_mark, looks_encoded
 
@@ -36,7 +37,7 @@ _CACHE_SIZE = 4096
 
 #: Headers that hold a mailbox-list, beside those of RFC 5322: RFC 8098, and what is in use of old.
 _LISTS = b"disposition-notification-to return-receipt-to errors-to mail-followup-to mail-reply-to"
-MAILBOX_LISTS = frozenset(_LISTS.decode().split())
+MAILBOX_LISTS = frozenset(ascii_split(_LISTS.decode()))
 #: Headers with a syntax of their own: an encoded word in them would be data (RFC 2047 section 5).
 _OWN_SYNTAX = (
     b"message-id in-reply-to references content-id resent-message-id original-message-id "
@@ -49,7 +50,7 @@ _OWN_SYNTAX = (
     b"arc-authentication-results authentication-results received-spf autocrypt autocrypt-gossip "
     b"mt-priority tls-required disposition-notification-options require-recipient-valid-since "
 )
-STRUCTURED = frozenset(_OWN_SYNTAX.decode().split())
+STRUCTURED = frozenset(ascii_split(_OWN_SYNTAX.decode()))
 
 _LIST_ID = re.compile(r"([^<>]*+)(<[!-;=?-~]++>)[ \t]*+", re.ASCII)
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -73,7 +74,7 @@ def header(name: str, text: str) -> str:
 
     Raises `BadHeaders` if it has a syntax of its own, which `text` cannot be written in.
     """
-    kind = name.lower()
+    kind = ascii_lower(name)
     if kind in STRUCTURED:
         return structured_header(name, text)
     if kind == "list-id" and (found := _LIST_ID.fullmatch(text)):

@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from ..ascii_text import ascii_lower
 from ..envelope import header_section
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from .headers import ADDRESS_HEADERS, FORBIDDEN_BUT_TAB, MAX_HEADERS, hides_address, hides_controls
@@ -180,7 +181,7 @@ def _lowered(names: tuple[str, ...]) -> tuple[bytes, ...]:
 
 @lru_cache(_CACHE_SIZE)
 def _lower(names: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple([name.lower().encode("ascii") for name in names])
+    return tuple([ascii_lower(name).encode("ascii") for name in names])
 
 
 def _check_text(name: str, value: bytes) -> None:
@@ -190,5 +191,5 @@ def _check_text(name: str, value: bytes) -> None:
         raise BadHeaders("neither ASCII nor UTF-8", field=name) from None
     if FORBIDDEN_BUT_TAB.search(text) or hides_controls(text):
         raise BadHeaders("decodes to a control character or line separator", field=name)
-    if name.lower() in ADDRESS_HEADERS and hides_address(text):
+    if ascii_lower(name) in ADDRESS_HEADERS and hides_address(text):
         raise BadHeaders("an encoded word in an address (RFC 2047 section 5)", field=name)

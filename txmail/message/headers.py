@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import unquote_to_bytes
 
 from ..address import WORD_MARK
+from ..ascii_text import ascii_lower
 from ..exceptions import BadHeaders, MessageTooLarge
 
 #: Octets of a header section, and of any value that is to go into one.
@@ -225,7 +226,7 @@ def _words(text: str) -> Iterator[tuple[bytes, str]]:
         if index + 1 < len(heads) and not heads[index + 1].start() >= end >= 0:
             yield b"\0", "us-ascii"
             return
-        charset, encoding = head[1].partition("*")[0].strip().lower(), head[2].lower()
+        charset, encoding = head[1].partition("*")[0].strip().lower(), ascii_lower(head[2])
         if end < 0:
             # There are readers that need no end: some stop at a blank, some take all there is.
             rest = text[start:]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..ascii_text import ascii_lower
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from .fields import LINE, fold, phrase
 from .headers import MAX_HEADERS, check_value, looks_encoded
@@ -37,7 +38,7 @@ _WORDS = ("auto-generated", "auto-replied", "auto-notified", "no")
 #: Each header here, in lower case, and the argument it is set by.
 ARGUMENTS = {
     "list-id": "list_id",
-    **{name.lower(): field for field, name in _URI_FIELDS.items()},
+    **{ascii_lower(name): field for field, name in _URI_FIELDS.items()},
     "list-unsubscribe-post": "one_click",
     "auto-submitted": "auto_submitted",
 }
@@ -119,7 +120,7 @@ def _uris(value: Any, field: str) -> list[str]:
 
 def _one_click(unsubscribe: Any) -> str:
     uris = _uris(unsubscribe or [], "list_unsubscribe")
-    schemes = [uri.partition(":")[0].lower() for uri in uris]
+    schemes = [ascii_lower(uri.partition(":")[0]) for uri in uris]
     if schemes.count("https") != 1 or "http" in schemes:
         problem = "needs just one https URI, and none of http, in list_unsubscribe"
         raise InvalidMessage(problem, field="one_click")

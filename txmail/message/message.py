@@ -13,6 +13,7 @@ from typing import Any
 from zope.interface import implementer
 
 from ..address import Mailbox, parse_mailbox
+from ..ascii_text import ascii_lower
 from ..envelope import Envelope, pass_gate
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, echo
 from ..interfaces import IMessage
@@ -360,7 +361,7 @@ def _check_extra(name: Any) -> None:
 @lru_cache(256)
 def _refusal(name: str) -> str:
     """Why `name`, or more than can be a name, is not one for an extra header; empty if it is."""
-    lower = name.lower()
+    lower = ascii_lower(name)
     if lower in _ARGUMENTS:
         return f"cannot be an extra header, there is {_ARGUMENTS[lower]} for it"
     if lower in _MIME:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from ..ascii_text import ascii_lines
 from .headers import FORBIDDEN, FORBIDDEN_BUT_TAB
 from .merge import MAX_BITS, SCALARS, Field, Pieces, in_text, is_large
 from .transfer import PLAIN_TEXT, encode_body, encode_text
@@ -190,7 +191,7 @@ def _lines(pieces: Pieces) -> Iterator[list[str | Field]]:
     """The pieces of each line, the line end included."""
     line: list[str | Field] = []
     for piece in pieces:
-        for text in [piece] if isinstance(piece, Field) else piece.splitlines(keepends=True):
+        for text in [piece] if isinstance(piece, Field) else ascii_lines(piece):
             line.append(text)
             if isinstance(text, str) and text.endswith("\n"):
                 yield line

@@ -24,6 +24,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..address import Mailbox, parse_mailbox
+from ..ascii_text import ascii_lower
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from . import gate
 from .attachment import Attachment
@@ -129,9 +130,9 @@ def headers_of(message: Message, people: People, message_id: str) -> list[str]:
     if has_list_headers(message):
         headers += list_headers(message)
     for name, value in message.header_pairs():
-        if name.lower() in MAILBOX_LISTS:
+        if ascii_lower(name) in MAILBOX_LISTS:
             headers.append(mailbox_header(name, parse_mailboxes(value, field=name)))
-        elif name.lower() in MAILBOX_HEADERS:
+        elif ascii_lower(name) in MAILBOX_HEADERS:
             headers.append(mailbox_header(name, [parse_mailbox(value, field=name)]))
         else:
             headers.append(header(name, value))
@@ -198,7 +199,7 @@ def _text_of(html: str | Attachment, html_to_text: Callable[[str], str]) -> str:
 
 def _related(html: Part, related: list[Part]) -> Part:
     # RFC 2387 section 3.1 wants to be told the type of the HTML again.
-    media_type = html.headers[0].removeprefix("Content-Type: ").partition(";")[0].strip()
+    media_type = html.headers[0].removeprefix("Content-Type: ").partition(";")[0].strip("\r\n")
     return multipart(f'related; type="{media_type}"', html, *related)
 
 

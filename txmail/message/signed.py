@@ -20,6 +20,7 @@ from email.policy import Policy
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from ..ascii_text import ascii_lower, ascii_strip
 from ..exceptions import BadHeaders, InvalidMessage, TxmailError
 from .gate import MAX_LINE
 from .headers import ADDRESS_HEADERS, check_field
@@ -45,7 +46,7 @@ def is_signed_part(part: AnyMessage) -> bool:
 
 def is_signed_message(message: AnyMessage) -> bool:
     """True if a header of `message` is a signature over all of it."""
-    return any(name.lower() in SIGNATURES for name in message.keys())  # noqa: SIM118
+    return any(ascii_lower(name) in SIGNATURES for name in message.keys())  # noqa: SIM118
 
 
 def signed_body(part: AnyMessage, policy: Policy[Any]) -> bytes:
@@ -89,17 +90,17 @@ def check_coverage(message: AnyMessage, changed: str) -> None:
     That is one which has to be added or taken away before the message can be sent.
     """
     for name, value in message.raw_items():
-        if name.lower() not in SIGNATURES:
+        if ascii_lower(name) not in SIGNATURES:
             continue
         covered = _COVERED.search(str(value))
-        names = _PARTED.split(covered[1].lower()) if covered else []
-        if changed.lower() in names:
+        names = _PARTED.split(ascii_lower(covered[1])) if covered else []
+        if ascii_lower(changed) in names:
             problem = f"{name} covers it, and it cannot be sent so; {_ENVELOPE}"
             raise InvalidMessage(problem, field=changed)
 
 
 def _signature(message: AnyMessage) -> str:
-    return next(name for name in message.keys() if name.lower() in SIGNATURES)  # noqa: SIM118
+    return next(name for name in message.keys() if ascii_lower(name) in SIGNATURES)  # noqa: SIM118
 
 
 def _sendable(octets: bytes, problem: str) -> bytes:
@@ -141,10 +142,10 @@ class _Watching:
 def _check_addresses(message: AnyMessage, policy: Policy[Any]) -> None:
     """Raise `BadHeaders` if the addresses of a header are not those that would be written."""
     for name, value in message.raw_items():
-        if name.lower() in ADDRESS_HEADERS:
+        if ascii_lower(name) in ADDRESS_HEADERS:
             folded = policy.fold_binary(name, value).partition(b":")[2]
             written = _LINE_END.sub("", folded.decode("ascii", "surrogateescape"))
-            if _addresses(name, written.strip()) != _addresses(name, value):
+            if _addresses(name, ascii_strip(written)) != _addresses(name, value):
                 problem = "the standard library would write other addresses, or none"
                 raise BadHeaders(problem, field=name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ..ascii_text import ascii_lower
 from ..envelope import Envelope, header_section, pass_gate
 from ..exceptions import FieldError
 from . import gate
@@ -25,7 +26,7 @@ def with_source(
     """
     if not any(is_signed_part(part) or is_signed_message(part) for part in message.walk()):
         return envelope
-    left_out = {name.lower().encode("ascii") for name in without}
+    left_out = {ascii_lower(name).encode("ascii") for name in without}
     source = crlf(source)
     head = header_section(source)
     kept = [f[0] for f in _FIELD.finditer(head) if f[1].lower() not in left_out]

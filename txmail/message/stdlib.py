@@ -18,6 +18,7 @@ from email.message import Message
 from typing import Any
 
 from ..address import Mailbox, parse_mailbox
+from ..ascii_text import ascii_lower, ascii_strip
 from ..envelope import Envelope, pass_gate
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, TxmailError, echo
 from . import gate
@@ -121,7 +122,7 @@ def _check_part(part: AnyMessage) -> None:
     for name, value in part.raw_items():
         check_name(name, "headers")
         check_value(
-            text_of(name, value), name, tab=True, parameter=name.lower() in PARAMETER_HEADERS
+            text_of(name, value), name, tab=True, parameter=ascii_lower(name) in PARAMETER_HEADERS
         )
     if part.get_content_maintype() == "multipart":
         if not part.is_multipart() or not part.get_payload():
@@ -137,7 +138,7 @@ def _mailboxes(message: AnyMessage, name: str) -> list[Mailbox]:
     return [
         mailbox
         for key, value in message.raw_items()
-        if key.lower() == name.lower()
+        if ascii_lower(key) == ascii_lower(name)
         for _, mailboxes in groups_of(key, value)
         for mailbox in mailboxes
     ]
@@ -164,7 +165,7 @@ def _sole_author(message: AnyMessage) -> Mailbox:
 
 
 def _addressees(message: AnyMessage) -> list[Mailbox]:
-    if any(name.lower().startswith("resent-") for name in message.keys()):  # noqa: SIM118
+    if any(ascii_lower(name).startswith("resent-") for name in message.keys()):  # noqa: SIM118
         raise InvalidMessage("must be given for a resent message", field="recipients")
     found = [mailbox for name in ("To", "Cc", "Bcc") for mailbox in _mailboxes(message, name)]
     if not found:
@@ -201,7 +202,7 @@ def _make_sendable(part: AnyMessage) -> None:
     kind = part.get_content_maintype()
     if kind in ("multipart", "message") or not isinstance(raw, str):
         return
-    encoding = str(part.get("Content-Transfer-Encoding", "7bit")).strip().lower()
+    encoding = ascii_lower(ascii_strip(str(part.get("Content-Transfer-Encoding", "7bit"))))
     text = kind == "text" and has_ascii_line_ends(part.get_content_charset("us-ascii"))
     if raw.isascii() and max(map(len, _LINE_END.split(raw))) <= gate.MAX_LINE:
         # As lines goes what has lines: text, and what is said to consist of them.

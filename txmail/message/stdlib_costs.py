@@ -14,6 +14,7 @@ from email.header import Header
 from email.message import Message
 from typing import Any
 
+from ..ascii_text import ascii_lower, ascii_strip
 from ..exceptions import MessageTooLarge
 from .headers import ADDRESS_HEADERS
 
@@ -58,7 +59,7 @@ class Purse:
         Raises `MessageTooLarge`, naming the header.
         """
         for name, value in part.raw_items():
-            kind = str(name).lower()
+            kind = ascii_lower(str(name))
             if not isinstance(value, str) or isinstance(value, Header) or hasattr(value, "defects"):
                 continue  # it is parsed already, or never
             if all_headers or kind in _PARSED:
@@ -93,14 +94,14 @@ def items_of(text: str) -> Iterator[tuple[str | None, str]]:
     for found in _TOKEN.finditer(text):
         mark = found[0]
         if mark == ":" and group is None:
-            group, pieces = "".join(pieces).strip(), []
+            group, pieces = ascii_strip("".join(pieces)), []
         elif mark in (",", ";"):
-            if (item := "".join(pieces).strip()) or (mark == ";" and group is not None):
+            if (item := ascii_strip("".join(pieces))) or (mark == ";" and group is not None):
                 yield group, item
             group, pieces = (None if mark == ";" else group), []
         else:
             pieces.append(mark)
-    if item := "".join(pieces).strip():
+    if item := ascii_strip("".join(pieces)):
         yield group, item
 
 

@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..address import Address, Mailbox, parse_address, shown_name
+from ..ascii_text import ascii_lower
 from ..exceptions import AddressError, BadHeaders, TxmailError
 from .entries import items_of, parse_mailboxes
 from .fields import (
@@ -191,7 +192,7 @@ def written(name: str, value: Any, *, utf8: bool = False) -> bytes:
     `utf8` says that it may keep octets of UTF-8 that it came with (RFC 6532).
     Raises `BadHeaders` or `AddressError` for what cannot be written.
     """
-    kind = name.lower()
+    kind = ascii_lower(name)
     came_parsed = not isinstance(value, Header) and not hasattr(value, "defects")
     if came_parsed and kind == "date" and (odd := _ODD_ZONE.search(value)):
         value = _in_whole_minutes(value[: odd.start()], odd)
@@ -284,7 +285,7 @@ def _written_groups(name: str, groups: Groups) -> str:
 
 
 def _written_parameters(name: str, parsed: Any) -> str:
-    value = getattr(parsed, name.lower().replace("-", "_"))
+    value = getattr(parsed, ascii_lower(name).replace("-", "_"))
     parameters = dict(parsed.params)
     for part in (value, *parameters):
         if not isinstance(part, str) or _TOKEN.fullmatch(part) is None:

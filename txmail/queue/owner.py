@@ -21,6 +21,7 @@ import uuid
 from dataclasses import dataclass
 from enum import Enum
 
+from ..ascii_text import ascii_strip
 from ..system import at_fork
 
 #: Seconds without a heartbeat after which a process that cannot be looked at counts as dead.
@@ -162,7 +163,7 @@ def _stat(pid: str) -> tuple[str, int]:
 def _read(path: str) -> str:
     try:
         with open(path, encoding="ascii") as file:
-            return file.read().strip()
+            return ascii_strip(file.read())
     except (OSError, ValueError):
         return ""
 

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from ..ascii_text import ascii_lower, whole_number
 from ..exceptions import ConfigurationError, TxmailError
 from ..nearest import did_you_mean
 from ..secret import Unshown, bare
@@ -142,13 +143,14 @@ def _typed(name: str, value: Any, field: str) -> Any:
         return value
     if not isinstance(value, str):
         raise ConfigurationError(f"the URL names the option {name} twice", field=field)
-    if name == "prepare_threshold" and value.lower() == "none":
+    if name == "prepare_threshold" and ascii_lower(value) == "none":
         return None
     if name in _NUMBERS or name in _PSYCOPG:
-        if not (value.isascii() and value.isdigit() and len(value) < 10):
+        number = whole_number(value)
+        if number is None:
             words = "a whole number or none" if name in _PSYCOPG else "a whole number"
             raise ConfigurationError(f"the option {name} of the URL has to be {words}", field=field)
-        return int(value)
-    if name == "client_encoding" and value.lower().replace("-", "") not in ("utf8", "unicode"):
+        return number
+    if name == "client_encoding" and ascii_lower(value).replace("-", "") not in ("utf8", "unicode"):
         raise ConfigurationError("the option client_encoding has to be UTF8", field=field)
     return value

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..ascii_text import is_digits
 from ..exceptions import SchemaError
 from .schema import VERSION
 
@@ -42,7 +43,7 @@ class TableVersion:
 
 
 def _is_above(one: str, other: str) -> bool:
-    return one.isdecimal() and other.isdecimal() and int(one) > int(other)
+    return is_digits(one) and is_digits(other) and int(one) > int(other)
 
 
 def is_older(found: str) -> bool:

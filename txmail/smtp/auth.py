@@ -25,7 +25,7 @@ import stringprep
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
-from ..ascii_text import ascii_upper
+from ..ascii_text import ascii_strip, ascii_upper
 from ..exceptions import ConfigurationError, TransportError
 from ..reply import Reply, printable
 
@@ -280,7 +280,7 @@ def check_mechanisms(names: str, field: str) -> str:
 
     Raises `ConfigurationError`.
     """
-    found = [ascii_upper(name.strip()) for name in names.split(",")]
+    found = [ascii_upper(ascii_strip(name)) for name in names.split(",")]
     if not (names.isascii() and {*found} <= {*MECHANISMS} and len({*found}) == len(found)):
         raise ConfigurationError(
             f"one of {', '.join(MECHANISMS)} is needed, or several with commas between", field=field

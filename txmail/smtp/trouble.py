@@ -82,7 +82,7 @@ def _read(text: str) -> Iterator[Row]:
     slices = [slice(*pair) for pair in zip(starts, [*starts[1:], None], strict=True)]
     _, rows, _ = rest.split(border)
     for line in rows.strip("\n").split("\n"):
-        stages, what, status, scope, action, why = (line[cell].strip() for cell in slices)
+        stages, what, status, scope, action, why = (line[cell].strip(" ") for cell in slices)
         replies = tuple(what.split(", "))
         if not all(_REPLY.fullmatch(reply) for reply in replies):
             replies = ()

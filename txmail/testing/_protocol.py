@@ -22,6 +22,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from ..ascii_text import ascii_strip, ascii_upper, ascii_words
 from ._auth import MECHANISMS, Exchange
 from ._script import Callback, Signal, Step, encode_reply
 from ._settings import MailTransaction, Settings, parse_path, refusal_of_mail
@@ -147,11 +148,11 @@ class ServerProtocol:
         text = _text(line)
         self._observer.command(text)
         verb, _, argument = text.partition(" ")
-        if self._turned_away and verb.upper() != "QUIT":
+        if self._turned_away and ascii_upper(verb) != "QUIT":
             return self._say("503 5.5.1 No service here")
         if "\r" in text or "\n" in text or "\0" in text:
             return self._say("500 5.5.2 Bare CR, LF or NUL")
-        handler = self._handlers.get(verb.upper())
+        handler = self._handlers.get(ascii_upper(verb))
         return handler(argument) if handler else self._say("500 5.5.2 Command not recognised")
 
     def _read_content(self) -> Iterator[Output] | None:
@@ -227,10 +228,10 @@ class ServerProtocol:
 
         if not self._settings.ehlo:
             return self._answer("EHLO", name, "502 5.5.1 EHLO is not implemented")
-        if not name.strip():
+        if not ascii_strip(name):
             return self._say("501 5.5.4 A name is needed")
         lines = [f"250 {self._settings.hostname}", *self._extensions()]
-        keywords = frozenset(line.split()[0].upper() for line in lines[1:])
+        keywords = frozenset(ascii_upper(ascii_words(line)[0]) for line in lines[1:])
         return self._answer("EHLO", name, "\n".join(lines), begin)
 
     def _extensions(self) -> Iterator[str]:
@@ -250,7 +251,7 @@ class ServerProtocol:
             self._greeted, self._offered = True, frozenset()
             self._transaction = None
 
-        if not name.strip():
+        if not ascii_strip(name):
             return self._say("501 5.5.4 A name is needed")
         return self._answer("HELO", name, f"250 {self._settings.hostname}", begin)
 
@@ -270,7 +271,7 @@ class ServerProtocol:
 
     def _auth(self, argument: str) -> Iterator[Output]:
         name, _, initial = argument.partition(" ")
-        available = "AUTH" in self._offered and name.upper() in self._mechanisms()
+        available = "AUTH" in self._offered and ascii_upper(name) in self._mechanisms()
         if self._user_known or self._transaction is not None:
             return self._say("503 5.5.1 Not now")
         if not available:
@@ -279,7 +280,7 @@ class ServerProtocol:
         # One that is not offered does not count as offered.
         bound = "SCRAM-SHA-256-PLUS" in self._mechanisms()
         binding = self._observer.channel_binding() if bound else None
-        exchange = MECHANISMS[name.upper()](self._settings.credentials, first, binding)
+        exchange = MECHANISMS[ascii_upper(name)](self._settings.credentials, first, binding)
         return self._auth_step(exchange, None)
 
     def _auth_step(self, exchange: Exchange, answer: bytes | None) -> Iterator[Output]:
@@ -343,7 +344,7 @@ class ServerProtocol:
         if transaction is None or transaction.chunks is not None:
             return self._say("503 5.5.1 Not now")
         reply = "354 End with <CRLF>.<CRLF>"
-        if argument.strip():
+        if ascii_strip(argument):
             reply = "501 5.5.4 Syntax: DATA"
         elif not transaction.recipients:
             reply = "554 5.5.1 No valid recipients"
@@ -379,7 +380,7 @@ class ServerProtocol:
         return self._answer(verb, argument, reply, accept, refuse, content, final)
 
     def _bdat(self, argument: str) -> Iterator[Output]:
-        found = _BDAT.fullmatch(argument.strip())
+        found = _BDAT.fullmatch(ascii_strip(argument))
         if found is None or "CHUNKING" not in self._offered:
             # Nobody can tell where the chunk ends.
             return iter((self._encode("502 5.5.1 BDAT is not available"), Signal.CLOSE))

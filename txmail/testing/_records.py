@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..ascii_text import ascii_strip, ascii_upper
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -54,7 +56,7 @@ class Connection:
     def ehlos(self) -> list[str]:
         """The names the client gave itself in EHLO and HELO."""
         lines = (line.partition(" ") for line in self.commands)
-        return [name for verb, _, name in lines if verb.upper() in ("EHLO", "HELO")]
+        return [name for verb, _, name in lines if ascii_upper(verb) in ("EHLO", "HELO")]
 
     @property
     def octets(self) -> list[tuple[float, str, bytes]]:
@@ -75,7 +77,7 @@ class Connection:
     @property
     def ended_by_quit(self) -> bool:
         """True if the client said QUIT."""
-        return any(line.upper().rstrip() == "QUIT" for line in self.commands)
+        return any(ascii_strip(ascii_upper(line)) == "QUIT" for line in self.commands)
 
     @property
     def tls(self) -> bool:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from ..ascii_text import ascii_strip, ascii_upper, ascii_words, is_digits
+
 _PATH = re.compile(r'([A-Z]+): ?<((?:"(?:[^"\\]|\\.)*"|[^<>"])*)>((?: +[^ ]+)*) *', re.I | re.ASCII)
 
 #: The parameters of MAIL and the extension that each of them needs.
@@ -32,7 +34,7 @@ class Settings:
         """Octets of content that are accepted, 0 for any number (RFC 1870 section 4)."""
         for extension in self.extensions:
             keyword, _, value = extension.partition(" ")
-            if keyword.upper() == "SIZE" and value.strip().isdigit():
+            if ascii_upper(keyword) == "SIZE" and is_digits(ascii_strip(value)):
                 return int(value)
         return 0
 
@@ -54,10 +56,10 @@ def parse_path(word: str, argument: str) -> tuple[str, dict[str, str]] | None:
     Keywords come in upper case; one without a value has an empty one.
     """
     found = _PATH.fullmatch(argument)
-    if found is None or found[1].upper() != word:
+    if found is None or ascii_upper(found[1]) != word:
         return None
-    words = (word.partition("=") for word in found[3].split())
-    return found[2], {keyword.upper(): value for keyword, _, value in words}
+    words = (word.partition("=") for word in ascii_words(found[3]))
+    return found[2], {ascii_upper(keyword): value for keyword, _, value in words}
 
 
 def refusal_of_mail(
@@ -68,11 +70,11 @@ def refusal_of_mail(
         if _PARAMETERS.get(keyword) not in offered:
             return f"555 5.5.4 Unsupported parameter {keyword}"
     size = parameters.get("SIZE", "0")
-    if not (size.isascii() and size.isdigit()):
+    if not is_digits(size):
         return "501 5.5.4 Bad SIZE"
     if size_limit and int(size) > size_limit:
         return "552 5.3.4 Message too big"
-    if "BODY" in parameters and parameters["BODY"].upper() not in ("7BIT", "8BITMIME"):
+    if "BODY" in parameters and ascii_upper(parameters["BODY"]) not in ("7BIT", "8BITMIME"):
         return "501 5.5.4 Bad BODY"
     if not sender.isascii() and "SMTPUTF8" not in parameters:
         return "553 5.6.7 The address needs SMTPUTF8"

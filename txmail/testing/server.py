@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Self, TypeVar
 
+from ..ascii_text import ascii_upper
 from ._auth import MECHANISMS
 from ._conversation import Conversation
 from ._records import Connection, Received, Records
@@ -201,7 +202,7 @@ class ScriptedServer:
 
         Raises ValueError or TypeError for a verb or an action that is none.
         """
-        verb = verb if verb in ("connect", ".") else verb.upper()
+        verb = verb if verb in ("connect", ".") else ascii_upper(verb)
         rule = Rule(verb, steps_of(action), matching, after, times, connection)
         with self._condition:
             self._script.add(rule)

@@ -59,7 +59,7 @@ def _bounded(lines: list[str]) -> Iterator[str]:
         more = len(text) - LINE_LIMIT
         text = printable(text[:LINE_LIMIT]) + (f" [{more} more]" if more > 0 else "")
         left -= len(text) + 1
-        yield text.rstrip()
+        yield text.rstrip(" ")
 
 
 def _of_message(content: bytes) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
-from ..ascii_text import ascii_lower
+from ..ascii_text import ascii_lower, number_of
 from ..exceptions import ConfigurationError
 from ..interfaces import ITransport
 from .console import ConsoleTransport
@@ -58,11 +58,8 @@ def _timeout(query: str, field: str) -> float:
         return TIMEOUT
     if [name for name, _ in options] != ["timeout"]:
         raise ConfigurationError("sendmail: has one option, timeout", field=field)
-    try:
-        seconds = float(options[0][1])
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
+    seconds = number_of(float, options[0][1])
+    if seconds is None or not 0 < seconds < float("inf"):
         raise ConfigurationError(
             "a number of seconds above 0 is needed", field=f"{field} option timeout"
         )

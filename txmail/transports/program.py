@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Self, cast
 
+from ..ascii_text import ascii_strip
+
 #: Octets of what it says that are kept; more is read, so that it does not block, and dropped.
 SAID_LIMIT = 1024
 #: Seconds between two looks whether it has ended: short ones after it has closed something, which
@@ -68,7 +70,7 @@ class Program:
     @property
     def said(self) -> str:
         """What it wrote to its standard error, at most `SAID_LIMIT` octets; not escaped."""
-        return self._said.decode("utf-8", "replace").strip()
+        return ascii_strip(self._said.decode("utf-8", "replace"))
 
     def start(self) -> None:
         """Start it. Raises OSError if it cannot be started.

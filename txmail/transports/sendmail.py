@@ -24,6 +24,7 @@ from typing import Self
 from zope.interface import implementer
 
 from .. import system
+from ..ascii_text import ascii_split
 from ..envelope import Action, Envelope, Outcome, Scope, Status
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import ITransport
@@ -74,7 +75,7 @@ class Command:
             raise ConfigurationError("an absolute path is needed", field=app_field, value=app)
         if template is None:
             return cls(program)
-        first, *options = template.split() or [""]
+        first, *options = ascii_split(template) or [""]
         problem = "" if first in (_APP, program) else f"it has to begin with {_APP}"
         problem = problem or _problem(options)
         if problem:

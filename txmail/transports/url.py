@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urlsplit
 
 from ..address import parse_domain
-from ..ascii_text import ascii_lower
+from ..ascii_text import ascii_lower, number_of
 from ..exceptions import AddressError, ConfigurationError
 from ..interfaces import ITransport
 from ..nearest import did_you_mean
@@ -330,11 +330,8 @@ def _count(value: str, field: str) -> Any:
 
 
 def _number(kind: Callable[[str], Any], value: str, field: str, problem: str) -> Any:
-    try:
-        number = kind(value) if value.isascii() else 0
-    except ValueError:
-        number = 0
-    if not 0 < number <= _MOST:
+    number = number_of(kind, value)
+    if number is None or not 0 < number <= _MOST:
         raise ConfigurationError(problem, field=field)
     return number
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ...ascii_text import is_digits
+
 if TYPE_CHECKING:
     from ...testing import Connection
 
@@ -64,7 +66,7 @@ def _without_content(exchanges: Iterator[tuple[str, bytes]]) -> Iterator[Turn]:
             if dot:
                 lines.append(".")
                 messages = 1
-        lines += octets.decode("ascii", "backslashreplace").splitlines()
+        lines += [line.decode("ascii", "backslashreplace") for line in octets.splitlines()]
         yield Turn(who, tuple(lines), messages)
         in_content = who == "S" and bool(lines) and lines[-1].startswith("354")
 
@@ -83,7 +85,7 @@ def _without_runs(lines: tuple[str, ...]) -> Iterator[str]:
 
 
 def _kind(line: str) -> str:
-    return line if line[:3].isdigit() else line.split(":")[0]
+    return line if is_digits(line[:3]) else line.split(":")[0]
 
 
 def _without_middle(turns: list[Turn]) -> Iterator[Turn]:

@@ -86,7 +86,7 @@ class Plain:
         self._paragraph(NEXT)
 
     def _say(self, *lines: str) -> None:
-        self._stream.writelines(f"{line.rstrip()}\n" for line in lines)
+        self._stream.writelines(f"{line.rstrip(' ')}\n" for line in lines)
         self._stream.flush()
 
     def _paragraph(self, text: str, indent: str = "", hanging: int = 0) -> None:
@@ -117,5 +117,5 @@ class Plain:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    indent = " " * (len(text) - len(text.lstrip()))
+    indent = " " * (len(text) - len(text.lstrip(" ")))
     return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)

@@ -23,6 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
+from ...ascii_text import ascii_upper
 from ...mailer import mailer_from_settings
 from ...message import Message
 from ...queue.queue import Queue
@@ -205,7 +206,7 @@ class Stage:
         self.mailer.close()
         self.catcher.wait_closed()
         connections = self.catcher.connections
-        verbs = [command.split(" ")[0].upper() for command in self.catcher.commands]
+        verbs = [ascii_upper(command.split(" ")[0]) for command in self.catcher.commands]
         return {
             MAILS: len(self.catcher.messages),
             CONNECTIONS: len(connections),

@@ -59,7 +59,7 @@ def annotated(report: Report) -> list[Turn]:
 
 def sentence(row: Row) -> str:
     """`row` in words, without its verdict."""
-    return f"{row.what.strip()}: promised {row.promised}, happened {row.happened}"
+    return f"{row.what.strip(' ')}: promised {row.promised}, happened {row.happened}"
 
 
 def verdict(reports: Sequence[Report], seconds: float) -> str:
