@@ -20,6 +20,8 @@ copyright = "the txmail contributors"
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
+# A literal block is Python only where the page says so.
+highlight_language = "none"
 exclude_patterns = ["_build"]
 # `like this` without a role is a name in the code.
 default_role = "literal"
