@@ -26,7 +26,7 @@ def main() -> None:
     from txmail import transport_from_url
     from txmail.queue.queue import Queue
     from txmail.worker import Worker
-    from txmail.worker.loop import RunningWorker
+    from txmail.worker.worker import RunningWorker
 
     queue, transport = Queue(sys.argv[1]), transport_from_url(sys.argv[2])
     queue.database.prepare()

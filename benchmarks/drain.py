@@ -322,7 +322,8 @@ def claimed(
     ours: Ours, reset: Callable[[], object], count: int, contents: bool
 ) -> tuple[int, float]:
     """Claim `count` deliveries in batches, by txmail."""
-    from txmail.queue import claims, work
+    from txmail.queue.sql import claim
+    from txmail.queue.sql import claimed as work
 
     reset()
     database, taken = ours.mailer.queue.database, 0
@@ -330,7 +331,7 @@ def claimed(
     while taken < count:
         with database.write() as connection:
             now = database.now(connection)
-            found = claims.take(
+            found = claim.take(
                 connection,
                 token=taken + 1,
                 now=now,
@@ -450,7 +451,7 @@ def part_e(folder: Path, url: str | None, count: int) -> None:
     from txmail import start_worker, transport_from_url
     from txmail.testing import ScriptedServer
     from txmail.worker import Worker
-    from txmail.worker.loop import RunningWorker
+    from txmail.worker.worker import RunningWorker
 
     urls = {"SQLite": f"sqlite:///{folder / 'latency.sqlite'}"}
     if url is not None:
@@ -543,7 +544,7 @@ def nowhere(name: str, ours: Ours, count: int) -> None:
     from txmail import transport_from_url
     from txmail.testing import HANG, ScriptedServer
     from txmail.worker import Route, Worker
-    from txmail.worker.loop import RunningWorker
+    from txmail.worker.worker import RunningWorker
 
     with ScriptedServer() as good, ScriptedServer() as bad:
         bad.on("connect", HANG, times=None)

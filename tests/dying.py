@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 
 from workers import another, change
 
-from txmail.queue import claims, schema
+from txmail.queue import schema
+from txmail.queue.sql import claim
 
 #: Seconds that such a process gets.
 PATIENCE = 30.0
@@ -60,7 +61,7 @@ def hold(app, *, ready: int = 0, begun: int = 0, lease: float = 300.0) -> Callab
             for token, limit in ((1, begun), (2, ready)):
                 if not limit:
                     continue
-                works, _ = claims.claim(
+                works, _ = claim.claim(
                     connection,
                     token=token,
                     now=now,
@@ -69,7 +70,7 @@ def hold(app, *, ready: int = 0, begun: int = 0, lease: float = 300.0) -> Callab
                     skip_locked=not queue.database.is_sqlite,
                 )
                 if token == 1:
-                    claims.begin(connection, works)
+                    claim.begin(connection, works)
         queue.close()
 
     return work

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import txmail
-from txmail.smtp.trouble import TABLE, Row
+from txmail.smtp.failure_policy import TABLE, Row
 
 PAGE = Path(txmail.__file__).parents[1] / "docs" / "failures.rst"
 HEADS = ("reply or event", "status", "scope", "action", "why, and when again")

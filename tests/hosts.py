@@ -36,7 +36,7 @@ import logging, sys, threading
 from txmail import transport_from_url
 from txmail.queue import database, listening, queue as queues
 from txmail.worker import Worker, keeper, loop
-from txmail.worker.routing import Route
+from txmail.worker.router import Route
 logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
 keeper.ROUND, loop.LONGEST_PAUSE, listening.AGAIN = 0.3, 1.0, 0.3
 queue, transport = queues.Queue(sys.argv[1]), transport_from_url(sys.argv[2])

@@ -1,6 +1,6 @@
 """Queues of every kind, each beside the database of an application, and what is in them.
 
-Each has triggers that write down every move of a delivery or a batch that `txmail.queue.model` does
+Each has triggers that write down every move of a delivery or a batch that `txmail.queue.states` does
 not allow; at the end of a test there must be none.
 """
 
@@ -20,8 +20,8 @@ from txmail import Mailer, transport_from_url
 from txmail.integrations.session_queue import session_queue
 from txmail.integrations.sqlalchemy import SqlWitness, witness_metadata
 from txmail.queue import schema
-from txmail.queue.model import BATCH_MOVES, MOVES, BatchState, State
 from txmail.queue.queue import Queue
+from txmail.queue.states import BATCH_MOVES, MOVES, BatchState, State
 
 OWN_SQLITE = "a file of its own"
 OWN_POSTGRESQL = "a PostgreSQL of its own"

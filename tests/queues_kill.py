@@ -29,7 +29,7 @@ from txmail import Mailer, transport_from_url
 from txmail.integrations.session_queue import session_queue
 from txmail.integrations.sqlalchemy import SqlWitness, witness_metadata
 from txmail.integrations.zodb import ZodbWitness
-from txmail.queue.owner import DEAD_AFTER
+from txmail.queue.process_identity import DEAD_AFTER
 from txmail.queue.queue import Queue
 from txmail.queue.schema import batch, delivery, message, metadata
 

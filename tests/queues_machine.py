@@ -21,8 +21,8 @@ from zope.interface import implementer
 
 from txmail.exceptions import QueueUnavailable
 from txmail.interfaces import ISession, ITransport, IWitness
-from txmail.queue.owner import process_id
-from txmail.queue.upkeep import Upkeep
+from txmail.queue.background import Upkeep
+from txmail.queue.process_identity import process_id
 
 #: states of a delivery of which somebody will try to send it
 PROMISED = frozenset(["ready", "sending", "deferred"])

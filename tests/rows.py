@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from txmail.smtp.trouble import TABLE
+from txmail.smtp.failure_policy import TABLE
 
 #: Stages of one message, and those that every connection begins with.
 IN_TRANSACTION = ("MAIL", "RCPT", "DATA", "final dot")

@@ -21,14 +21,22 @@ from txmail.exceptions import (
     TransportError,
 )
 from txmail.reply import Reply
-from txmail.smtp import connecting, driver, names, pool, server_memory
-from txmail.smtp.connecting import Connector, interleaved
-from txmail.smtp.names import NameNotResolved, Resolver
-from txmail.smtp.trouble import Stage, concerns_connection
+from txmail.smtp import (
+    driver,
+    happy_eyeballs,
+    pool,
+    server_memory,
+)
+from txmail.smtp import (
+    resolver as names,
+)
+from txmail.smtp.failure_policy import Stage, concerns_connection
+from txmail.smtp.happy_eyeballs import Connector, interleaved
+from txmail.smtp.resolver import NameNotResolved, Resolver
 from txmail.testing import CLOSE, ScriptedServer
 from txmail.transports.failover import FailoverTransport
-from txmail.transports.reconnect import send_all
-from txmail.worker.routing import Circuit
+from txmail.transports.resend import send_all
+from txmail.worker.router import Circuit
 
 
 @pytest.fixture
@@ -519,13 +527,13 @@ def refused():
 def tried(monkeypatch):
     """The addresses that were tried, in order."""
     found = []
-    begin = connecting._Attempts._begin
+    begin = happy_eyeballs._Attempts._begin
 
     def note_and_begin(self, address, now):
         found.append(address[1])
         begin(self, address, now)
 
-    monkeypatch.setattr(connecting._Attempts, "_begin", note_and_begin)
+    monkeypatch.setattr(happy_eyeballs._Attempts, "_begin", note_and_begin)
     return found
 
 
@@ -547,7 +555,7 @@ def test_a9_for_ten_minutes(monkeypatch, silent, tried):
         addresses(monkeypatch, silent, server.address)
         connector = Connector(lambda: now[0], Resolver())
         connector.connect("mx.example", 25, 60).close()
-        now[0] = connecting.DEAD_FOR + 1
+        now[0] = happy_eyeballs.DEAD_FOR + 1
         connector.connect("mx.example", 25, 60).close()
         assert tried == [silent, server.address] * 2
 
@@ -563,7 +571,7 @@ def test_a9_if_all_are_dead_they_are_tried_all_the_same(monkeypatch, silent, tri
 
 @pytest.mark.parametrize("dead", [1, 2, 5])
 def test_a9_one_that_refuses_costs_nothing(monkeypatch, refused, tried, dead):
-    monkeypatch.setattr(connecting, "ATTEMPT_DELAY", 1000.0)
+    monkeypatch.setattr(happy_eyeballs, "ATTEMPT_DELAY", 1000.0)
     with ScriptedServer() as server:
         others = [("127.0.0.1", refused[1]), *[(f"127.0.0.{n}", refused[1]) for n in range(2, 6)]]
         addresses(monkeypatch, *others[:dead], server.address)
@@ -573,7 +581,7 @@ def test_a9_one_that_refuses_costs_nothing(monkeypatch, refused, tried, dead):
 
 def test_a9_one_that_is_slow_and_answers_first_is_used(monkeypatch, silent):
     """Of two on their way the first to answer wins, not the last that was begun."""
-    monkeypatch.setattr(connecting, "ATTEMPT_DELAY", 0.0)
+    monkeypatch.setattr(happy_eyeballs, "ATTEMPT_DELAY", 0.0)
     with ScriptedServer() as server:
         addresses(monkeypatch, server.address, silent)
         connected = Connector(resolver=Resolver()).connect("mx.example", 25, 60)

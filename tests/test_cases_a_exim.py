@@ -9,7 +9,7 @@ import pytest
 from smtp_helpers import make_envelope
 
 from txmail import transport_from_url
-from txmail.transports.reconnect import send_all
+from txmail.transports.resend import send_all
 
 pytestmark = pytest.mark.skipif(bool(exim.MISSING), reason=exim.MISSING)
 

@@ -20,7 +20,7 @@ from txmail.smtp.extensions import Extensions
 from txmail.smtp.tls import TlsFiles, TlsMode, client_context
 from txmail.testing import CLOSE, ScriptedServer, then
 from txmail.transports.hosts import is_loopback, read_host
-from txmail.transports.logins import PERIOD, TRIES, TRIES_OF_A_PROGRAM
+from txmail.transports.login_limit import PERIOD, TRIES, TRIES_OF_A_PROGRAM
 from txmail.transports.smtp import SmtpTransport
 
 USER, PASSWORD = "ann", "pencil & paper"

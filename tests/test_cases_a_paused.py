@@ -31,10 +31,11 @@ from txmail import Message, mailer_from_settings, transport_from_url  # noqa: E4
 from txmail.cli import main  # noqa: E402
 from txmail.events import Events  # noqa: E402
 from txmail.exceptions import QueueUnavailable  # noqa: E402
-from txmail.queue import routes, schema  # noqa: E402
-from txmail.queue.health import read_health  # noqa: E402
+from txmail.queue import schema  # noqa: E402
+from txmail.queue.inspect import read_health  # noqa: E402
+from txmail.queue.sql import route_state  # noqa: E402
 from txmail.testing import CLOSE, RESET, ScriptedServer, then  # noqa: E402
-from txmail.worker import keeper, run_once  # noqa: E402
+from txmail.worker import dispatcher, run_once  # noqa: E402
 
 HOUR = 3600.0
 DOWN = then("421 4.3.2 down", CLOSE)
@@ -217,13 +218,13 @@ def paused(app, server, smtp, clock, *, minutes=10, state="open", reason="down")
 
 
 @pytest.mark.representative(every=4)
-@pytest.mark.parametrize("state", [routes.OPEN, routes.STOPPED])
+@pytest.mark.parametrize("state", [route_state.OPEN, route_state.STOPPED])
 @kinds(*OWN_QUEUES)
 def test_a18_a_worker_that_begins_tries_a_paused_route_and_all_goes_out(
     app, server, smtp, clock, state, monkeypatch
 ):
     """Kind: what was mended waits for the end of a pause, and nobody can say that it is mended."""
-    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    monkeypatch.setattr(dispatcher, "ROUND", 0.05)
     wanted = paused(app, server, smtp, clock, state=state)
     server.clear()
     with working(app.queue, smtp):
@@ -235,7 +236,7 @@ def test_a18_a_worker_that_begins_tries_a_paused_route_and_all_goes_out(
 def test_a18_a_worker_that_begins_in_vain_pauses_again_and_says_for_how_long(
     app, server, smtp, clock, monkeypatch
 ):
-    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    monkeypatch.setattr(dispatcher, "ROUND", 0.05)
     paused(app, server, smtp, clock)
     before = len(server.connections)
     with Heard("txmail") as heard, working(app.queue, smtp, clock=clock) as worker:
@@ -250,7 +251,7 @@ def test_a18_a_worker_that_begins_in_vain_pauses_again_and_says_for_how_long(
 
 @kinds(OWN_SQLITE)
 def test_a18_others_that_begin_within_a_minute_do_not(app, server, smtp, clock, monkeypatch):
-    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    monkeypatch.setattr(dispatcher, "ROUND", 0.05)
     paused(app, server, smtp, clock)
     with Heard("txmail") as heard, working(app.queue, smtp, clock=clock):
         heard.wait_for("route default failed, next try in ")
@@ -283,8 +284,8 @@ def test_a18_a_route_without_a_login_is_tried_whatever_its_reason_is_called(
     app, server, smtp, clock, reason, monkeypatch
 ):
     """A login that was refused is told by what was tried: see ``test_cases_a_secret.py``."""
-    monkeypatch.setattr(keeper, "ROUND", 0.05)
-    wanted = paused(app, server, smtp, clock, state=routes.STOPPED, reason=reason)
+    monkeypatch.setattr(dispatcher, "ROUND", 0.05)
+    wanted = paused(app, server, smtp, clock, state=route_state.STOPPED, reason=reason)
     server.clear()
     with working(app.queue, smtp, clock=clock):
         wait_for(lambda: app.queue.counts() == {"sent": 100}, "it waits for the end of the pause")

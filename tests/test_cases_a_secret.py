@@ -18,12 +18,12 @@ from workers import Clock, Heard, another, change, put, put_many, wait_for, work
 from txmail import transport_from_url  # noqa: E402
 from txmail.cli import main  # noqa: E402
 from txmail.queue import schema  # noqa: E402
-from txmail.queue.health import read_health  # noqa: E402
+from txmail.queue.inspect import read_health  # noqa: E402
 from txmail.secret import Secret  # noqa: E402
 from txmail.testing import ScriptedServer  # noqa: E402
-from txmail.transports import logins as login_counts  # noqa: E402
+from txmail.transports import login_limit as login_counts  # noqa: E402
 from txmail.transports.failover import FailoverTransport  # noqa: E402
-from txmail.worker import Route, keeper, login_watch, run_once  # noqa: E402
+from txmail.worker import Route, dispatcher, login_watch, run_once  # noqa: E402
 
 USER, RIGHT, WRONG = "ann", "pencil & paper", "a-wrong-password"
 HOUR = 3600.0
@@ -41,7 +41,7 @@ def give() -> str:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, caplog):
     caplog.set_level(logging.INFO, "txmail")
-    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    monkeypatch.setattr(dispatcher, "ROUND", 0.05)
     monkeypatch.setattr(login_watch, "LOOK", 0.01)
     monkeypatch.setattr(login_watch, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(login_counts, "ITERATIONS", 10)

@@ -20,7 +20,7 @@ from smtp_helpers import (
 
 from txmail import Mailer
 from txmail.testing import CLOSE, ScriptedServer, then
-from txmail.transports.reconnect import send_all
+from txmail.transports.resend import send_all
 
 SPAM = b"554 5.7.1 spam\r\n"
 UNKNOWN = b"502 5.5.1 unknown\r\n"

@@ -14,7 +14,7 @@ import txmail
 
 sa = pytest.importorskip("sqlalchemy")
 
-from txmail.queue.database import Database  # noqa: E402
+from txmail.queue.database.database import Database  # noqa: E402
 from txmail.queue.schema import control, metadata  # noqa: E402
 
 # A connection that was just being made is dropped, which its driver remarks on.

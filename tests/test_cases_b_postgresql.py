@@ -24,9 +24,10 @@ from txmail import Mailer, mailer_from_settings, transport_from_url  # noqa: E40
 from txmail.cli import main  # noqa: E402
 from txmail.exceptions import ConfigurationError, QueueUnavailable, TxmailError  # noqa: E402
 from txmail.integrations.session_queue import session_queue  # noqa: E402
-from txmail.queue import listening, upgrade  # noqa: E402
-from txmail.queue.database import Database  # noqa: E402
-from txmail.queue.named_engine import engine_of_settings, engine_of_url  # noqa: E402
+from txmail.queue.database import listener as listening  # noqa: E402
+from txmail.queue.database import upgrade
+from txmail.queue.database.database import Database  # noqa: E402
+from txmail.queue.database.named_engine import engine_of_settings, engine_of_url  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402
 from txmail.secret import Secret, Unshown  # noqa: E402
 from txmail.worker import run_once  # noqa: E402

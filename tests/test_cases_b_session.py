@@ -206,7 +206,7 @@ def test_b16_in_memory_mail_commits_and_rolls_back_with_the_data(memory, tm):
 
 def test_b16_in_memory_a_look_at_the_queue_ends_no_transaction(memory, tm, monkeypatch):
     """Kind: a connection that is given back in the middle of another's transaction."""
-    monkeypatch.setattr("txmail.queue.shared_sqlite._PATIENCE", 0.05)
+    monkeypatch.setattr("txmail.queue.database.shared_sqlite._PATIENCE", 0.05)
     memory.session.add(Item(name="order"))
     memory.session.flush()
     assert memory.queue.counts() == {}

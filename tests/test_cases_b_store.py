@@ -24,8 +24,8 @@ sa = pytest.importorskip("sqlalchemy")
 
 from txmail import Mailer, Message, transport_from_url  # noqa: E402
 from txmail.exceptions import ConfigurationError, QueueUnavailable, SchemaError  # noqa: E402
-from txmail.queue import upgrade  # noqa: E402
-from txmail.queue.database import Database  # noqa: E402
+from txmail.queue.database import upgrade  # noqa: E402
+from txmail.queue.database.database import Database  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402
 from txmail.worker import run_once  # noqa: E402
 

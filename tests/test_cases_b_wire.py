@@ -29,7 +29,8 @@ from txmail.exceptions import (
     DeliveryUnavailable,
     TransportError,
 )
-from txmail.smtp import connecting, names
+from txmail.smtp import happy_eyeballs
+from txmail.smtp import resolver as names
 from txmail.testing import ScriptedServer
 from txmail.transports.failover import FailoverTransport
 
@@ -166,7 +167,7 @@ def hanging(monkeypatch):
 def resolver(monkeypatch):
     """A resolver of the test's own, which transports use as well."""
     made = names.Resolver()
-    monkeypatch.setattr(connecting.Connector.__init__, "__defaults__", (time.monotonic, made))
+    monkeypatch.setattr(happy_eyeballs.Connector.__init__, "__defaults__", (time.monotonic, made))
     return made
 
 
@@ -271,7 +272,7 @@ PROGRAM = """
 import atexit, sys, threading, time
 from txmail import transport_from_url
 from txmail.envelope import Envelope
-from txmail.transports.reconnect import send_all
+from txmail.transports.resend import send_all
 
 def work():
     transport = transport_from_url(sys.argv[1])

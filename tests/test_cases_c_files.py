@@ -13,7 +13,7 @@ import transaction
 
 from txmail import Mailer, transport_from_url
 from txmail.exceptions import TxmailError
-from txmail.message.headers import is_charset
+from txmail.message.mime.header_check import is_charset
 from txmail.testing import ScriptedServer
 
 FOLDER = Path(__file__).parent / "eml"

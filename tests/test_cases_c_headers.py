@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from txmail import Attachment, Envelope, Mailer, Message, Template, transport_from_url
 from txmail.exceptions import AddressError, BadHeaders, DeliveryRefused
 from txmail.message import to_envelope
-from txmail.message.fields import LINE
+from txmail.message.mime.header_write import LINE
 from txmail.testing import ScriptedServer
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from txmail import Attachment, Envelope, Message
 from txmail.exceptions import AddressError, MessageError
-from txmail.message.prepare import to_envelope
+from txmail.message.to_envelope import to_envelope
 
 
 def new(to: str) -> EmailMessage:

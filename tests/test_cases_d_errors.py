@@ -7,10 +7,10 @@ import builtins
 import pytest
 
 from txmail import Mailer, Template, mailer_from_settings, transport_from_url
-from txmail.config import template_engine
+from txmail.common.nearest import nearest
+from txmail.config.settings import template_engine
 from txmail.debug import DebugMailer
 from txmail.exceptions import ConfigurationError
-from txmail.nearest import nearest
 
 PASSWORD = "hunter2"
 

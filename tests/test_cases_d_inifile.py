@@ -9,7 +9,7 @@ from plaster import parse_uri
 from plaster_pastedeploy import Loader
 
 from txmail.cli import main
-from txmail.cli.inifile import read_ini
+from txmail.config.inifile import read_ini
 from txmail.exceptions import ConfigurationError
 from txmail.testing import ScriptedServer
 

@@ -6,7 +6,7 @@ import pytest
 
 from txmail import mailer_from_settings
 from txmail.cli import main
-from txmail.cli.inifile import read_ini
+from txmail.config.inifile import read_ini
 from txmail.exceptions import ConfigurationError
 
 

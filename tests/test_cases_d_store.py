@@ -23,7 +23,7 @@ from txmail import Mailer, Message, transport_from_url  # noqa: E402
 from txmail.exceptions import ConfigurationError, QueueFull  # noqa: E402
 from txmail.integrations.alembic import include_object  # noqa: E402
 from txmail.queue import schema  # noqa: E402
-from txmail.queue.database import Database  # noqa: E402
+from txmail.queue.database.database import Database  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402
 
 

@@ -27,9 +27,10 @@ from workers import (  # noqa: E402
 )
 
 from txmail import transport_from_url  # noqa: E402
-from txmail.queue import schema, slots, times  # noqa: E402
+from txmail.queue import schema  # noqa: E402
+from txmail.queue.sql import connection_slots, times  # noqa: E402
 from txmail.testing import Callback  # noqa: E402
-from txmail.worker import Route, keeper, run_once  # noqa: E402
+from txmail.worker import Route, dispatcher, run_once  # noqa: E402
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 AHEAD = [15 * MINUTE, 3 * HOUR, 30 * DAY]
@@ -138,7 +139,7 @@ def test_q6_who_cannot_be_looked_at_has_a_moment_to_renew_such_a_lease(app, cloc
     change_process(app, pid, host="elsewhere")
     clock.advance(-HOUR)
     assert run_once(app.queue, memory) == 0
-    clock.advance(keeper.UNSEEN / 1000 + 1)
+    clock.advance(dispatcher.UNSEEN / 1000 + 1)
     assert run_once(app.queue, memory) == 3
 
 
@@ -155,7 +156,7 @@ def test_q6_who_is_seen_to_live_keeps_what_is_his(app, clock, memory):
 def test_q6_workers_of_one_process_leave_each_other_what_they_have(
     app, clock, server, memory, monkeypatch
 ):
-    monkeypatch.setattr(keeper, "ROUND", 1000.0)
+    monkeypatch.setattr(dispatcher, "ROUND", 1000.0)
     put_many(app, "n", 3)
     reached, opened = threading.Event(), threading.Event()
     server.on(".", Callback(lambda: (reached.set(), opened.wait(30))))
@@ -185,12 +186,12 @@ def test_q6_a_slot_that_is_taken_for_longer_than_any_is_free(app, clock):
     route = Route.to("default", transport_from_url("memory:"), connections=1)
     in_write(
         app,
-        lambda c, now: slots.take(
+        lambda c, now: connection_slots.take(
             c, "default", (0,), 1, holder=1, now=now, until=now + int(DAY * 1000)
         ),
     )
     assert run_once(app.queue, [route]) == 0  # this process lives
-    clock.advance(keeper.UNSEEN / 1000 + 1)
+    clock.advance(dispatcher.UNSEEN / 1000 + 1)
     assert run_once(app.queue, [route]) == 2
 
 
@@ -199,7 +200,10 @@ def test_q6_a_slot_of_a_process_that_nobody_knows_is_free_at_once(app, clock):
     put_many(app, "n", 2)
     route = Route.to("default", transport_from_url("memory:"), connections=1)
     until = int((clock.now + DAY) * 1000)
-    in_write(app, lambda c, now: slots.take(c, "default", (0,), 1, holder=1, now=now, until=until))
+    in_write(
+        app,
+        lambda c, now: connection_slots.take(c, "default", (0,), 1, holder=1, now=now, until=until),
+    )
     change(app, schema.slot.update().values(process="0" * 32))
     assert run_once(app.queue, [route]) == 2
 
@@ -216,7 +220,7 @@ def test_q1_the_connections_of_a_dead_worker_are_free_at_once(app):
             now = queue.database.now(connection)
             queue.store.beat(connection, now, "worker")
             until = queue.database.lease_now(connection) + 300_000
-            slots.take(connection, "default", (0,), 1, holder=1, now=now, until=until)
+            connection_slots.take(connection, "default", (0,), 1, holder=1, now=now, until=until)
         queue.close()
 
     route = Route.to("default", transport_from_url("memory:"), connections=1)

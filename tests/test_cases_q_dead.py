@@ -18,9 +18,9 @@ from dying import change_process, forked, hold, killed  # noqa: E402
 from workers import Clock, another, change, put_many, wait_for, working  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
-from txmail.queue import health, schema  # noqa: E402
+from txmail.queue import inspect, schema  # noqa: E402
 from txmail.queue.batch import OwnBatch  # noqa: E402
-from txmail.queue.owner import Identity  # noqa: E402
+from txmail.queue.process_identity import Identity  # noqa: E402
 from txmail.queue.session import SessionBatch  # noqa: E402
 from txmail.testing import Callback  # noqa: E402
 from txmail.worker import Worker, run_once  # noqa: E402
@@ -58,7 +58,7 @@ def test_q1_what_a_killed_worker_had_is_decided_at_once_by_whoever_is_there(
     wanted = put_many(app, "n", 8)
     killed(hold(app, begun=3, ready=5))
     assert states(app) == {"sending": 8}
-    assert health.read_health(app.queue.database).held_by_dead == 8
+    assert inspect.read_health(app.queue.database).held_by_dead == 8
     assert run_once(app.queue, memory) == 5
     assert sent(memory) == wanted[3:]
     assert states(app) == {"sent": 5, "in_doubt": 3}
@@ -67,14 +67,14 @@ def test_q1_what_a_killed_worker_had_is_decided_at_once_by_whoever_is_there(
         assert (row.duplicate, row.attempts) == (1, 1)
         assert 0 <= row.due - row.changed <= SOON
         assert [a.state for a in app.attempts(recipient)] == ["in_doubt"]
-    assert health.read_health(app.queue.database).held_by_dead == 0
+    assert inspect.read_health(app.queue.database).held_by_dead == 0
 
 
 @kinds(*OWN_QUEUES)
 def test_q1_a_worker_that_is_at_work_hears_of_it_between_two_rounds(
     kind, make_queue, memory, monkeypatch
 ):
-    monkeypatch.setattr("txmail.worker.keeper.ROUND", 0.05)
+    monkeypatch.setattr("txmail.worker.dispatcher.ROUND", 0.05)
     app = make_queue(kind)
     with working(app.queue, memory) as worker:
         worker.wait_rounds()
@@ -156,7 +156,7 @@ def test_q1_who_may_live_keeps_what_is_his_until_his_lease_ends(kind, make_queue
         else:
             change(app, schema.process.delete().where(schema.process.c.pid == pid))
         assert run_once(app.queue, memory) == 0
-        assert health.read_health(app.queue.database).held_by_dead == 0
+        assert inspect.read_health(app.queue.database).held_by_dead == 0
         clock.advance(299.0)
         assert run_once(app.queue, memory) == 0
         clock.advance(2.0)
@@ -233,7 +233,7 @@ def test_q1_keyed_mail_of_a_session_whose_process_died_after_its_commit(kind, ma
 def test_q1_a_worker_has_the_batches_of_the_dead_decided_before_its_next_round(
     kind, make_queue, memory, monkeypatch
 ):
-    monkeypatch.setattr("txmail.worker.keeper.ROUND", 0.05)
+    monkeypatch.setattr("txmail.worker.dispatcher.ROUND", 0.05)
     app = make_queue(kind)
     with working(app.queue, memory) as worker:
         worker.wait_rounds()

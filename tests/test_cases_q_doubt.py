@@ -13,10 +13,10 @@ from workers import Clock, in_write, put, put_many  # noqa: E402
 
 from txmail import mailer_from_settings, transport_from_url  # noqa: E402
 from txmail.exceptions import ConfigurationError  # noqa: E402
-from txmail.queue import claims  # noqa: E402
-from txmail.queue.model import State  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402
 from txmail.queue.retry import RetryPolicy, Settlement  # noqa: E402
+from txmail.queue.sql import claim  # noqa: E402
+from txmail.queue.states import State  # noqa: E402
 from txmail.testing import CLOSE, Callback, then  # noqa: E402
 from txmail.worker import run_once  # noqa: E402
 
@@ -105,7 +105,7 @@ def test_q12_workers_that_die_of_a_message_are_counted_like_servers(kind, make_q
         assert row.state == "in_doubt"
         assert (row.due is None) is (number == 3)
         clock.advance(HOUR)
-        in_write(app, claims.wake)
+        in_write(app, claim.wake)
 
 
 @kinds(OWN_SQLITE, IN_SQLITE)

@@ -18,7 +18,7 @@ from workers import PATIENCE, Heard, another, put, put_many, received, wait_for,
 
 import txmail  # noqa: E402
 from txmail import transport_from_url  # noqa: E402
-from txmail.queue import listening  # noqa: E402
+from txmail.queue.database import listener  # noqa: E402
 from txmail.testing import Callback  # noqa: E402
 from txmail.worker import run_once  # noqa: E402
 
@@ -101,7 +101,7 @@ def test_q3_a_worker_in_a_thread_gives_back_what_it_has_when_its_process_ends(
 
 def test_q3_the_time_that_the_end_of_a_process_takes_is_bounded(make_queue, memory, monkeypatch):
     """What is on the wire then has no reply, and the process that had it is dead: see Q1."""
-    from txmail.worker import loop
+    from txmail.worker import worker as loop
 
     app = make_queue(OWN_SQLITE)
     running = loop.RunningWorker(loop.Worker(app.queue, memory))
@@ -186,7 +186,7 @@ def test_q13_a_run_starts_no_thread_that_would_have_to_be_waited_for(
     """Kind: something that is soon over waits for the end of something that only looks."""
     app = make_queue(kind)
     started = []
-    monkeypatch.setattr(listening.Listening, "start", lambda self: started.append(self))
+    monkeypatch.setattr(listener.Listening, "start", lambda self: started.append(self))
     assert run_once(app.queue, memory) == 0
     put(app, note("a"))
     assert run_once(app.queue, memory, seconds=60) == 1
@@ -197,9 +197,9 @@ def test_q13_a_run_starts_no_thread_that_would_have_to_be_waited_for(
 @kinds(*OWN_QUEUES)
 def test_q13_a_worker_that_stops_does_not_wait_for_a_poll(kind, make_queue, memory, monkeypatch):
     app = make_queue(kind)
-    monkeypatch.setattr(listening, "LOOK", PATIENCE * 10)
-    monkeypatch.setattr(listening, "AGAIN", PATIENCE * 10)
-    monkeypatch.setattr(listening.Bell.wait, "__defaults__", (None, PATIENCE * 10))
+    monkeypatch.setattr(listener, "LOOK", PATIENCE * 10)
+    monkeypatch.setattr(listener, "AGAIN", PATIENCE * 10)
+    monkeypatch.setattr(listener.Bell.wait, "__defaults__", (None, PATIENCE * 10))
     with working(app.queue, memory) as worker:
         worker.wait_rounds()
         wait_for(lambda: app.queue._listening._thread is not None, "it does not listen")
@@ -210,8 +210,8 @@ def test_q13_a_worker_that_stops_does_not_wait_for_a_poll(kind, make_queue, memo
 @kinds(OWN_POSTGRESQL)
 def test_q13_who_listens_hears_before_the_poll_ends(kind, make_queue, memory, monkeypatch):
     app = make_queue(kind)
-    monkeypatch.setattr(listening.Bell.wait, "__defaults__", (None, PATIENCE * 10))
-    monkeypatch.setattr("txmail.worker.keeper.POLL", PATIENCE * 10)
+    monkeypatch.setattr(listener.Bell.wait, "__defaults__", (None, PATIENCE * 10))
+    monkeypatch.setattr("txmail.worker.dispatcher.POLL", PATIENCE * 10)
     queue = another(app)
     with working(queue, memory) as worker:
         worker.wait_rounds()
@@ -275,7 +275,7 @@ def test_q11_a_thread_that_listens_begins_again_whatever_it_meets(
 ):
     """Kind: a thread that nobody looks after dies of an error that nobody has foreseen."""
     app = make_queue(kind)
-    monkeypatch.setattr(listening, "AGAIN", 0.01)
+    monkeypatch.setattr(listener, "AGAIN", 0.01)
     queue = another(app)
     listen, failed = queue.database.listen, []
 
@@ -286,7 +286,7 @@ def test_q11_a_thread_that_listens_begins_again_whatever_it_meets(
         return listen(*args)
 
     monkeypatch.setattr(queue.database, "listen", fail)
-    monkeypatch.setattr("txmail.worker.keeper.POLL", PATIENCE * 10)
+    monkeypatch.setattr("txmail.worker.dispatcher.POLL", PATIENCE * 10)
     with Heard("txmail.queue") as heard, working(queue, memory):
         heard.wait_for(f"cannot listen: {type(error).__name__}; trying again")
         wait_for(lambda: len(failed) == 2, "it is not tried again")
@@ -297,7 +297,7 @@ def test_q11_a_thread_that_listens_begins_again_whatever_it_meets(
 @kinds(OWN_SQLITE)
 def test_q11_what_a_listener_raises_does_not_end_it(kind, make_queue, memory, monkeypatch):
     app = make_queue(kind)
-    monkeypatch.setattr(listening, "AGAIN", 0.01)
+    monkeypatch.setattr(listener, "AGAIN", 0.01)
     queue = another(app)
     calls = []
 

@@ -13,8 +13,8 @@ from dying import killed  # noqa: E402
 from workers import another, change, claim, put_many, wait_for, working  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
-from txmail.queue import health, schema  # noqa: E402
-from txmail.worker import keeper, run_once  # noqa: E402
+from txmail.queue import inspect, schema  # noqa: E402
+from txmail.worker import dispatcher, run_once  # noqa: E402
 
 #: A time in the year 2100, and others that are none.
 LATER = 4_102_444_800_000
@@ -90,13 +90,13 @@ def test_s12_q11_a_row_that_cannot_be_fails_with_a_reason_and_nothing_else_suffe
     assert row.state == "failed"
     assert "cannot be" in row.reply
     assert app.queue.counts() == {"sent": 2, "failed": 1}
-    health.read_health(app.queue.database)
+    inspect.read_health(app.queue.database)
     assert run_once(app.queue, memory) == 0
 
 
 @kinds(*OWN_QUEUES)
 def test_s12_a_worker_at_work_comes_by_it(kind, make_queue, memory, monkeypatch, caplog):
-    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    monkeypatch.setattr(dispatcher, "ROUND", 0.05)
     app = make_queue(kind)
     with working(app.queue, memory) as worker, caplog.at_level(logging.WARNING, "txmail"):
         worker.wait_rounds()
@@ -115,7 +115,7 @@ def test_s12_what_nobody_has_put_right_yet_is_no_matter_for_who_looks(
     wanted = put_many(app, "n", 2)
     for recipient in wanted:
         spoil(app, recipient, due="abc")
-    assert health.read_health(app.queue.database).oldest_due == 0.0
+    assert inspect.read_health(app.queue.database).oldest_due == 0.0
 
 
 @kinds(OWN_SQLITE)
@@ -139,7 +139,7 @@ def test_s12_rows_of_others_are_no_matter_either(kind, make_queue, memory):
     for name in ("pid", "heartbeat", "started"):
         text = sa.literal("abc", type_=sa.types.NullType())
         change(app, process.update().where(process.c.id == found.id).values({name: text}))
-        health.read_health(app.queue.database)
+        inspect.read_health(app.queue.database)
         run_once(app.queue, memory)
     assert app.queue.counts()["sent"] >= 2
     assert set(wanted) == set(app.deliveries())
@@ -147,7 +147,7 @@ def test_s12_rows_of_others_are_no_matter_either(kind, make_queue, memory):
 
 @kinds(*OWN_QUEUES)
 def test_s12_looking_for_them_reads_an_index(kind, make_queue):
-    from txmail.queue import impossible
+    from txmail.queue.sql import impossible
 
     app = make_queue(kind)
     put_many(app, "n", 3)

@@ -15,9 +15,9 @@ from txmail import Mailer, transport_from_url  # noqa: E402
 from txmail.cli import main  # noqa: E402
 from txmail.envelope import Envelope  # noqa: E402
 from txmail.exceptions import QueueUnavailable, SchemaError  # noqa: E402
-from txmail.queue import upgrade  # noqa: E402
-from txmail.queue.database import Database  # noqa: E402
-from txmail.queue.named_engine import engine_of_url  # noqa: E402
+from txmail.queue.database import upgrade  # noqa: E402
+from txmail.queue.database.database import Database  # noqa: E402
+from txmail.queue.database.named_engine import engine_of_url  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402
 from txmail.secret import Secret  # noqa: E402
 from txmail.worker import run_once  # noqa: E402

@@ -17,11 +17,12 @@ from workers import Watched  # noqa: E402
 from txmail import Mailer, Message, transport_from_url  # noqa: E402
 from txmail.exceptions import QueueFull, SchemaError  # noqa: E402
 from txmail.integrations.session_queue import session_queue  # noqa: E402
-from txmail.queue import schema, upgrade, version  # noqa: E402
-from txmail.queue.database import Database  # noqa: E402
+from txmail.queue import schema  # noqa: E402
+from txmail.queue.database import upgrade, version  # noqa: E402
+from txmail.queue.database.database import Database  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402
 from txmail.queue.schema import delivery, message  # noqa: E402
-from txmail.queue.work import SMALL  # noqa: E402
+from txmail.queue.sql.claimed import SMALL  # noqa: E402
 from txmail.worker import run_once  # noqa: E402
 
 NEXT = f"{int(schema.VERSION) + 1:04}"

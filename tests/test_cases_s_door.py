@@ -14,7 +14,8 @@ import pytest
 from txmail import Attachment, Envelope, Message
 from txmail.address import Address, Mailbox
 from txmail.exceptions import FieldError, InvalidMessage, TxmailError
-from txmail.message import gate, to_envelope
+from txmail.message import to_envelope
+from txmail.message.mime import gate
 
 HEAD = "From: me@x.y\r\nDate: x\r\nMessage-ID: <a@b>\r\n"
 EVIL = "x\r\nBcc: eve@example.com\r\n\r\nevil"

@@ -17,7 +17,7 @@ from txmail import mailer_from_settings, transport_from_url
 from txmail.cli.catch import _folder
 from txmail.cli.exits import CannotRun
 from txmail.exceptions import ConfigurationError, TransportError
-from txmail.queue.file import guard
+from txmail.queue.database.sqlite_path import guard
 from txmail.secret import Secret
 from txmail.smtp.auth import MECHANISMS, AuthenticationFailed, mechanism_of
 from txmail.smtp.options import Options

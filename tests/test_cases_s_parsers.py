@@ -18,8 +18,8 @@ from test_message_work import calls
 from txmail import Envelope
 from txmail.exceptions import MessageTooLarge, TxmailError
 from txmail.message import to_envelope
-from txmail.message.stdlib_costs import MAX_COST, cost_of, items_of
-from txmail.transports.console import shown
+from txmail.message.stdlib.costs import MAX_COST, cost_of, items_of
+from txmail.transports.local.console import shown
 
 POLICIES = {"old": email.policy.compat32, "new": email.policy.SMTP}
 OTHERS = ["Message-ID", "Content-Transfer-Encoding", "MIME-Version"]

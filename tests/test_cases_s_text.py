@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 import txmail
-from txmail import Attachment, DummyMailer, Message, ascii_text
+from txmail import Attachment, DummyMailer, Message
 from txmail.cli import catch, doctor, metrics, worker
+from txmail.common import ascii_text
 from txmail.exceptions import ConfigurationError, FieldError
-from txmail.message.places import _lines
-from txmail.queue.postgresql_connect import _typed
+from txmail.message.templates.compiled_body import _lines
+from txmail.queue.database.postgresql_connect import _typed
 from txmail.testing import ScriptedServer
 from txmail.testing._settings import Settings, parse_path, refusal_of_mail
 
@@ -46,10 +47,10 @@ DIGITS = "what a pattern or a check in front of it has found to be ASCII digits"
 #: What may stand in which file, and why.
 ALLOWED = {
     HERE: {
-        ("ascii_text.py", "text.lower"),
-        ("ascii_text.py", "text.upper"),
-        ("ascii_text.py", "text.isdigit"),
-        ("ascii_text.py", "int(text)"),
+        ("common/ascii_text.py", "text.lower"),
+        ("common/ascii_text.py", "text.upper"),
+        ("common/ascii_text.py", "text.isdigit"),
+        ("common/ascii_text.py", "int(text)"),
     },
     OCTETS: {
         ("auth.py", "count.isdigit"),
@@ -107,8 +108,8 @@ ALLOWED = {
         ("postgresql.py", "int(driver.pgconn.socket)"),
         ("postgresql.py", "int(found.scalar_one())"),
         ("postgresql_settings.py", "int(version[0])"),
-        ("readers.py", "int(count)"),
-        ("readers.py", "int(port)"),
+        ("config/values.py", "int(count)"),
+        ("config/values.py", "int(port)"),
         ("render.py", "int(time.time())"),
         ("retry.py", "int(tried)"),
         ("routes.py", "int(allowance)"),
@@ -191,7 +192,7 @@ def uses(tree):
 def test_s8_no_method_goes_by_unicode_where_ascii_is_meant():
     """Stands for each comparison and number that takes letters and digits of other scripts.
 
-    `txmail.ascii_text` has what to use instead.
+    `txmail.common.ascii_text` has what to use instead.
     """
     allowed = set().union(*ALLOWED.values())
     found, wrong = set(), []

@@ -15,7 +15,7 @@ from txmail.cli import main
 sa = pytest.importorskip("sqlalchemy")
 pytest.importorskip("alembic")
 
-from txmail.queue.database import Database  # noqa: E402
+from txmail.queue.database.database import Database  # noqa: E402
 from txmail.queue.schema import VERSION, batch, delivery, metadata, version  # noqa: E402
 
 ROOT = Path(txmail.__file__).parents[1]

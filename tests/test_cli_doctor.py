@@ -10,11 +10,11 @@ from txmail.cli import main
 
 sa = pytest.importorskip("sqlalchemy")
 
-from txmail.queue import routes  # noqa: E402
-from txmail.queue.database import Database  # noqa: E402
-from txmail.queue.owner import Identity, process_id  # noqa: E402
+from txmail.queue.database.database import Database  # noqa: E402
+from txmail.queue.process_identity import Identity, process_id  # noqa: E402
 from txmail.queue.schema import batch, delivery, metadata, process, version  # noqa: E402
-from txmail.queue.store import Store  # noqa: E402
+from txmail.queue.sql import route_state  # noqa: E402
+from txmail.queue.sql.publish import Store  # noqa: E402
 
 PASSWORD = "hunter2"
 
@@ -173,7 +173,7 @@ def test_an_application_with_a_worker_is_one_until_that_ends(health, database):
 def test_a_route_that_needs_a_person_wakes_one(health, database, state, failures, bad):
     beat(database)
     with database.write() as connection:
-        routes.write(
+        route_state.write(
             connection,
             "default",
             now(),

@@ -21,7 +21,7 @@ from txmail.testing import HANG, Callback
 
 pytest.importorskip("sqlalchemy")
 
-from txmail.queue.database import Database
+from txmail.queue.database.database import Database
 from txmail.queue.queue import Queue
 from txmail.queue.schema import metadata
 

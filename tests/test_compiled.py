@@ -20,8 +20,8 @@ from test_message_work import calls
 
 from txmail import Attachment, DummyMailer, Template
 from txmail.exceptions import AddressError, BadHeaders, InvalidMessage, TemplateError, TxmailError
-from txmail.message.merge import Field
-from txmail.message.places import MAX_PREPARED
+from txmail.message.templates.compiled_body import MAX_PREPARED
+from txmail.message.templates.template_values import Field
 
 WHEN = datetime(2026, 11, 21, 12, tzinfo=timezone(timedelta(hours=1)))
 ANN = "ann@example.com"

@@ -9,7 +9,7 @@ from authority import Authority
 from secrecy import leaks
 
 from txmail import mailer_from_settings
-from txmail.config import read_settings
+from txmail.config.settings import read_settings
 from txmail.exceptions import ConfigurationError
 
 

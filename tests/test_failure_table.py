@@ -21,7 +21,7 @@ from txmail.exceptions import (
 )
 from txmail.reply import Reply
 from txmail.smtp import pool
-from txmail.smtp.trouble import (
+from txmail.smtp.failure_policy import (
     ACCEPTED,
     DEFER_RECIPIENT,
     NEEDS_EHLO,
@@ -32,7 +32,7 @@ from txmail.smtp.trouble import (
     judge,
 )
 from txmail.testing import CLOSE, HANG, NO_REPLY, RESET, ScriptedServer, then
-from txmail.transports.file import FileTransport
+from txmail.transports.local.folder import FileTransport
 
 
 class Play:

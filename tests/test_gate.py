@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from payloads import EXTENDED, HARMLESS, HIDDEN
 
 from txmail.exceptions import BadHeaders, InvalidMessage, MessageTooLarge
-from txmail.message import gate
+from txmail.message.mime import gate
 
 HEAD = (
     b"From: a@b.c\r\nTo: d@e.f\r\nSubject: hello\r\n"

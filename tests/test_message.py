@@ -20,7 +20,8 @@ from txmail.address import parse_mailbox, shown_name
 from txmail.envelope import Envelope
 from txmail.exceptions import AddressError, BadHeaders, InvalidMessage, MessageTooLarge
 from txmail.interfaces import IMessage
-from txmail.message import Attachment, Message, gate, to_envelope
+from txmail.message import Attachment, Message, to_envelope
+from txmail.message.mime import gate
 
 
 def hello(**options) -> Message:

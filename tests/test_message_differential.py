@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from txmail.address import shown_name
 from txmail.exceptions import BadHeaders
 from txmail.message import Attachment, Message
-from txmail.message.headers import check_value
+from txmail.message.mime.header_check import check_value
 
 #: The standard library's parser takes its time, and the machine may be busy.
 unhurried = settings(deadline=None)

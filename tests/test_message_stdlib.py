@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from payloads import BAD_ADDRESSES, EXTENDED, FORBIDDEN, HARMLESS, HIDDEN_PARAMETERS
 
 from txmail.exceptions import AddressError, BadHeaders, InvalidMessage, MessageTooLarge, TxmailError
-from txmail.message import gate, to_envelope
+from txmail.message import to_envelope
+from txmail.message.mime import gate
 
 POLICIES = [email.policy.default, email.policy.SMTP, email.policy.SMTPUTF8, email.policy.compat32]
 

@@ -18,8 +18,9 @@ import pytest
 
 from txmail.address import parse_address
 from txmail.exceptions import MessageTooLarge, TxmailError
-from txmail.message import Attachment, Message, gate, to_envelope
-from txmail.message.transfer import encode_body, encode_text
+from txmail.message import Attachment, Message, to_envelope
+from txmail.message.mime import gate
+from txmail.message.mime.encodings import encode_body, encode_text
 
 MB = 1024 * 1024
 

@@ -12,14 +12,14 @@ from smtp_helpers import RawServer, greeted, make_envelope, statuses, transport_
 
 from txmail import transport_from_url
 from txmail.budget import Budget
-from txmail.delivery import DirectDelivery
+from txmail.delivery.direct import DirectDelivery
 from txmail.exceptions import TransportError
-from txmail.item import Item
 from txmail.smtp import pool as pool_module
 from txmail.smtp.options import Options
 from txmail.smtp.pool import MAX_AGE, MAX_IDLE, MAX_MESSAGES, VERIFY_AFTER, Pool
 from txmail.smtp.session import Session
 from txmail.smtp.stream import Stream
+from txmail.submission import Item
 from txmail.testing import CLOSE, RESET, ScriptedServer
 
 ONE = make_envelope(1)

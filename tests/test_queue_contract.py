@@ -39,7 +39,7 @@ from txmail.exceptions import ConfigurationError, InvalidMessage, TransactionClo
 from txmail.interfaces import IBatch, IQueue
 from txmail.queue import schema
 from txmail.queue.queue import Queue
-from txmail.queue.store import CHUNK
+from txmail.queue.sql.publish import CHUNK
 
 ONE, TWO, THREE = "one@example.com", "two@example.com", "three@example.com"
 

@@ -26,10 +26,10 @@ from txmail.exceptions import ConfigurationError, QueueFull, QueueUnavailable, S
 
 sa = pytest.importorskip("sqlalchemy")
 
-from txmail.queue.database import Database  # noqa: E402
-from txmail.queue.model import State  # noqa: E402
+from txmail.queue.database.database import Database  # noqa: E402
+from txmail.queue.database.sqlite import wal_reset_is_fixed  # noqa: E402
 from txmail.queue.schema import control, delivery, message, metadata  # noqa: E402
-from txmail.queue.sqlite import wal_reset_is_fixed  # noqa: E402
+from txmail.queue.states import State  # noqa: E402
 from txmail.secret import Secret  # noqa: E402
 
 ROOT = Path(txmail.__file__).parents[1]
@@ -584,7 +584,7 @@ import sys
 sys.modules[{missing!r}] = None
 from txmail.exceptions import ConfigurationError
 try:
-    from txmail.queue.database import Database
+    from txmail.queue.database.database import Database
     Database.from_url({url!r})
 except ConfigurationError as error:
     print(error)
@@ -846,7 +846,7 @@ PROGRAM = """
 import os
 import sys
 from txmail.exceptions import QueueUnavailable
-from txmail.queue.database import Database
+from txmail.queue.database.database import Database
 from txmail.queue.schema import control
 
 def put(name):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from txmail.queue.model import BatchState
 from txmail.queue.queue import Queue
 from txmail.queue.schema import batch
+from txmail.queue.states import BatchState
 
 #: Milliseconds since 1970 at which the batch is written.
 CREATED = 1_800_000_000_000

@@ -49,7 +49,7 @@ from txmail.integrations.session_queue import session_queue
 from txmail.integrations.sqlalchemy import SqlWitness, witness_metadata
 from txmail.integrations.zodb import ZodbWitness
 from txmail.queue import schema
-from txmail.queue.owner import DEAD_AFTER
+from txmail.queue.process_identity import DEAD_AFTER
 from txmail.queue.queue import Queue
 from txmail.testing import CLOSE, NO_REPLY, ScriptedServer, then
 

@@ -14,8 +14,9 @@ import txmail
 from txmail import Outcome
 from txmail.envelope import Scope, Status
 from txmail.exceptions import IllegalMove
-from txmail.queue import schema, statements
-from txmail.queue.model import (
+from txmail.queue import schema
+from txmail.queue.sql import statements
+from txmail.queue.states import (
     BATCH_MOVES,
     MOVES,
     BatchState,

@@ -15,7 +15,7 @@ import threading
 import pytest
 from forking import in_child
 
-from txmail.queue.owner import DEAD_AFTER, Identity, alive, process_id
+from txmail.queue.process_identity import DEAD_AFTER, Identity, alive, process_id
 
 NOW = 1_800_000_000_000
 #: heartbeats: one that is young enough, and one that is not
@@ -25,7 +25,7 @@ STALE = NOW - DEAD_AFTER * 1000
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 SAY_WHO = """
 import dataclasses, json, sys
-from txmail.queue.owner import Identity, process_id
+from txmail.queue.process_identity import Identity, process_id
 print(json.dumps([dataclasses.astuple(Identity.mine()), process_id()]), flush=True)
 sys.stdin.read()
 """
@@ -222,7 +222,7 @@ def test_a_program_that_starts_another_in_its_place_leaves_it_all_but_its_name(t
     program = tmp_path / "program.py"
     program.write_text(
         "import os, sys\n"
-        "from txmail.queue.owner import Identity, process_id\n"
+        "from txmail.queue.process_identity import Identity, process_id\n"
         "said = [repr(Identity.mine()), process_id()]\n"
         "if len(sys.argv) == 1:\n"
         "    os.execv(sys.executable, [sys.executable, __file__, *said])\n"
@@ -243,7 +243,7 @@ def test_a_process_of_another_user_that_cannot_be_seen_is_judged_by_its_heartbea
     def forbidden(pid, number):
         raise PermissionError(pid)
 
-    monkeypatch.setattr("txmail.queue.owner._stat", hidden)
+    monkeypatch.setattr("txmail.queue.process_identity._stat", hidden)
     assert alive(child.identity, FRESH, NOW)
     monkeypatch.setattr("os.kill", forbidden)
     assert alive(child.identity, FRESH, NOW)

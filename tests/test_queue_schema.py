@@ -23,9 +23,11 @@ pytest.importorskip("alembic")
 from alembic.autogenerate import compare_metadata  # noqa: E402
 from alembic.migration import MigrationContext  # noqa: E402
 
-from txmail.queue import claims, schema, upgrade, version  # noqa: E402
-from txmail.queue.database import Database  # noqa: E402
-from txmail.queue.turns import Turns  # noqa: E402
+from txmail.queue import schema  # noqa: E402
+from txmail.queue.database import upgrade, version  # noqa: E402
+from txmail.queue.database.database import Database  # noqa: E402
+from txmail.queue.sql import claim  # noqa: E402
+from txmail.queue.sql.round_robin import Turns  # noqa: E402
 
 ROOT = Path(txmail.__file__).parents[1]
 #: The version after ours.
@@ -163,7 +165,7 @@ def test_two_who_make_the_tables_at_once_both_succeed(opened, url):
 
 def test_processes_that_use_a_new_file_at_once_all_succeed(tmp_path):
     program = (
-        "import sys; from txmail.queue.database import Database; sys.stdin.read();"
+        "import sys; from txmail.queue.database.database import Database; sys.stdin.read();"
         "database = Database.from_url(sys.argv[1]); database.prepare();"
         "print(database.version()); database.close()"
     )
@@ -501,16 +503,16 @@ def test_nothing_that_a_worker_asks_reads_what_is_finished(finished):
 
 
 def _ask_as_a_worker(connection):
-    claims.wake(connection, 10)
-    claims.end_leases(connection, 10, 10)
-    claims.renew(connection, [1, 2], 10)
-    claims.unclaim(connection, [1, 2], 10)
-    claims.unpark(connection, {"default"}, 10)
-    claims.is_parked(connection, "default")
-    claims.oldest_due(connection)
+    claim.wake(connection, 10)
+    claim.end_leases(connection, 10, 10)
+    claim.renew(connection, [1, 2], 10)
+    claim.unclaim(connection, [1, 2], 10)
+    claim.unpark(connection, {"default"}, 10)
+    claim.is_parked(connection, "default")
+    claim.oldest_due(connection)
     sum(1 for _ in Turns().others(connection, 4, 0))
     for options in ({"turn": Turns()}, {"route": "default"}):
-        claims.take(connection, token=1, now=10, lease=20, limit=64, skip_locked=False, **options)
+        claim.take(connection, token=1, now=10, lease=20, limit=64, skip_locked=False, **options)
 
 
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])

@@ -23,7 +23,7 @@ from txmail.smtp.sending import REFUSALS_LIMIT
 from txmail.testing import CLOSE, HANG, Callback, ScriptedServer, then
 from txmail.transports.failover import FailoverTransport
 from txmail.transports.memory import MemoryTransport
-from txmail.transports.reconnect import send_all
+from txmail.transports.resend import send_all
 
 
 @pytest.fixture

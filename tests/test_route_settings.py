@@ -14,7 +14,7 @@ pytest.importorskip("sqlalchemy")
 
 from txmail import Message, mailer_from_settings, start_worker
 from txmail.cli import main
-from txmail.config import read_settings
+from txmail.config.settings import read_settings
 from txmail.exceptions import ConfigurationError
 from txmail.testing import ScriptedServer
 from txmail.worker import run_once

@@ -18,7 +18,7 @@ from letters import SENDER, letter, statuses, subjects
 from postfix import AVAILABLE, NEEDS, free_port, running_postfix, within
 
 from txmail import Envelope
-from txmail.message.gate import MAX_CONTENT
+from txmail.message.mime.gate import MAX_CONTENT
 from txmail.testing import ScriptedServer
 
 OPENSSL = shutil.which("openssl")

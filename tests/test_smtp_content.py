@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from txmail.envelope import Envelope, is_canonical
-from txmail.smtp.content import dot_stuffed
+from txmail.smtp.dot_stuffing import dot_stuffed
 from txmail.smtp.extensions import Extensions
 from txmail.smtp.progress import unsendable
 

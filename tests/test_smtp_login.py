@@ -16,7 +16,7 @@ from txmail.exceptions import ConfigurationError, DeliveryUnavailable, Transport
 from txmail.smtp.auth import MECHANISMS, AuthenticationFailed
 from txmail.smtp.stream import Stream
 from txmail.testing import CLOSE, HANG, RESET, ScriptedServer, then
-from txmail.transports.logins import PERIOD, TRIES
+from txmail.transports.login_limit import PERIOD, TRIES
 from txmail.transports.smtp import SmtpTransport
 
 USER, PASSWORD = "ann@example.com", "pencil & paper/\u00e9"

@@ -17,13 +17,13 @@ from smtp_helpers import (
 )
 
 from txmail.budget import Budget
-from txmail.delivery import DirectDelivery
+from txmail.delivery.direct import DirectDelivery
 from txmail.envelope import Envelope
 from txmail.exceptions import TransportError
-from txmail.item import Item
 from txmail.smtp.extensions import Extensions
 from txmail.smtp.preflight import PROBES_LIMIT
 from txmail.smtp.transactions import RECIPIENTS_LIMIT, ConnectionEnded
+from txmail.submission import Item
 from txmail.testing import CLOSE, ScriptedServer, then
 
 ONE = make_envelope(1, ["b@example.com"])

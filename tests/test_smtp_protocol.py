@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from txmail.smtp.commands import DATA, NOOP, RSET, rcpt
+from txmail.smtp.failure_policy import Stage
 from txmail.smtp.protocol import LocalProtocolError, Protocol
 from txmail.smtp.replies import MalformedReply
-from txmail.smtp.trouble import Stage
 
 CONTENT = b"Subject: x\r\n\r\n.dot\r\n"
 ON_WIRE = b"Subject: x\r\n\r\n..dot\r\n.\r\n"

@@ -25,11 +25,11 @@ from smtp_helpers import (
 
 from txmail import transport_from_url
 from txmail.budget import Budget
-from txmail.delivery import DirectDelivery
+from txmail.delivery.direct import DirectDelivery
 from txmail.envelope import Outcome, Status
 from txmail.exceptions import TransportError
-from txmail.item import Item
 from txmail.smtp.stream import Stream
+from txmail.submission import Item
 from txmail.testing import CLOSE, HANG, NO_REPLY, RESET, ScriptedServer, then
 
 ONE, TWO, THREE = (make_envelope(number) for number in (1, 2, 3))

@@ -12,8 +12,8 @@ import pytest
 
 from txmail.envelope import Action, Scope, Status
 from txmail.reply import Reply
-from txmail.smtp import trouble
-from txmail.smtp.trouble import TABLE, Stage, judge
+from txmail.smtp import failure_policy
+from txmail.smtp.failure_policy import TABLE, Stage, judge
 
 ACCEPTED = ("accepted", "message", "done")
 DEFER_ROUTE = ("deferred", "route", "defer_route")
@@ -154,10 +154,10 @@ def test_only_a_5yz_is_permanent_and_only_a_2yz_accepted():
 
 def test_verdicts_are_the_same_object_wherever_they_stand():
     """`sending` and `preflight` compare them with `is`."""
-    assert judge(Stage.MAIL, Reply(250)) is trouble.ACCEPTED
-    assert judge(Stage.RCPT, Reply(252)) is trouble.ACCEPTED
-    assert judge(Stage.RCPT, Reply(552)) is trouble.SPLIT
-    assert judge(Stage.RCPT, Reply(450)) is trouble.DEFER_RECIPIENT
+    assert judge(Stage.MAIL, Reply(250)) is failure_policy.ACCEPTED
+    assert judge(Stage.RCPT, Reply(252)) is failure_policy.ACCEPTED
+    assert judge(Stage.RCPT, Reply(552)) is failure_policy.SPLIT
+    assert judge(Stage.RCPT, Reply(450)) is failure_policy.DEFER_RECIPIENT
     distinct = {row.verdict for row in TABLE}
     assert len(distinct) == len({id(row.verdict) for row in TABLE})
 
@@ -213,9 +213,9 @@ def test_a_table_that_contradicts_itself_is_not_loaded(rows, problem):
     text = "\n".join(["What it is.", "", border, head, border, *rows, border, ""])
 
     def load():
-        table = list(trouble._read(text))
-        trouble._each(table, events=False)
-        trouble._each(table, events=True)
+        table = list(failure_policy._read(text))
+        failure_policy._each(table, events=False)
+        failure_policy._each(table, events=True)
 
     with pytest.raises(ValueError, match=problem):
         load()

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from txmail.exceptions import InvalidMessage
-from txmail.message.transfer import carries, crlf, crlf_text, encode_body, encode_text
+from txmail.message.mime.encodings import carries, crlf, crlf_text, encode_body, encode_text
 
 OCTETS = st.one_of(
     st.binary(max_size=400),

@@ -11,7 +11,7 @@ from zope.interface.verify import verifyObject
 from txmail import Attachment, Envelope, Mailer, Message, mailer_from_settings, transport_from_url
 from txmail.exceptions import ConfigurationError, DeliveryUnavailable
 from txmail.interfaces import ISession, ITransport
-from txmail.transports.console import LIMIT, LINE_LIMIT, ConsoleTransport, shown
+from txmail.transports.local.console import LIMIT, LINE_LIMIT, ConsoleTransport, shown
 
 
 def shown_message(**arguments):

@@ -21,8 +21,8 @@ from txmail.exceptions import (
     TransportError,
 )
 from txmail.interfaces import ISession, ITransport
-from txmail.transports import file
-from txmail.transports.file import FileTransport, Folder
+from txmail.transports.local import folder as file
+from txmail.transports.local.folder import FileTransport, Folder
 
 CONTENT = (
     b"From: a@example.com\r\nDate: x\r\nMessage-ID: <1@example.com>\r\n"

@@ -23,7 +23,7 @@ from txmail.exceptions import (
     TransportError,
 )
 from txmail.interfaces import ISession, ITransport
-from txmail.transports.sendmail import Command, SendmailTransport
+from txmail.transports.local.sendmail import Command, SendmailTransport
 
 CONTENT = b"From: a@example.com\r\nDate: x\r\nMessage-ID: <1@example.com>\r\n\r\n.\r\nbody\r\n"
 #: More than a pipe holds.

@@ -30,11 +30,12 @@ from workers import (  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.envelope import Envelope, Outcome  # noqa: E402
-from txmail.queue import claims, schema  # noqa: E402
-from txmail.queue.model import State  # noqa: E402
+from txmail.queue import schema  # noqa: E402
 from txmail.queue.retry import Settlement  # noqa: E402
+from txmail.queue.sql import claim as claims  # noqa: E402
+from txmail.queue.states import State  # noqa: E402
 from txmail.testing import Callback, then  # noqa: E402
-from txmail.worker import Worker, keeper, run_once  # noqa: E402
+from txmail.worker import Worker, dispatcher, run_once  # noqa: E402
 
 SENT = Settlement(State.SENT, None, 1, False, 250, "250 ok")
 CLASSES = ("high", "normal", "bulk")
@@ -193,7 +194,7 @@ def test_run_once_tries_no_more_than_its_limit_and_the_most_urgent(app, limit, m
 @kinds(OWN_SQLITE)
 def test_the_limit_holds_while_a_server_is_slow(app, server, smtp, monkeypatch):
     """What is urgent must not be claimed beyond it, however often the worker looks."""
-    monkeypatch.setattr(keeper, "POLL", 0.01)
+    monkeypatch.setattr(dispatcher, "POLL", 0.01)
     put_many(app, "high", 10, priority="high")
     looked = threading.Event()
     server.on(".", then(Callback(lambda: looked.wait(20))))
@@ -226,7 +227,7 @@ def test_run_once_goes_on_to_the_end_when_a_slow_server_becomes_fast(
     app, server, smtp, monkeypatch
 ):
     """The worker has claimed all it has room for; there is more behind it."""
-    monkeypatch.setattr(keeper, "POLL", 0.01)
+    monkeypatch.setattr(dispatcher, "POLL", 0.01)
     put_many(app, "n", 300)
     full = threading.Event()
     server.on(".", then(Callback(lambda: full.wait(20))))
@@ -666,8 +667,8 @@ def test_a_result_does_not_wait_until_the_worker_looks_for_mail_again(
     app, server, smtp, monkeypatch
 ):
     """It waits for others a moment only, also if the keeper has nothing to do by then."""
-    monkeypatch.setattr(keeper, "POLL", 3600.0)
-    monkeypatch.setattr(keeper, "ROUND", 3600.0)
+    monkeypatch.setattr(dispatcher, "POLL", 3600.0)
+    monkeypatch.setattr(dispatcher, "ROUND", 3600.0)
     app.queue.attend = lambda listener: app.queue.listeners.append(listener)
     app.queue.neglect = lambda listener: app.queue.listeners.remove(listener)
     put(app, note("a"))

@@ -29,10 +29,10 @@ from workers import (  # noqa: E402
 from txmail import transport_from_url  # noqa: E402
 from txmail.envelope import Envelope, Outcome, Status  # noqa: E402
 from txmail.interfaces import ISession, ITransport  # noqa: E402
-from txmail.queue.work import SMALL  # noqa: E402
+from txmail.queue.sql.claimed import SMALL  # noqa: E402
 from txmail.testing import HANG, Callback, ScriptedServer  # noqa: E402
-from txmail.worker import Worker, keeper, lane, ledger, run_once  # noqa: E402
-from txmail.worker.routing import Route  # noqa: E402
+from txmail.worker import Worker, active, dispatcher, lane, run_once  # noqa: E402
+from txmail.worker.router import Route  # noqa: E402
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -129,7 +129,7 @@ def test_what_is_claimed_is_not_all_in_memory_at_once(app, monkeypatch):
 @pytest.fixture
 def held(monkeypatch):
     """Have written down how many octets a worker has, each time that it has read some."""
-    load = keeper.load
+    load = dispatcher.load
 
     def watch(worker):
         octets = []
@@ -141,7 +141,7 @@ def held(monkeypatch):
             octets.append(sum(each.flying for each in worker._lanes) + sum(there.values()))
             return failed
 
-        monkeypatch.setattr(keeper, "load", noting)
+        monkeypatch.setattr(dispatcher, "load", noting)
         return octets
 
     return watch
@@ -229,7 +229,7 @@ def test_a_message_that_is_gone_when_its_turn_comes_fails_and_stops_nothing(app,
     put_many(app, "n", 3)
     put(app, large("gone", 2 * SMALL))
     put_many(app, "m", 3)
-    load = keeper.load
+    load = dispatcher.load
 
     def losing(connection, works):
         for work in works:
@@ -237,7 +237,7 @@ def test_a_message_that_is_gone_when_its_turn_comes_fails_and_stops_nothing(app,
                 work.message = -1
         return load(connection, works)
 
-    monkeypatch.setattr(keeper, "load", losing)
+    monkeypatch.setattr(dispatcher, "load", losing)
     memory = transport_from_url("memory:")
     assert run_once(app.queue, memory) == 6
     assert app.queue.counts() == {"sent": 6, "failed": 1}
@@ -397,7 +397,7 @@ def test_a_password_reset_overtakes_fifty_thousand(
             enqueue(recipient)
             before = len(server.messages)
             server.wait_for(lambda r=recipient: r in received(server), PATIENCE)
-            assert received(server).index(recipient) - before < 10 * ledger.BATCH
+            assert received(server).index(recipient) - before < 10 * active.BATCH
     assert len(server.messages) < BULK
 
 
@@ -416,7 +416,7 @@ def test_without_a_connection_of_its_own_it_waits_for_no_more_than_is_on_its_way
         (only,) = worker._lanes
         server.wait_for(lambda: "DATA" in server.commands)
         worker.wait_rounds(3)
-        assert only.waiting >= ledger.BATCH
+        assert only.waiting >= active.BATCH
         put(app, note("urgent"), priority="high")
         worker.wait_rounds(5)
         assert only.ready[0].envelope.recipients == ("urgent@example.net",)

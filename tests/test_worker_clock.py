@@ -32,9 +32,10 @@ from workers import (  # noqa: E402
 )
 
 from txmail import transport_from_url  # noqa: E402
-from txmail.queue import routes, schema  # noqa: E402
+from txmail.queue import schema  # noqa: E402
+from txmail.queue.sql import route_state  # noqa: E402
 from txmail.testing import Callback, then  # noqa: E402
-from txmail.worker import keeper, run_once  # noqa: E402
+from txmail.worker import dispatcher, run_once  # noqa: E402
 
 HOUR, DAY = 3600.0, 86400.0
 JUMPS = [HOUR, -HOUR, DAY, -DAY]
@@ -271,7 +272,7 @@ def test_a_route_that_failed_is_tried_again_though_the_clock_was_set_back(
     put(app, note("before"))
     server.stop()
     run_once(app.queue, smtp, clock=own)
-    assert [row.state for row in app.read(sa.select(schema.route))] == [routes.OPEN]
+    assert [row.state for row in app.read(sa.select(schema.route))] == [route_state.OPEN]
     server.start()
     clock.advance(-back)
     own.advance(60)
@@ -290,7 +291,7 @@ def test_a_rate_goes_on_from_where_the_clock_was_set_to(make_queue, kind, jump):
     app = make_queue(kind, clock=clock)
 
     def granted():
-        return in_write(app, lambda c, now: routes.grant(c, "default", now, 10.0, 100))
+        return in_write(app, lambda c, now: route_state.grant(c, "default", now, 10.0, 100))
 
     assert granted() == 10
     clock.advance(jump)
@@ -304,9 +305,9 @@ def test_a_rate_goes_on_from_where_the_clock_was_set_to(make_queue, kind, jump):
 def test_what_a_server_has_asked_for_is_not_kept_to_for_longer_because_the_clock_was_set(jump):
     now = 1_900_000_000_000
     slowed = now - int(jump * 1000)
-    assert routes.limit(100.0, 1.0, slowed, now) == 100.0
-    assert routes.limit(None, 1.0, slowed, now) is None
-    assert routes.limit(100.0, 1.0, now, now) == 1.0
+    assert route_state.limit(100.0, 1.0, slowed, now) == 100.0
+    assert route_state.limit(None, 1.0, slowed, now) is None
+    assert route_state.limit(100.0, 1.0, now, now) == 1.0
 
 
 # -- waiting
@@ -319,7 +320,7 @@ def test_a_worker_does_not_wait_by_a_clock_that_can_be_set(
     """It looks again after the time it looks after, not after that and a day."""
     clock = Clock()
     app = make_queue(kind, clock=clock)
-    monkeypatch.setattr(keeper, "POLL", 0.05)
+    monkeypatch.setattr(dispatcher, "POLL", 0.05)
     with working(app.queue, smtp) as worker:
         worker.wait_rounds()
         clock.advance(-DAY)

@@ -26,8 +26,8 @@ from txmail.envelope import Action, Outcome, Scope, Status  # noqa: E402
 from txmail.events import Events, RouteRecovered  # noqa: E402
 from txmail.exceptions import ConfigurationError  # noqa: E402
 from txmail.queue import schema  # noqa: E402
-from txmail.queue.model import State  # noqa: E402
 from txmail.queue.retry import RetryPolicy, Settlement  # noqa: E402
+from txmail.queue.states import State  # noqa: E402
 from txmail.reply import Reply  # noqa: E402
 from txmail.testing import CLOSE, NO_REPLY, RESET, ScriptedServer, then  # noqa: E402
 from txmail.testing.server import EXTENSIONS  # noqa: E402

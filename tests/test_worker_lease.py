@@ -33,7 +33,7 @@ from workers import (  # noqa: E402
 from txmail import transport_from_url  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.testing import Callback, then  # noqa: E402
-from txmail.worker import Worker, keeper, run_once  # noqa: E402
+from txmail.worker import Worker, dispatcher, run_once  # noqa: E402
 
 LEASE = 300.0
 JUMPS = [3600.0, -3600.0, 86400.0, -86400.0]
@@ -60,7 +60,7 @@ def smtp(server):
 @pytest.fixture
 def rounds(monkeypatch):
     """Everything that is due from time to time is done whenever a worker looks."""
-    monkeypatch.setattr(keeper, "ROUND", 0.0)
+    monkeypatch.setattr(dispatcher, "ROUND", 0.0)
 
 
 class Gate:
@@ -482,7 +482,7 @@ def test_a_worker_that_stops_waits_without_turning_round_and_round(
     kind, make_queue, server, smtp, monkeypatch
 ):
     app = make_queue(kind)
-    monkeypatch.setattr(keeper, "POLL", 0.0)
+    monkeypatch.setattr(dispatcher, "POLL", 0.0)
     put_many(app, "n", 10)
     gate = Gate(server, ".")
     worker = Worker(app.queue, smtp)

@@ -27,7 +27,7 @@ from workers import put, put_many, received, wait_for, working  # noqa: E402
 
 from txmail import Mailer, transport_from_url  # noqa: E402
 from txmail.exceptions import QueueUnavailable  # noqa: E402
-from txmail.queue import claims  # noqa: E402
+from txmail.queue.sql import claim  # noqa: E402
 from txmail.testing import Callback, then  # noqa: E402
 
 MESSAGES = 1500
@@ -191,7 +191,7 @@ def test_a_claim_of_which_nobody_knows_whether_it_was_committed_delays_and_doubt
 ):
     """The connection ends after COMMIT: what was claimed waits for no lease to end."""
     app = make_queue(OWN_POSTGRESQL, door=True)
-    take, taken = claims.take, []
+    take, taken = claim.take, []
 
     def take_and_lose(connection, **options):
         rows = take(connection, **options)
@@ -204,7 +204,7 @@ def test_a_claim_of_which_nobody_knows_whether_it_was_committed_delays_and_doubt
         worker.wait_rounds()
         assert app.queue.flush(10)  # nobody else commits in the next moment
         taken.clear()
-        monkeypatch.setattr(claims, "take", take_and_lose)
+        monkeypatch.setattr(claim, "take", take_and_lose)
         put_many(app, "n", 20)
         # Not through the door: it may shut behind whoever comes next.
         states = lambda: {row.state for row in app.deliveries().values()}  # noqa: E731

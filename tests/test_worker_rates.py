@@ -26,14 +26,15 @@ from txmail.cli import main  # noqa: E402
 from txmail.envelope import Action, Outcome, Scope, Status  # noqa: E402
 from txmail.events import Events, RouteFailed, RouteRecovered, RouteSlowed  # noqa: E402
 from txmail.exceptions import QueueUnavailable  # noqa: E402
-from txmail.queue import routes, schema  # noqa: E402
-from txmail.queue.health import read_health  # noqa: E402
+from txmail.queue import schema  # noqa: E402
+from txmail.queue.inspect import read_health  # noqa: E402
+from txmail.queue.sql import route_state  # noqa: E402
 from txmail.reply import Reply  # noqa: E402
 from txmail.testing import CLOSE, ScriptedServer, then  # noqa: E402
 from txmail.testing.server import EXTENSIONS  # noqa: E402
-from txmail.transports.reconnect import send_all  # noqa: E402
+from txmail.transports.resend import send_all  # noqa: E402
 from txmail.worker import run_once  # noqa: E402
-from txmail.worker.routing import Circuit, Route, puts_off, wants_less  # noqa: E402
+from txmail.worker.router import Circuit, Route, puts_off, wants_less  # noqa: E402
 
 NOW = 1_900_000_000_000
 MINUTE, HOUR = 60_000, 3_600_000
@@ -107,7 +108,7 @@ def slow(app, *, rate=None, pace=8.0, pause=0.0, after=0):
     """A server wants less, so many milliseconds later than it is; what is left."""
     return in_write(
         app,
-        lambda connection, now: routes.slow(
+        lambda connection, now: route_state.slow(
             connection, "default", now + after, rate=rate, pace=pace, pause=pause
         ),
     )
@@ -136,13 +137,13 @@ def slow(app, *, rate=None, pace=8.0, pause=0.0, after=0):
 def test_what_a_route_may_carry_doubles_every_five_minutes_until_there_is_no_limit(
     minutes, rate, expected
 ):
-    found = routes.limit(rate, 2.0, NOW, NOW + minutes * MINUTE)
+    found = route_state.limit(rate, 2.0, NOW, NOW + minutes * MINUTE)
     assert found == (None if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize("rate", [None, 0.5])
 def test_a_route_whose_server_is_content_carries_what_it_was_told_to(rate):
-    assert routes.limit(rate, None, None, NOW) == rate
+    assert route_state.limit(rate, None, None, NOW) == rate
 
 
 @kinds(*OWN_QUEUES)
@@ -157,7 +158,7 @@ def test_it_is_halved_again_and_again_but_once_a_minute_and_never_to_nothing(app
     assert left[1::2] == [None] * 10
     assert left[0] == 0.5
     assert left[2] == pytest.approx(0.25)
-    assert left[-2] == routes.SLOWEST
+    assert left[-2] == route_state.SLOWEST
     assert all(later <= sooner for sooner, later in zip(left[::2], left[2::2], strict=False))
 
 
@@ -166,7 +167,7 @@ def test_it_does_not_grow_while_the_route_is_left_alone(app):
     assert slow(app, pace=8.0, pause=900.0) == 4.0
     assert slow(app, after=890_000) is None
     row = known(app)
-    assert routes.limit(None, row.rate, row.slowed, row.slowed) == 4.0
+    assert route_state.limit(None, row.rate, row.slowed, row.slowed) == 4.0
     assert slow(app, after=900_000) == 2.0
 
 
@@ -189,7 +190,9 @@ def test_workers_that_hear_the_same_at_the_same_time_halve_it_once(app):
         together.wait(20)
         with queue.database.write() as connection:
             now = queue.database.now(connection)
-            found.append(routes.slow(connection, "default", now, rate=None, pace=1.0, pause=0.0))
+            found.append(
+                route_state.slow(connection, "default", now, rate=None, pace=1.0, pause=0.0)
+            )
         queue.close()
 
     threads = [threading.Thread(target=tell, args=(another(app),)) for _ in range(4)]
@@ -303,7 +306,7 @@ def test_a_server_that_wants_less_gets_half_and_then_more_again(
         # Nothing had been accepted: a second is taken for what it carried.
         expected = 2.0 if rate else 0.5
         assert [event.rate for event in only(told, RouteSlowed)] == [expected]
-        assert known(app).state == routes.OPEN
+        assert known(app).state == route_state.OPEN
         put_many(app, "n", 20)
         clocks.advance(10.0)
         first = 2 if rate else 1
@@ -350,7 +353,7 @@ def test_what_one_worker_has_learned_holds_for_those_on_other_hosts(
 def test_that_less_is_wanted_is_not_forgotten_if_it_cannot_be_written_at_once(
     app, server, smtp, monkeypatch
 ):
-    real, tries = routes.slow, []
+    real, tries = route_state.slow, []
 
     def failing(*arguments, **options):
         tries.append(real(*arguments, **options))
@@ -358,7 +361,7 @@ def test_that_less_is_wanted_is_not_forgotten_if_it_cannot_be_written_at_once(
             raise QueueUnavailable("the disk is full")
         return tries[-1]
 
-    monkeypatch.setattr(routes, "slow", failing)
+    monkeypatch.setattr(route_state, "slow", failing)
     server.on(".", TOO_FAST)
     put_many(app, "n", 5)
     run_once(app.queue, smtp)
@@ -386,7 +389,7 @@ def test_what_was_on_its_way_when_a_route_failed_does_not_say_that_it_works(
     run_once(app.queue, smtp, events=listening)
     assert len(only(told, RouteFailed)) == 1
     assert only(told, RouteRecovered) == []
-    assert known(app).state == routes.OPEN
+    assert known(app).state == route_state.OPEN
     assert app.states()["n3@example.net"] == "ready"
 
 
@@ -427,7 +430,7 @@ def test_of_three_messages_in_a_row_it_slows_the_route_down_but_does_not_close_i
     (slowed,) = only(told, RouteSlowed)
     assert slowed.reason == GREY
     assert only(told, RouteFailed) == []
-    assert known(app).state == routes.CLOSED
+    assert known(app).state == route_state.CLOSED
 
 
 # -- MAIL
@@ -457,7 +460,7 @@ def test_a_sender_that_is_put_off_is_about_its_message_and_of_three_in_a_row_abo
     (failed,) = only(told, RouteFailed)
     assert failed.reason == LATER
     assert only(told, RouteSlowed) == []
-    assert known(app).state == routes.OPEN
+    assert known(app).state == route_state.OPEN
     server.clear()
     clock.advance(3600)
     run_once(app.queue, make_transport())
@@ -510,13 +513,13 @@ def test_rows_of_several_routes_are_locked_in_one_order_whatever_is_urgent(
 ):
     """Two hosts that took them in orders of their own would wait for each other."""
     app = make_queue(kind)
-    real, order = routes.grant, []
+    real, order = route_state.grant, []
 
     def grant(connection, name, *arguments):
         order.append(name)
         return real(connection, name, *arguments)
 
-    monkeypatch.setattr(routes, "grant", grant)
+    monkeypatch.setattr(route_state, "grant", grant)
     ways = [
         Route.to(name, transport_from_url("memory:"), domains=[f"{name}.example"], rate=1000.0)
         for name in "bca"

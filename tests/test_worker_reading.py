@@ -14,10 +14,10 @@ from txmail.exceptions import QueueUnavailable  # noqa: E402
 from txmail.mailer import Mailer  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402
 from txmail.queue.schema import delivery, message  # noqa: E402
-from txmail.worker import Worker, keeper, ledger  # noqa: E402
+from txmail.worker import Worker, active, dispatcher  # noqa: E402
 
 #: more than are claimed at once
-MANY = 3 * ledger.BATCH
+MANY = 3 * active.BATCH
 
 
 class Clock:
@@ -69,15 +69,15 @@ def arrived(server):
 @pytest.fixture
 def reading(monkeypatch):
     """Have something happen before each reading of more than half a batch."""
-    read = keeper.read
+    read = dispatcher.read
 
     def arrange(before):
         def other(connection, found, token):
-            if len(found) > ledger.BATCH // 2:
+            if len(found) > active.BATCH // 2:
                 before()
             return read(connection, found, token)
 
-        monkeypatch.setattr(keeper, "read", other)
+        monkeypatch.setattr(dispatcher, "read", other)
 
     return arrange
 
@@ -146,6 +146,6 @@ def test_what_has_expired_is_not_read_at_all(worker, enqueue, queue, server, clo
 
 def test_a_limit_counts_what_is_claimed_before_it_is_read(worker, enqueue, queue, server):
     enqueue(MANY)
-    limited = Worker(queue, transport_from_url(server.url), limit=ledger.BATCH + 5)
-    assert limited.run_once() == ledger.BATCH + 5
-    assert queue.counts() == {"sent": ledger.BATCH + 5, "ready": MANY - ledger.BATCH - 5}
+    limited = Worker(queue, transport_from_url(server.url), limit=active.BATCH + 5)
+    assert limited.run_once() == active.BATCH + 5
+    assert queue.counts() == {"sent": active.BATCH + 5, "ready": MANY - active.BATCH - 5}

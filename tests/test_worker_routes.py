@@ -27,12 +27,13 @@ from workers import (  # noqa: E402
 
 from txmail import Mailer, start_worker, transport_from_url  # noqa: E402
 from txmail.exceptions import ConfigurationError, QueueFull  # noqa: E402
-from txmail.queue import claims, schema  # noqa: E402
-from txmail.queue.health import read_health  # noqa: E402
+from txmail.queue import schema  # noqa: E402
+from txmail.queue.inspect import read_health  # noqa: E402
+from txmail.queue.sql import claim  # noqa: E402
 from txmail.reply import Reply  # noqa: E402
 from txmail.testing import CLOSE, HANG, Callback, ScriptedServer, then  # noqa: E402
-from txmail.worker import keeper, run_once  # noqa: E402
-from txmail.worker.routing import FIRST_PAUSE, LONGEST_PAUSE, Circuit, Route, route_of  # noqa: E402
+from txmail.worker import dispatcher, run_once  # noqa: E402
+from txmail.worker.router import FIRST_PAUSE, LONGEST_PAUSE, Circuit, Route, route_of  # noqa: E402
 
 HOUR = 3600.0
 
@@ -213,7 +214,7 @@ def test_a_route_that_fails_is_left_alone_and_then_tried_with_what_is_there(
     app, server, smtp, clock, monkeypatch
 ):
     """Open, half open, closed: by the clock of the worker, which does all of it itself."""
-    monkeypatch.setattr(keeper, "ROUND", 0.0)
+    monkeypatch.setattr(dispatcher, "ROUND", 0.0)
     own = Clock(1000.0)
     server.on("connect", then("421 4.3.2 busy", CLOSE), times=2)
     wanted = put_many(app, "n", 100)
@@ -379,7 +380,7 @@ def test_what_waits_for_a_route_that_is_none_any_more_goes_another_way_in_the_en
     change(app, schema.delivery.update().values(route="renamed"))
     memory_ = memory()
     assert run_once(app.queue, memory_) == 0
-    clock.advance(claims.PARKED / 1000)
+    clock.advance(claim.PARKED / 1000)
     run_once(app.queue, memory_)
     clock.advance(1)
     run_once(app.queue, memory_)
@@ -484,8 +485,8 @@ def test_a_worker_of_the_application_sends_what_it_enqueues_at_once(
     kind, make_queue, server, smtp, monkeypatch
 ):
     """It is told: with this pause between two looks it would find nothing by itself."""
-    monkeypatch.setattr(keeper, "POLL", HOUR)
-    monkeypatch.setattr(keeper, "ROUND", HOUR)
+    monkeypatch.setattr(dispatcher, "POLL", HOUR)
+    monkeypatch.setattr(dispatcher, "ROUND", HOUR)
     app = make_queue(kind)
     mailer = Mailer(smtp, queue=app.queue, transaction_manager=app._tm)
     running = start_worker(mailer)
@@ -506,7 +507,7 @@ def test_a_worker_of_the_application_sends_what_it_enqueues_at_once(
 def test_what_wakes_nobody_is_found_when_the_worker_looks(
     kind, make_queue, server, smtp, monkeypatch
 ):
-    monkeypatch.setattr(keeper, "POLL", 0.05)
+    monkeypatch.setattr(dispatcher, "POLL", 0.05)
     app = make_queue(kind)
     woken = []
     with working(app.queue, smtp) as worker:

@@ -25,10 +25,11 @@ from workers import (  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.exceptions import ConfigurationError  # noqa: E402
-from txmail.queue import schema, slots  # noqa: E402
+from txmail.queue import schema  # noqa: E402
+from txmail.queue.sql import connection_slots  # noqa: E402
 from txmail.testing import CLOSE, Callback, then  # noqa: E402
-from txmail.worker import keeper, ledger, run_once  # noqa: E402
-from txmail.worker.routing import Route  # noqa: E402
+from txmail.worker import active, dispatcher, run_once  # noqa: E402
+from txmail.worker.router import Route  # noqa: E402
 
 HOUR = 3600.0
 
@@ -106,7 +107,7 @@ def take(app, count=1, *, numbers=(0, 1, 2), seconds=60.0, **options):
     options.setdefault("holder", 1)
     return in_write(
         app,
-        lambda connection, now: slots.take(
+        lambda connection, now: connection_slots.take(
             connection,
             "r",
             numbers,
@@ -138,15 +139,19 @@ def test_they_are_taken_from_the_end_by_who_wants_it_so(app):
 @kinds(*OWN_QUEUES)
 def test_what_was_given_back_is_free_and_what_nobody_renews_is_in_the_end(app, clock):
     assert take(app, 3, holder=1) == (0, 1, 2)
-    in_write(app, lambda c, now: slots.give_back(c, "r", (1,), holder=1))
+    in_write(app, lambda c, now: connection_slots.give_back(c, "r", (1,), holder=1))
     assert take(app, 3, holder=2) == ()
     assert take(app, holder=2) == (1,)
     clock.advance(59)
-    assert in_write(app, lambda c, now: slots.renew(c, "r", (1,), holder=2, until=now + 60_000))
+    assert in_write(
+        app, lambda c, now: connection_slots.renew(c, "r", (1,), holder=2, until=now + 60_000)
+    )
     assert take(app, holder=3) == ()
     clock.advance(1)
     assert take(app, 2, holder=3) == (0, 2)
-    assert not in_write(app, lambda c, now: slots.renew(c, "r", (0, 2), holder=1, until=now))
+    assert not in_write(
+        app, lambda c, now: connection_slots.renew(c, "r", (0, 2), holder=1, until=now)
+    )
     assert seats(app) == {("r", 0): 3, ("r", 1): 2, ("r", 2): 3}
 
 
@@ -162,18 +167,20 @@ def test_what_somebody_took_and_did_not_hear_of_it_is_found_again(app):
 def test_who_leaves_gives_back_all_it_has_and_nothing_of_others(app):
     take(app, 2, holder=1)
     take(app, holder=2)
-    in_write(app, lambda c, now: slots.leave(c, 1))
+    in_write(app, lambda c, now: connection_slots.leave(c, 1))
     assert seats(app) == {("r", 2): 2}
 
 
 @kinds("a PostgreSQL of its own")
 def test_two_who_ask_at_once_get_different_ones_and_do_not_wait(app):
     take(app, 3)
-    in_write(app, lambda c, now: slots.leave(c, 1))
+    in_write(app, lambda c, now: connection_slots.leave(c, 1))
     database = app.queue.database
     with database.write() as connection:
         now = database.now(connection)
-        first = slots.take(connection, "r", (0, 1), 1, holder=1, now=now, until=now + 1000)
+        first = connection_slots.take(
+            connection, "r", (0, 1), 1, holder=1, now=now, until=now + 1000
+        )
         assert (first, take(app, holder=2)) == ((0,), (1,))
         assert take(app, holder=3, numbers=(0, 1)) == ()
 
@@ -213,7 +220,9 @@ def test_who_gets_none_leaves_the_mail_and_ends(app, server, make_route, clock):
     all_of_them = ("default", (0, 1), 2)
     in_write(
         app,
-        lambda c, now: slots.take(c, *all_of_them, holder=1, now=now, until=now + 60_000),
+        lambda c, now: connection_slots.take(
+            c, *all_of_them, holder=1, now=now, until=now + 60_000
+        ),
     )
     assert run_once(app.queue, make_route(2)) == 0
     assert server.connections == []
@@ -226,11 +235,13 @@ def test_of_a_worker_that_is_gone_they_are_free_when_its_lease_ends(
     app, server, make_route, clock, monkeypatch
 ):
     """Somebody who waits for them finds it out without being told."""
-    monkeypatch.setattr(keeper, "POLL", 0.05)
+    monkeypatch.setattr(dispatcher, "POLL", 0.05)
     wanted = put_many(app, "n", 50)
     in_write(
         app,
-        lambda c, now: slots.take(c, "default", (0,), 1, holder=1, now=now, until=now + 60_000),
+        lambda c, now: connection_slots.take(
+            c, "default", (0,), 1, holder=1, now=now, until=now + 60_000
+        ),
     )
     with working(app.queue, make_route(1)) as worker:
         worker.wait_rounds(5)
@@ -246,7 +257,7 @@ def test_who_has_the_connection_sends_what_others_have_no_room_for(
     app, server, hosts, make_route, peaks, monkeypatch
 ):
     """All of it, though another worker has claimed and left it again and again."""
-    monkeypatch.setattr(keeper, "POLL", 0.05)
+    monkeypatch.setattr(dispatcher, "POLL", 0.05)
     first, second = hosts(2)
     wanted = put_many(app, "n", 20)
     held = threading.Event()
@@ -289,10 +300,10 @@ def test_if_there_is_but_one_what_is_urgent_goes_before_the_rest(app, server, ma
         server.wait_for(lambda: "DATA" in server.commands)
         put(app, note("urgent"), priority="high")
         worker.wait_rounds(5)
-        gate.release(ledger.BATCH * 3)
+        gate.release(active.BATCH * 3)
         server.wait_for(lambda: "urgent@example.net" in received(server), PATIENCE)
         gate.release(1000)
-    assert received(server).index("urgent@example.net") < ledger.BATCH
+    assert received(server).index("urgent@example.net") < active.BATCH
     assert max(peaks) == 1
 
 
@@ -304,7 +315,9 @@ def test_a_transport_of_several_connections_takes_so_many(app, server, make_rout
     assert max(peaks) == 3
     in_write(
         app,
-        lambda c, now: slots.take(c, "default", (0,), 1, holder=1, now=now, until=now + 60_000),
+        lambda c, now: connection_slots.take(
+            c, "default", (0,), 1, holder=1, now=now, until=now + 60_000
+        ),
     )
     put_many(app, "m", 10)
     assert run_once(app.queue, make_route(3, "?connections=3")) == 0
@@ -315,8 +328,8 @@ def test_a_connection_that_is_not_needed_any_more_is_others(
     app, server, hosts, make_route, monkeypatch
 ):
     """It is closed at once, and free when the worker next says what it needs."""
-    monkeypatch.setattr(keeper, "POLL", 0.05)
-    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    monkeypatch.setattr(dispatcher, "POLL", 0.05)
+    monkeypatch.setattr(dispatcher, "ROUND", 0.05)
     first, second = hosts(2)
     with working(first, make_route(1)) as idle:
         put(app, note("one"))
@@ -334,8 +347,8 @@ def test_who_has_lost_it_to_another_sends_nothing_more_over_it(
     app, server, make_route, monkeypatch
 ):
     """By a clock that has jumped, say. What was on its way may have arrived; the rest is left."""
-    monkeypatch.setattr(keeper, "POLL", 0.05)
-    monkeypatch.setattr(keeper, "ROUND", 0.05)
+    monkeypatch.setattr(dispatcher, "POLL", 0.05)
+    monkeypatch.setattr(dispatcher, "ROUND", 0.05)
     put_many(app, "n", 100)
     gate = threading.Semaphore(0)
     server.on(".", Callback(lambda: gate.acquire(timeout=PATIENCE)), times=None)

@@ -23,13 +23,14 @@ from workers import Clock, change, put, put_many  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.events import Events, RouteFailed, RouteSlowed, RouteStopped  # noqa: E402
-from txmail.queue import routes, schema  # noqa: E402
+from txmail.queue import schema  # noqa: E402
+from txmail.queue.sql import route_state  # noqa: E402
 from txmail.smtp import pool  # noqa: E402
 from txmail.testing import CLOSE, HANG, NO_REPLY, RESET, ScriptedServer, then  # noqa: E402
-from txmail.transports.file import FileTransport  # noqa: E402
+from txmail.transports.local.folder import FileTransport  # noqa: E402
 from txmail.worker import run_once  # noqa: E402
 
-WORKS, FAILS, STOPS = routes.CLOSED, routes.OPEN, routes.STOPPED
+WORKS, FAILS, STOPS = route_state.CLOSED, route_state.OPEN, route_state.STOPPED
 BAD, BAD_ID = "bad@example.net", "<bad@example.com>"
 #: Messages in front of the bad one.
 BEFORE = 2

@@ -11,8 +11,8 @@ pytest.importorskip("sqlalchemy")
 from workers import Clock, put, put_many
 
 from txmail import transport_from_url
-from txmail.queue import claims
-from txmail.queue.turns import Turns
+from txmail.queue.sql import claim as claims
+from txmail.queue.sql.round_robin import Turns
 from txmail.worker import Route, run_once
 
 BATCH = 64

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from commits import note
 
 from txmail import Mailer, transport_from_url
-from txmail.queue import claims, schema
+from txmail.queue import schema
 from txmail.queue.queue import Queue
+from txmail.queue.sql import claim as claims
 from txmail.worker import Worker
 
 #: Seconds since 1970 at which an injected clock starts, in 2030: nothing is over yet.

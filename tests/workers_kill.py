@@ -23,12 +23,13 @@ from queues import OWN_POSTGRESQL, OWN_SQLITE, Application
 from workers import START, Clock, put
 
 from txmail import transport_from_url
-from txmail.queue import listening, schema
+from txmail.queue import schema
+from txmail.queue.database import listener as listening
 from txmail.queue.queue import Queue
 from txmail.testing import ScriptedServer
 from txmail.testing.server import EXTENSIONS
 from txmail.worker import run_once
-from txmail.worker.routing import Route
+from txmail.worker.router import Route
 
 #: What a server offers: messages in a stream, or one behind the other.
 OFFERS = {"stream": CHUNKING, "pipeline": EXTENSIONS}

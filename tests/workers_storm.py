@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from killing import Job, serve
 
 from txmail import transport_from_url
-from txmail.queue import claims
 from txmail.queue.queue import Queue
+from txmail.queue.sql import claim
 from txmail.worker import Worker
-from txmail.worker.routing import Route
+from txmail.worker.router import Route
 
 #: Deliveries in a claim, and messages that are on their way at once.
 BATCH, WINDOW = 8, 8
@@ -33,7 +33,7 @@ class Storming(Job):
 
 def work(job: Storming) -> None:
     """What the process does."""
-    claims.DOUBT_DELAY = DOUBT_DELAY
+    claim.DOUBT_DELAY = DOUBT_DELAY
     route = Route.to("default", transport_from_url(job.server), window=WINDOW)
     Worker(Queue(job.queue), [route], batch=BATCH, lease=LEASE).run()
 

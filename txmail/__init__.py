@@ -3,7 +3,7 @@
 Follow one message: `Mailer.send` (``mailer/mailer.py``) has `to_envelope` (``message/``) render it
 to its final octets and puts the envelope into the one `MailDataManager` of the transaction
 (``datamanager.py``). When the transaction commits, its before-commit hook has `DirectDelivery`
-(``delivery.py``) open a session of the transport (``transports/``) and ask the server about it;
+(``delivery/direct.py``) open a session of the transport (``transports/``) and ask the server about it;
 in the last vote the envelope is sent: `Session` (``smtp/session.py``) drives the conversation
 `Sending` (``smtp/sending.py``), which writes commands into a `Protocol` (``smtp/protocol.py``),
 whose octets go through a `Stream` (``smtp/stream.py``), the only file with a socket. What became
@@ -21,8 +21,8 @@ from .message import Attachment, Message, Template
 from .transports import transport_from_url
 
 if TYPE_CHECKING:
-    from .worker.loop import RunningWorker
     from .worker.options import WorkerOptions
+    from .worker.worker import RunningWorker
 
 __all__ = [
     "Attachment",

@@ -25,7 +25,7 @@ from typing import Any
 
 import idna
 
-from .ascii_text import ascii_lower
+from .common.ascii_text import ascii_lower
 from .exceptions import AddressError
 
 #: Limits of RFC 5321 section 4.5.3.1, in octets; the path's includes its angle brackets.

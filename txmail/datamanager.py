@@ -26,17 +26,12 @@ from transaction._transaction import Status as TransactionStatus
 from transaction.interfaces import DoomedTransaction, IDataManagerSavepoint, NoTransaction
 from zope.interface import implementer
 
-from . import unsent
-from .account import (
-    Entry,
-    Report,
-    Sending,
-    report,
-    tell,
-    tell_queued,
-)
 from .budget import Budget
-from .commit_report import CommitReport
+from .common.logs import quiet_logger
+from .delivery import unsent
+from .delivery.account import Entry, Report, Sending, report, tell, tell_queued
+from .delivery.outcomes import Settled, in_order, is_left
+from .delivery.report import CommitReport
 from .envelope import Status
 from .events import VotesAfterUs
 from .exceptions import (
@@ -46,9 +41,7 @@ from .exceptions import (
     TransactionClosed,
 )
 from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
-from .item import Item, Row
-from .logs import quiet_logger
-from .outcomes import Settled, in_order, is_left
+from .submission import Item, Row
 
 log = quiet_logger("txmail")
 

@@ -19,7 +19,7 @@ def includeme(config: Any) -> None:
     ``mail.top_level_directory`` is needed, ``mail.default_sender`` and others that mean something
     here are heeded; the rest are checked.
     """
-    from .config import PREFIX
+    from .config.settings import PREFIX
     from .integrations.pyramid import set_mailer
 
     prefix = (config.registry.settings or {}).get("pyramid_mailer.prefix", PREFIX)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from .address import parse_address, plain_text
-from .ascii_text import ascii_lower, ascii_strip
+from .common.ascii_text import ascii_lower, ascii_strip
 from .exceptions import AddressError, InvalidMessage
 from .reply import Reply
 
@@ -147,7 +147,7 @@ class Envelope:
         The exact octets, header section and body, with CRLF line ends.
 
     Raises `AddressError` for an address that is not one and `InvalidMessage` if there is no
-    recipient. The content is checked by the gate (`txmail.message.gate`) when it is sent.
+    recipient. The content is checked by the gate (`txmail.message.mime.gate`) when it is sent.
     """
 
     sender: str

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .common.logs import quiet_logger
 from .envelope import Outcome
-from .logs import quiet_logger
 from .reply import printable
 
 log = quiet_logger("txmail")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from .budget import Budget
     from .envelope import Envelope, Outcome
-    from .item import Item, Row
+    from .submission import Item, Row
     from .types import PriorityName, Sendable, Several, TransactionManager
-    from .verdict import Verdict
+    from .witness_answer import Verdict
 
 
 class IMailer(Interface):
@@ -142,7 +142,7 @@ class ITemplateText(Interface):
     """One template, read. Shared by threads."""
 
     pieces = Attribute(
-        "Text and `txmail.message.merge.Field` s, if there is nothing else in the template, so "
+        "Text and `txmail.message.templates.template_values.Field` s, if there is nothing else in the template, so "
         "that it can be compiled; None if there is."
     )
 

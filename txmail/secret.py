@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, quote_plus
 
-from .ascii_text import ascii_lower, ascii_upper
+from .common.ascii_text import ascii_lower, ascii_upper
 from .exceptions import ConfigurationError, TxmailError
 
 STARS = "********"

@@ -8,10 +8,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ..ascii_text import whole_number
+from ..common.ascii_text import whole_number
 from ..reply import printable
-from ..transports.console import shown
-from ..transports.file import Folder, new_name, reason_of
+from ..transports.local.console import shown
+from ..transports.local.folder import Folder, new_name, reason_of
 from .exits import CannotRun, Exit
 from .lines import complain
 

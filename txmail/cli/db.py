@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..ascii_text import ascii_upper
-from ..config import read_settings
+from ..common.ascii_text import ascii_upper
+from ..config.settings import read_settings
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError
 from ..reply import printable
 from . import settings
@@ -16,7 +16,7 @@ from .exits import CannotRun, Exit, require
 from .lines import complain
 
 if TYPE_CHECKING:
-    from ..queue.database import Database
+    from ..queue.database.database import Database
 
 _DESCRIPTION = """\
 The tables of a queue. An SQLite file gets them when it is used for the first
@@ -87,7 +87,7 @@ def _database(arguments: argparse.Namespace) -> Database:
 
 
 def _init(database: Database) -> Exit:
-    from ..queue.upgrade import init
+    from ..queue.database.upgrade import init
 
     made = init(database)
     _say(database, "the tables are made" if made else "the tables are there already")
@@ -95,7 +95,7 @@ def _init(database: Database) -> Exit:
 
 
 def _upgrade(database: Database) -> Exit:
-    from ..queue.upgrade import upgrade
+    from ..queue.database.upgrade import upgrade
 
     done = upgrade(database)
     _say(database, "the tables are upgraded" if done else "the tables are up to date already")

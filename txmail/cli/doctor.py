@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
-from ..ascii_text import whole_number
-from ..config import Settings, read_settings
+from ..common.ascii_text import whole_number
+from ..config.settings import Settings, read_settings
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TransportError
 from ..interfaces import ITransport
 from ..reply import printable
@@ -173,7 +173,7 @@ def _of_database(queue: Any) -> Iterator[_Finding]:
 
 
 def _of_queue(queue: Any, max_age: float, workers: int) -> Iterator[_Finding]:
-    from ..queue.health import read_health
+    from ..queue.inspect import read_health
 
     database = queue.database
     try:

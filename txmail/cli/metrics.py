@@ -8,9 +8,9 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
-from ..ascii_text import whole_number
+from ..common.ascii_text import whole_number
+from ..common.logs import quiet_logger
 from ..events import Events
-from ..logs import quiet_logger
 from .exits import CannotRun, require
 
 log = quiet_logger("txmail.worker")

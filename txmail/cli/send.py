@@ -14,9 +14,9 @@ from ..envelope import Envelope, Outcome, Status
 from ..exceptions import ConfigurationError, DeliveryError, FieldError
 from ..mailer import Mailer
 from ..message import Attachment, Message, to_envelope
-from ..message.gate import MAX_CONTENT
-from ..message.source import with_source
-from ..transports.file import ENVELOPE_TO, RETURN_PATH
+from ..message.mime.gate import MAX_CONTENT
+from ..message.stdlib.source import with_source
+from ..transports.local.folder import ENVELOPE_TO, RETURN_PATH
 from . import settings
 from .lines import complain, quiet_logging, say_outcome
 from .sysexits import SysExit, code_of

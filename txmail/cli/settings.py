@@ -9,9 +9,9 @@ import argparse
 import os
 from typing import Any
 
-from ..config import APPLICATION_DATABASE, IN_SESSION, PREFIX
+from ..config.inifile import Ini, read_ini
+from ..config.settings import APPLICATION_DATABASE, IN_SESSION, PREFIX
 from ..exceptions import ConfigurationError
-from .inifile import Ini, read_ini
 
 #: The environment variable that names the mail server.
 URL_VARIABLE = "TXMAIL_URL"

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..ascii_text import whole_number
-from ..config import Settings, read_settings
+from ..common.ascii_text import whole_number
+from ..config.settings import Settings, read_settings
 from ..events import Events
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TxmailError
 from ..reply import printable
@@ -20,7 +20,7 @@ from .lines import complain, logging_to_stderr
 
 if TYPE_CHECKING:
     from ..worker import Worker
-from ..logs import quiet_logger
+from ..common.logs import quiet_logger
 
 log = quiet_logger("txmail.worker")
 
@@ -141,8 +141,8 @@ def _run(found: Settings, arguments: argparse.Namespace) -> Exit:
 
 def _waits(queue: Any, ways: Any) -> Exit:
     """Whether mail waits for a route of this worker that does not work; says so."""
-    from ..queue.health import read_health
-    from ..worker.routing import Route
+    from ..queue.inspect import read_health
+    from ..worker.router import Route
 
     names = {w.name for w in ways if isinstance(w, Route)} if isinstance(ways, tuple) else set()
     try:

@@ -17,8 +17,8 @@ from socketserver import TCPServer
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from ..ascii_text import ascii_lower, is_digits
-from ..logs import quiet_logger
+from ..common.ascii_text import ascii_lower, is_digits
+from ..common.logs import quiet_logger
 
 log = quiet_logger("txmail")
 

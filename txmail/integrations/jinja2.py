@@ -29,7 +29,7 @@ from zope.interface import implementer
 
 from ..exceptions import TemplateError
 from ..interfaces import ITemplateEngine, ITemplateText
-from ..message.merge import Field, Pieces
+from ..message.templates.template_values import Field, Pieces
 from .sandbox import FILTERS, TESTS, Sandbox
 from .sandbox_costs import MAX_OUTPUT, Refused, limited
 

@@ -49,9 +49,9 @@ from prometheus_client.registry import Collector
 
 from ..events import DeliverySettled, Event, Events, ResultsRefused, RouteFailed
 from ..exceptions import TxmailError
-from ..queue import routes
-from ..queue.health import MAX_AGE, Health, read_health
+from ..queue.inspect import MAX_AGE, Health, read_health
 from ..queue.queue import Queue
+from ..queue.sql import route_state
 from .bounded_server import Application, BoundedServer
 
 #: Seconds in which a worker looks at its queue at least once, even if that does not answer.
@@ -170,8 +170,8 @@ def _gauges(health: Health) -> Iterable[Metric]:
     for route in health.routes:
         if route.rate is not None:
             rate.add_metric([route.name], route.rate)
-        is_open.add_metric([route.name], route.state != routes.CLOSED)
-        stopped.add_metric([route.name], route.state == routes.STOPPED)
+        is_open.add_metric([route.name], route.state != route_state.CLOSED)
+        stopped.add_metric([route.name], route.state == route_state.STOPPED)
     yield is_open
     yield stopped
     yield rate

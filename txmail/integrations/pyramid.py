@@ -18,9 +18,9 @@ from typing import Any
 from pyramid.events import ApplicationCreated
 from pyramid.interfaces import IRequestExtensions
 
-from ..config import PREFIX
+from ..common.logs import quiet_logger
+from ..config.settings import PREFIX
 from ..interfaces import IMailer
-from ..logs import quiet_logger
 from ..mailer import Mailer
 
 log = quiet_logger("txmail")
@@ -28,7 +28,7 @@ log = quiet_logger("txmail")
 
 def includeme(config: Any) -> None:
     """Register the mailer of the settings. Raises `ConfigurationError` at start-up."""
-    # Not in a variable, which a traceback would show with the password: see `txmail.config`.
+    # Not in a variable, which a traceback would show with the password: see `txmail.config.settings`.
     prefix = (config.registry.settings or {}).get("pyramid_mailer.prefix", PREFIX)
     set_mailer(config, Mailer.from_settings(config.registry.settings, prefix))
     config.add_subscriber(_look_for_manager, ApplicationCreated)

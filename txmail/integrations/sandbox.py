@@ -17,8 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import pass_context
 from markupsafe import Markup
 
-from ..ascii_text import ascii_split
-from ..message.merge import SCALARS, in_text
+from ..common.ascii_text import ascii_split
+from ..message.templates.template_values import SCALARS, in_text
 from .sandbox_costs import (
     NODE,
     STEP,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from jinja2 import Undefined
 
-from ..message.merge import MAX_BITS, is_large
+from ..message.templates.template_values import MAX_BITS, is_large
 
 #: Characters that may come out of a template.
 MAX_OUTPUT = 10 * 1024 * 1024

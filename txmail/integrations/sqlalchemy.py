@@ -29,7 +29,7 @@ from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY, Session
 
 from ..exceptions import ConfigurationError, QueueUnavailable
 from ..interfaces import IWitness
-from ..verdict import Answer, Verdict
+from ..witness_answer import Answer, Verdict
 
 #: Milliseconds that a question waits for a transaction that is undecided.
 LOCK_TIMEOUT = 2000

@@ -37,9 +37,9 @@ from ZODB.DB import TransactionalUndo
 from ZODB.utils import z64
 from zope.interface import implementer
 
-from ..ascii_text import ascii_split
+from ..common.ascii_text import ascii_split
 from ..interfaces import IWitness
-from ..verdict import Answer, Verdict
+from ..witness_answer import Answer, Verdict
 
 #: Under which the ids stand in the extended information of a transaction, parted by spaces.
 KEY = "txmail"

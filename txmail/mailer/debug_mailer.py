@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Self
 
 from ..budget import COMMIT_TIMEOUT
-from ..config import Settings
+from ..config.settings import Settings
 from ..events import Events
 from ..exceptions import ConfigurationError, TransportError
-from ..transports.file import FileTransport
+from ..transports.local.folder import FileTransport
 from ..types import TransactionManager
 from .mailer import Mailer
 

@@ -10,19 +10,19 @@ from typing import Any, Self
 
 from zope.interface import implementer
 
-from ..ascii_text import is_digits
 from ..budget import Budget
-from ..config import DIRECT, Settings
+from ..common.ascii_text import is_digits
+from ..config.settings import DIRECT, Settings
 from ..datamanager import MailDataManager
-from ..delivery import DirectDelivery
+from ..delivery.direct import DirectDelivery
+from ..delivery.immediate import check, send_now
+from ..delivery.outcomes import in_order
 from ..envelope import Envelope, Outcome, Status
 from ..exceptions import ConfigurationError
-from ..immediate import check, send_now
 from ..interfaces import IDelivery, IDeliveryRun
-from ..item import Item, Options, Row
 from ..message import Message
-from ..outcomes import in_order
 from ..reply import Reply
+from ..submission import Item, Options, Row
 from ..transports.memory import MemorySession, MemoryTransport
 from ..types import Sendable, Several, TransactionManager
 from .mailer import Mailer

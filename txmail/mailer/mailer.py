@@ -14,19 +14,27 @@ import transaction
 from zope.interface import implementer
 
 from ..budget import COMMIT_TIMEOUT
-from ..config import DELIVERY, DIRECT, PREFIX, Settings, find_witnesses, named_by, read_settings
+from ..common.nearest import did_you_mean
+from ..common.process_wide import is_of_a_database, the_one_like
+from ..config.settings import (
+    DELIVERY,
+    DIRECT,
+    PREFIX,
+    Settings,
+    find_witnesses,
+    named_by,
+    read_settings,
+)
 from ..datamanager import MailDataManager, join, joined
-from ..delivery import DirectDelivery
+from ..delivery.direct import DirectDelivery
+from ..delivery.immediate import check, send_now
 from ..envelope import Envelope, Outcome
 from ..events import Events
 from ..exceptions import ConfigurationError, DeliveryError
-from ..immediate import check, send_now
 from ..interfaces import IDelivery, IMailer, IQueue, ITransport
-from ..item import DEFAULT, Item, Options, options
 from ..message import to_envelope
-from ..nearest import did_you_mean
-from ..process_wide import is_of_a_database, the_one_like
 from ..secret import Unshown
+from ..submission import DEFAULT, Item, Options, options
 from ..types import (
     AnyTransport,
     DeliveryName,
@@ -42,7 +50,7 @@ from ..types import (
 if TYPE_CHECKING:
     from ..queue.queue import Queue
     from ..queue.session import Sessions
-    from ..worker.routing import Route
+    from ..worker.router import Route
 
 _BIND_OPTIONS = ("default_sender", "session", "transaction_manager")
 #: An option of `bind` that is not given.

@@ -2,7 +2,7 @@
 
 from .attachment import Attachment
 from .message import Message
-from .prepare import to_envelope
-from .template import Template
+from .templates.template import Template
+from .to_envelope import to_envelope
 
 __all__ = ["Attachment", "Message", "Template", "to_envelope"]

@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..ascii_text import ascii_lower, ascii_strip
+from ..common.ascii_text import ascii_lower, ascii_strip
 from ..exceptions import BadHeaders, InvalidMessage, echo
 from ..types import Data
-from .calendar_method import method_of
-from .fields import parameter_header
-from .headers import check_value, has_ascii_line_ends, is_charset
-from .transfer import carries, crlf, crlf_lines, encode_body
-from .writer import Part
+from .mime.calendar_method import method_of
+from .mime.encodings import carries, crlf, crlf_lines, encode_body
+from .mime.header_check import check_value, has_ascii_line_ends, is_charset
+from .mime.header_write import parameter_header
+from .mime.parts import Part
 
 #: What a Content-Transfer-Encoding may be (RFC 2045 section 6.1); binary needs BINARYMIME.
 TRANSFER_ENCODINGS = ("base64", "quoted-printable", "7bit", "8bit")

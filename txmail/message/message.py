@@ -13,13 +13,12 @@ from typing import Any
 from zope.interface import implementer
 
 from ..address import Mailbox, parse_mailbox
-from ..ascii_text import ascii_lower
+from ..common.ascii_text import ascii_lower
 from ..envelope import Envelope, pass_gate
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, echo
 from ..interfaces import IMessage
 from ..types import Several
-from .attachment import Attachment
-from .entries import (
+from .addresses import (
     Entry,
     check_entry,
     entries_of,
@@ -28,8 +27,9 @@ from .entries import (
     overriding,
     reverse_path,
 )
-from .headers import HEADER_NAME, MAX_HEADERS, MAX_NAME, check_value
-from .lists import ARGUMENTS, has_list_headers, list_headers
+from .attachment import Attachment
+from .list_headers import ARGUMENTS, has_list_headers, list_headers
+from .mime.header_check import HEADER_NAME, MAX_HEADERS, MAX_NAME, check_value
 from .plain import plain_copy
 from .render import People, calendar_text, render
 
@@ -67,7 +67,7 @@ class Message:
         that of the part (RFC 6047).
     `list_id`, `list_help`, `list_unsubscribe`, `list_subscribe`, `list_post`, `list_owner`,
     `list_archive`, `one_click`, `auto_submitted`
-        The headers of mailing lists and automatic mail: see `txmail.message.lists`.
+        The headers of mailing lists and automatic mail: see `txmail.message.list_headers`.
 
     A string in place of a list is an `InvalidMessage` at once; all else is checked by `validate`,
     and when the message is rendered.

@@ -24,17 +24,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..address import Mailbox, parse_mailbox
-from ..ascii_text import ascii_lower
+from ..common.ascii_text import ascii_lower
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
-from . import gate
+from .addresses import parse_mailboxes
 from .attachment import Attachment
-from .calendar_method import method_of
-from .entries import parse_mailboxes
-from .fields import MAILBOX_LISTS, header, mailbox_header, text_header
-from .lists import has_list_headers, list_headers
-from .related import content_ids
-from .transfer import crlf_text, encode_text
-from .writer import Part, check_headers, header_names, multipart, write
+from .list_headers import has_list_headers, list_headers
+from .mime import gate
+from .mime.calendar_method import method_of
+from .mime.encodings import crlf_text, encode_text
+from .mime.header_write import MAILBOX_LISTS, header, mailbox_header, text_header
+from .mime.parts import Part, check_headers, header_names, multipart, write
+from .mime.related import content_ids
 
 if TYPE_CHECKING:
     from .message import Message

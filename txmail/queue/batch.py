@@ -23,16 +23,16 @@ from zope.interface import implementer
 
 from ..envelope import Outcome, Scope, Status
 from ..interfaces import IBatch, IWitness
-from ..item import Item, Row
-from .certainty import commit_surely
-from .dead import noted_owner
-from .model import BatchState, State
+from ..submission import Item, Row
+from .commit_check import commit_surely
 from .schema import batch
-from .store import CHUNK, Written
+from .sql.dead import noted_owner
+from .sql.publish import CHUNK, Written
+from .states import BatchState, State
 
 if TYPE_CHECKING:
     from .queue import Queue
-from ..logs import quiet_logger
+from ..common.logs import quiet_logger
 
 log = quiet_logger("txmail.queue")
 

@@ -13,20 +13,20 @@ from typing import Any, Self, SupportsIndex
 import sqlalchemy as sa
 from zope.interface import implementer
 
+from ..common.logs import quiet_logger
+from ..common.process_wide import is_of_a_database, the_one
 from ..envelope import Outcome
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch, IQueue, IWitness
-from ..logs import quiet_logger
-from ..process_wide import is_of_a_database, the_one
 from ..secret import Secret
+from .background import ROUND, Upkeep
 from .batch import OwnBatch
-from .claims import DOUBT_RETRIES
-from .database import Database
-from .listening import Listening
+from .database.database import Database
+from .database.listener import Listening
 from .recovery import Decision, Resolver
 from .schema import batch
-from .store import CHUNK, Store
-from .upkeep import ROUND, Upkeep
+from .sql.claim import DOUBT_RETRIES
+from .sql.publish import CHUNK, Store
 
 log = quiet_logger("txmail.queue")
 

@@ -24,18 +24,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..common.logs import quiet_logger
 from ..exceptions import IllegalMove
 from ..interfaces import IWitness
-from ..logs import quiet_logger
-from ..verdict import Answer, Verdict
-from . import claims, slots
-from .claims import DOUBT_RETRIES
-from .dead import BATCHES, DEAD_DELAY, dead_holders, fate_of_owner
-from .model import BatchState
-from .owner import Fate
+from ..witness_answer import Answer, Verdict
+from .process_identity import Fate
 from .retry import DOUBT_DELAY
 from .schema import audit, batch
-from .store import Store
+from .sql import claim, connection_slots
+from .sql.claim import DOUBT_RETRIES
+from .sql.dead import BATCHES, DEAD_DELAY, dead_holders, fate_of_owner
+from .sql.publish import Store
+from .states import BatchState
 
 log = quiet_logger("txmail.queue")
 
@@ -77,8 +77,8 @@ class Resolver:
                 return 0
         with database.write() as connection:
             dead, lease_now = dead_holders(connection), database.lease_now(connection)
-            slots.free(connection, dead)
-            return claims.end_leases(
+            connection_slots.free(connection, dead)
+            return claim.end_leases(
                 connection,
                 database.now(connection),
                 lease_now,

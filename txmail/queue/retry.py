@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..envelope import Action, Outcome, Scope, Status
-from .model import State
+from .states import State
 
 #: Milliseconds until the next try: of a recipient or message that was asked to wait (greylisting
 #: wants five minutes, RFC 6647 section 4.4), of a route, and of what is in doubt.

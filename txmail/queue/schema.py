@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .model import State
+from .states import State
 
 #: The version of the tables that this code reads and writes, as Alembic names it.
 VERSION = "0003"
@@ -140,7 +140,7 @@ delivery = _table(
     sa.Column("message", sa.BigInteger, nullable=False, index=True),
     sa.Column("recipient", sa.Text, nullable=False),
     sa.Column("state", sa.String(10), nullable=False),
-    #: see `txmail.item.Priority`
+    #: see `txmail.submission.Priority`
     sa.Column("priority", sa.SmallInteger, nullable=False),
     #: when it may be tried; null: not before a person says so
     sa.Column("due", sa.BigInteger),
@@ -247,7 +247,7 @@ route = sa.Table(
     #: after its server wanted less: messages a second from `slowed` on, when this begins to grow
     sa.Column("rate", sa.Float),
     sa.Column("slowed", sa.BigInteger),
-    #: logins that were refused: an octet of each password (see `txmail.transports.logins`)
+    #: logins that were refused: an octet of each password (see `txmail.transports.login_limit`)
     sa.Column("logins", sa.Text),
     #: until when a worker that has another password is the one that tries it
     sa.Column("trying", sa.BigInteger),

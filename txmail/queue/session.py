@@ -21,15 +21,15 @@ from zope.interface import implementer
 from ..envelope import Outcome
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch
-from ..item import Row
+from ..submission import Row
 from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, OwnBatch, Settled, sent
-from .claims import DOUBT_RETRIES
-from .database import Database
-from .dead import noted_owner
-from .model import BatchState, State
+from .database.database import Database
+from .database.session_connection import SessionConnection, watch_returns
 from .queue import NUMBER_BITS, Queue
 from .schema import batch, delivery
-from .session_connection import SessionConnection, watch_returns
+from .sql.claim import DOUBT_RETRIES
+from .sql.dead import noted_owner
+from .states import BatchState, State
 
 #: For sessions that have one engine to read with and another to write with: we write.
 _WRITING = delivery.update()

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..reply import Reply
-from .flight import Flight
+from .failure_policy import Stage, concerns_connection
 from .server_memory import ServerMemory
+from .streamed_message import Flight
 from .transactions import MailTransaction
-from .trouble import Stage, concerns_connection
 
 
 class AskingAgain:

@@ -25,7 +25,7 @@ import stringprep
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
-from ..ascii_text import ascii_strip, ascii_upper
+from ..common.ascii_text import ascii_strip, ascii_upper
 from ..exceptions import ConfigurationError, TransportError
 from ..reply import Reply, printable
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..ascii_text import ascii_upper, ascii_words, is_digits
+from ..common.ascii_text import ascii_upper, ascii_words, is_digits
 from ..reply import Reply
 
 

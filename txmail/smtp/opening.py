@@ -17,12 +17,12 @@ from ..secret import Secret, bare
 from . import commands
 from .auth import AuthenticationFailed, Mechanism, choose, mechanism_of
 from .extensions import Extensions
+from .failure_policy import Stage, judge
 from .options import Options
 from .protocol import Protocol
 from .replies import MalformedReply
 from .tls import TlsMode
 from .transactions import ConnectionEnded, Conversation, answer
-from .trouble import Stage, judge
 
 #: What a server says that does not know a mechanism (RFC 4954 section 4, RFC 5321 section 4.2.4).
 _NOT_THERE = (500, 502, 504)

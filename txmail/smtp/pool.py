@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 
-from ..locks import hold
+from ..common.locks import hold
 from .session import Session
 
 #: Sessions kept, and in use at once before somebody has to wait.

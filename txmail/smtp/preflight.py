@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 
 from ..envelope import Envelope, Outcome
 from ..reply import Reply
-from . import commands, trouble
+from . import commands, failure_policy
 from .ask_again import AskingAgain
 from .extensions import Extensions
+from .failure_policy import Stage, Verdict, judge
 from .progress import outcome_of, unsendable, verdict_on
 from .protocol import Protocol
 from .transactions import RECIPIENTS_LIMIT, Conversation, Group, MailTransaction
-from .trouble import Stage, Verdict, judge
 
 #: Groups asked about on one connection since a message was last accepted on it.
 PROBES_LIMIT = 8
@@ -109,7 +109,7 @@ class Preflight:
         kind = _kind(envelope)
         return all(
             (answer := self._answers.get((kind, path))) is not None
-            and answer[0] is trouble.ACCEPTED
+            and answer[0] is failure_policy.ACCEPTED
             for path in envelope.forward_paths
         )
 
@@ -128,7 +128,7 @@ class Preflight:
                 answer = self._refused.get(id(envelope)) or self._answers.get(
                     (_kind(envelope), path)
                 )
-                if answer is not None and answer[0] is not trouble.ACCEPTED:
+                if answer is not None and answer[0] is not failure_policy.ACCEPTED:
                     found.append(outcome_of(envelope, index, *answer, position=position))
         return found or (self._refused_unasked() if self._always else [])
 
@@ -139,7 +139,7 @@ class Preflight:
             outcome_of(
                 envelope,
                 index,
-                trouble.NOT_ASKED,
+                failure_policy.NOT_ASKED,
                 reason=reason,
                 preflighted=False,
                 position=position,
@@ -265,13 +265,13 @@ class Preflight:
     def _note(self, envelopes: list[Envelope], replies: dict[bytes, Reply]) -> list[_Probe]:
         kind = _kind(envelopes[0])
         verdicts = {path: judge(Stage.RCPT, reply) for path, reply in replies.items()}
-        progress = trouble.ACCEPTED in verdicts.values()
+        progress = failure_policy.ACCEPTED in verdicts.values()
         too_many = []
         for path, verdict in verdicts.items():
-            if verdict is trouble.SPLIT:
+            if verdict is failure_policy.SPLIT:
                 if progress:
                     too_many.append(path)
                     continue
-                verdict = trouble.DEFER_RECIPIENT
+                verdict = failure_policy.DEFER_RECIPIENT
             self._answers[kind, path] = verdict, replies[path]
         return [_Probe(envelopes, too_many)] if too_many else []

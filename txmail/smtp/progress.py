@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from ..envelope import Envelope, Outcome, Status, accepted
 from ..exceptions import TransportError
 from ..reply import Reply
-from . import trouble
+from . import failure_policy
 from .extensions import Extensions
-from .trouble import Verdict
+from .failure_policy import Verdict
 
 
 class Progress:
@@ -32,7 +32,7 @@ class Progress:
         """Decide recipient `index`; what is decided stays."""
         if self.outcomes[index] is not None:
             return
-        if verdict is trouble.ACCEPTED and reply is not None:
+        if verdict is failure_policy.ACCEPTED and reply is not None:
             self.outcomes[index] = accepted(
                 self.envelope.recipients[index],
                 reply,
@@ -173,4 +173,4 @@ def verdict_on(envelope: Envelope, extensions: Extensions) -> Verdict:
     A server that was greeted with HELO has not said what it offers: it may know SMTPUTF8 tomorrow.
     """
     unknown = envelope.needs_smtputf8 and not extensions.esmtp and envelope.canonical
-    return trouble.NEEDS_EHLO if unknown else trouble.UNSENDABLE
+    return failure_policy.NEEDS_EHLO if unknown else failure_policy.UNSENDABLE

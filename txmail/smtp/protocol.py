@@ -29,10 +29,10 @@ from collections.abc import Sequence
 from ..exceptions import TxmailError
 from ..reply import Reply
 from ..secret import Censor
-from . import content as content_
-from .dialogue import Dialogue
+from . import dot_stuffing as content_
+from .failure_policy import Stage
+from .log import Dialogue
 from .replies import MalformedReply, ReplyParser
-from .trouble import Stage
 
 
 class LocalProtocolError(TxmailError):

@@ -20,13 +20,14 @@ from dataclasses import dataclass, replace
 from ..envelope import Action, Envelope, Outcome, Scope, Status
 from ..exceptions import TransportError
 from ..reply import Reply
-from . import commands, trouble
+from . import commands, failure_policy
 from .ask_again import AskingAgain
 from .extensions import Extensions
-from .flight import Flight, account, is_unknown
+from .failure_policy import Stage, Verdict, judge
 from .progress import Progress, Source, unsendable, verdict_on
 from .protocol import Protocol
 from .server_memory import ServerMemory
+from .streamed_message import Flight, account, is_unknown
 from .streaming import WINDOW_OCTETS, Streaming
 from .transactions import (
     RECIPIENTS_LIMIT,
@@ -37,7 +38,6 @@ from .transactions import (
     ResetRefused,
     answer,
 )
-from .trouble import Stage, Verdict, judge
 
 #: Messages on their way at once where nobody says how many: few enough to be looked at by a person
 #: when the connection breaks, enough for most of what a longer window brings.
@@ -214,14 +214,14 @@ class Sending:
             self._open.append(self._ahead.progress)
             self._ahead = None
         for progress in self._open:
-            progress.settle_rest(trouble.UNSENT, reply, reason)
+            progress.settle_rest(failure_policy.UNSENT, reply, reason)
         if again:
             self._put_back()
             self._takes_rest = False
         rest = self._source.rest(taken_only=self._leave) if self._takes_rest else ()
         for position, envelope in rest:
             progress = Progress(position, envelope, self._passed(envelope))
-            progress.settle_rest(trouble.UNSENT, reply, reason)
+            progress.settle_rest(failure_policy.UNSENT, reply, reason)
             self._open.append(progress)
         # A mail transaction that the preflight left open and nobody used is still open.
         self.dirty = self.dirty or self._staged is not None
@@ -235,10 +235,14 @@ class Sending:
 
     def _verdict_when_cut(self, turn: _Turn, reply: Reply | None) -> Verdict:
         if self._in_content:
-            return trouble.IN_DOUBT if self._protocol.final_dot_left else trouble.CUT_SHORT
+            return (
+                failure_policy.IN_DOUBT
+                if self._protocol.final_dot_left
+                else failure_policy.CUT_SHORT
+            )
         if reply is not None and turn.transaction.to_recipients:
             return judge(Stage.DATA, reply)
-        return trouble.UNSENT
+        return failure_policy.UNSENT
 
     @property
     def accepted(self) -> int:
@@ -520,15 +524,17 @@ class Sending:
         if progress.untouched:
             self._raise_again(self.again.to_transaction(turn.transaction), turn)
         verdicts = turn.transaction.verdicts()
-        accepted = [i for i, (v, _) in verdicts.items() if v is trouble.ACCEPTED]
+        accepted = [i for i, (v, _) in verdicts.items() if v is failure_policy.ACCEPTED]
         refused = False
         for index, (verdict, reply) in verdicts.items():
-            if verdict is trouble.SPLIT and accepted:
+            if verdict is failure_policy.SPLIT and accepted:
                 turn.transaction.recipients.remove(index)
                 progress.waiting.append(index)
-            elif verdict is not trouble.ACCEPTED:
-                if verdict is trouble.SPLIT:  # it takes none at all: that is no matter of number
-                    verdict = trouble.DEFER_RECIPIENT
+            elif verdict is not failure_policy.ACCEPTED:
+                if (
+                    verdict is failure_policy.SPLIT
+                ):  # it takes none at all: that is no matter of number
+                    verdict = failure_policy.DEFER_RECIPIENT
                 progress.settle(index, verdict, reply)
                 refused = True
         self._note_mail(progress, turn.transaction.to_mail)
@@ -536,7 +542,7 @@ class Sending:
             self._not_accepted()
             if self._strict:
                 progress.settle_rest(
-                    trouble.UNSENT, reason="not sent because another recipient was refused"
+                    failure_policy.UNSENT, reason="not sent because another recipient was refused"
                 )
         return bool(accepted) and not (refused and self._strict)
 
@@ -564,7 +570,7 @@ class Sending:
         for index in turn.transaction.recipients:
             turn.progress.settle(index, verdict, reply)
         self._in_content, self.again.carried = False, True
-        if verdict is trouble.ACCEPTED:
+        if verdict is failure_policy.ACCEPTED:
             self._accepted += 1
             self._careful = self._careful and not turn.transaction.clean
         else:

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
+from ..common.logs import quiet_logger
 from ..envelope import Envelope, Outcome
 from ..exceptions import TransportError
 from ..interfaces import ISession
-from ..logs import quiet_logger
 from ..reply import Reply
 from ..secret import Secret
 from . import commands
 from .ask_again import AskingAgain
-from .dialogue import Dialogue
 from .driver import Driver
 from .extensions import Extensions
-from .flight import is_unknown
+from .failure_policy import Stage
+from .log import Dialogue
 from .opening import Opening
 from .options import Options
 from .preflight import ASKED_ENOUGH, NO_RESET, PROBES_LIMIT, Preflight
@@ -32,10 +32,10 @@ from .protocol import Protocol
 from .sending import FRESH, REFUSALS_LIMIT, WINDOW, Sending
 from .server_memory import ServerMemory
 from .stream import Stream
+from .streamed_message import is_unknown
 from .streaming import WINDOW_OCTETS
 from .tls import SpeaksInClear, TlsMode
 from .transactions import AskAgain, ConnectionEnded, Group, MailTransaction, ResetRefused
-from .trouble import Stage
 
 if TYPE_CHECKING:
     from .pool import Pool

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Sequence
 
 from ..exceptions import TransportError
-from .connecting import Connector
+from .happy_eyeballs import Connector
 
 #: Octets asked of the kernel at once.
 RECEIVE_SIZE = 64 * 1024

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 
 from ..envelope import Envelope, Outcome, accepted
 from ..reply import Reply
-from . import commands, trouble
+from . import commands, failure_policy
 from .extensions import Extensions
-from .flight import Flight, account, is_out_of_step, is_unknown, says_goodbye
+from .failure_policy import Verdict
 from .progress import Progress, unsendable
 from .protocol import Protocol
 from .replies import MalformedReply
+from .streamed_message import Flight, account, is_out_of_step, is_unknown, says_goodbye
 from .transactions import RECIPIENTS_LIMIT, MailTransaction
-from .trouble import Verdict
 
 #: Octets on their way at once, so that memory is bounded, and the time that a fault costs.
 WINDOW_OCTETS = 4 * 1024 * 1024
@@ -224,16 +224,16 @@ class Streaming:
             replies = came[start : start + flight.replies] if flight.ends else []
             rest = self._verdict_when_cut(flight)
             if surplus and len(replies) == flight.replies and is_unknown(replies[-1]):
-                rest = trouble.UNSENT  # it has read the content as commands
+                rest = failure_policy.UNSENT  # it has read the content as commands
             elif goodbye and closed and not surplus:
-                rest = trouble.UNSENT
+                rest = failure_policy.UNSENT
             if not trusted or (replies and self._is_early(flight, replies)):
                 replies, trusted = [], False
             progress = account(flight, replies, clean=self.clean)
             self.clean = len(replies) == flight.replies and replies[-1].positive
             trusted = trusted and not is_out_of_step(flight, replies)
             for index in progress.waiting:
-                progress.settle(index, trouble.UNSENT, reply, reason)
+                progress.settle(index, failure_policy.UNSENT, reply, reason)
             progress.settle_rest(rest, reply, reason)
             # In this order an interrupt can repeat one and not lose it.
             accounts.append(progress)
@@ -244,10 +244,14 @@ class Streaming:
         """What became of those of whom nothing was said."""
         left = self._protocol.may_have_left
         if not flight.ends:
-            return trouble.UNSENT
+            return failure_policy.UNSENT
         if left(flight.ends):
-            return trouble.IN_DOUBT
-        return trouble.CUT_SHORT if left(flight.ends - flight.envelope.size + 1) else trouble.UNSENT
+            return failure_policy.IN_DOUBT
+        return (
+            failure_policy.CUT_SHORT
+            if left(flight.ends - flight.envelope.size + 1)
+            else failure_policy.UNSENT
+        )
 
 
 def _is_the_same_again(replies: Sequence[Reply]) -> bool:

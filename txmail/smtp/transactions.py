@@ -18,8 +18,8 @@ from ..exceptions import TransportError
 from ..reply import Reply
 from . import commands
 from .extensions import Extensions
+from .failure_policy import Stage, Verdict, judge
 from .protocol import Protocol
-from .trouble import Stage, Verdict, judge
 
 #: Recipients in one mail transaction: what every server has to take (RFC 5321 section 4.5.3.1.8).
 RECIPIENTS_LIMIT = 100

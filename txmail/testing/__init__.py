@@ -33,7 +33,7 @@ def includeme(config: Any) -> None:
 
     ``mail.default_sender`` and ``mail.dummy_transactional`` are heeded; the others are checked.
     """
-    from ..config import PREFIX
+    from ..config.settings import PREFIX
     from ..integrations.pyramid import set_mailer
 
     prefix = (config.registry.settings or {}).get("pyramid_mailer.prefix", PREFIX)

@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from ..ascii_text import ascii_strip, ascii_upper, ascii_words
+from ..common.ascii_text import ascii_strip, ascii_upper, ascii_words
 from ._auth import MECHANISMS, Exchange
 from ._script import Callback, Signal, Step, encode_reply
 from ._settings import MailTransaction, Settings, parse_path, refusal_of_mail

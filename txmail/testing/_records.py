@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..ascii_text import ascii_strip, ascii_upper
+from ..common.ascii_text import ascii_strip, ascii_upper
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from ..ascii_text import ascii_strip, ascii_upper, ascii_words, is_digits
+from ..common.ascii_text import ascii_strip, ascii_upper, ascii_words, is_digits
 
 _PATH = re.compile(r'([A-Z]+): ?<((?:"(?:[^"\\]|\\.)*"|[^<>"])*)>((?: +[^ ]+)*) *', re.I | re.ASCII)
 

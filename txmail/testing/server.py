@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Self, TypeVar
 
-from ..ascii_text import ascii_upper
+from ..common.ascii_text import ascii_upper
 from ._auth import MECHANISMS
 from ._conversation import Conversation
 from ._records import Connection, Received, Records

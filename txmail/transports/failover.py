@@ -16,7 +16,7 @@ from zope.interface import implementer
 from ..envelope import Envelope, Outcome, Scope, Status
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import ISession, ITransport
-from .logins import Logins, close_idle, logins_of
+from .login_limit import Logins, close_idle, logins_of
 
 #: Seconds for which a route that failed is passed over. Long enough that not every transaction
 #: pays for trying a host that is down; short enough that it is soon used again when it is up.

@@ -11,7 +11,7 @@ import ipaddress
 import re
 
 from ..address import parse_domain
-from ..ascii_text import ascii_lower
+from ..common.ascii_text import ascii_lower
 from ..exceptions import AddressError
 
 #: Octets of a name without its last dot (RFC 1035 section 2.3.4), and of a label.

@@ -10,21 +10,21 @@ from typing import Any
 
 from zope.interface import implementer
 
-from .. import system
+from ..common import system
+from ..common.logs import quiet_logger
 from ..exceptions import TransportError
 from ..interfaces import ITransport
-from ..logs import quiet_logger
 from ..secret import Secret
-from ..smtp.connecting import Connector
-from ..smtp.group import SessionGroup
-from ..smtp.names import RETRY_WITHIN, NameNotResolved
+from ..smtp.happy_eyeballs import Connector
 from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE, Pool
+from ..smtp.resolver import RETRY_WITHIN, NameNotResolved
 from ..smtp.server_memory import ServerMemory
 from ..smtp.session import Session
+from ..smtp.session_group import SessionGroup
 from ..smtp.stream import Stream
 from ..smtp.tls import client_context
-from .logins import Logins
+from .login_limit import Logins
 
 log = quiet_logger("txmail")
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urlsplit
 
 from ..address import parse_domain
-from ..ascii_text import ascii_lower, number_of
+from ..common.ascii_text import ascii_lower, number_of
+from ..common.nearest import did_you_mean
 from ..exceptions import AddressError, ConfigurationError
 from ..interfaces import ITransport
-from ..nearest import did_you_mean
 from ..secret import UNUSABLE, Secret, Unshown, bare
 from ..smtp.auth import check_mechanisms
 from ..smtp.options import Options
@@ -26,9 +26,9 @@ from ..smtp.tls import NO_FILES, TlsFiles, TlsMode
 from ..types import Transport
 from .failover import FailoverTransport
 from .hosts import is_loopback, read_host
-from .local_url import SCHEMES, local_transport
+from .local.sendmail import Command
+from .local.url import SCHEMES, local_transport
 from .memory import MemoryTransport
-from .sendmail import Command
 from .smtp import SmtpTransport
 
 #: Schemes that mean SMTP, and their ports (RFC 5321, RFC 8314).

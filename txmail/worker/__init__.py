@@ -5,7 +5,7 @@ is a way out, and a `RetryPolicy` says what is tried again, and when.
 """
 
 from ..queue.retry import RetryPolicy
-from .loop import RunningWorker, Worker, run_once, start_worker
-from .routing import Route
+from .router import Route
+from .worker import RunningWorker, Worker, run_once, start_worker
 
 __all__ = ["RetryPolicy", "Route", "RunningWorker", "Worker", "run_once", "start_worker"]

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
-from ..item import Priority
-from ..queue.work import Work
-from .routing import Circuit, Route, route_of
+from ..queue.sql.claimed import Work
+from ..submission import Priority
+from .router import Circuit, Route, route_of
 
 #: Octets of contents that a lane has in memory; of a larger message, that one alone.
 HOLD = 32 * 1024 * 1024

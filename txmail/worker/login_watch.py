@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ..logs import quiet_logger
-from ..transports.logins import Logins, logins_of
+from ..common.logs import quiet_logger
+from ..transports.login_limit import Logins, logins_of
 from .lane import Lane
-from .routing import FIRST_PAUSE, LONGEST_PAUSE, Circuit, Route
+from .router import FIRST_PAUSE, LONGEST_PAUSE, Circuit, Route
 
 log = quiet_logger("txmail.worker")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..interfaces import ISession
+from .active import Ledger, Stopped
 from .lane import Lane
-from .ledger import Ledger, Stopped
 
 
 class Guard:

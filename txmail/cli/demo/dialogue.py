@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ...ascii_text import is_digits
+from ...common.ascii_text import is_digits
 
 if TYPE_CHECKING:
     from ...testing import Connection

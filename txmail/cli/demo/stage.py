@@ -23,7 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
-from ...ascii_text import ascii_upper
+from ...common.ascii_text import ascii_upper
 from ...mailer import mailer_from_settings
 from ...message import Message
 from ...queue.queue import Queue

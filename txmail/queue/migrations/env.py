@@ -1,4 +1,4 @@
-"""Run by Alembic, on the connection and in the transaction of `txmail.queue.upgrade`."""
+"""Run by Alembic, on the connection and in the transaction of `txmail.queue.database.upgrade`."""
 
 from __future__ import annotations
 

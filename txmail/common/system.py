@@ -1,0 +1,57 @@
+"""What an operating system may lack. Importing txmail needs none of it; using a part may.
+
+====================================  =======================================================
+without                               refused when used
+====================================  =======================================================
+``poll`` (Windows)                    ``smtp://``, ``smtps://``, ``sendmail:``
+``killpg`` (Windows)                  ``sendmail:``
+``O_DIRECTORY``, ``O_NOFOLLOW``,      ``file:``
+``dir_fd`` (Windows)
+``O_DIRECTORY``, ``geteuid``          a queue in an SQLite file of its own
+(Windows)
+``fork`` (Windows)                    nothing: there are no forked children to mind
+``/proc`` (macOS, FreeBSD, Windows)   nothing: a process that is gone is known by its heartbeat
+====================================  =======================================================
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+
+from ..exceptions import ConfigurationError
+
+
+def at_fork(
+    *,
+    before: Callable[[], object] | None = None,
+    in_parent: Callable[[], object] | None = None,
+    in_child: Callable[[], object] | None = None,
+) -> None:
+    """What `os.register_at_fork` does, where there are forks."""
+    register = getattr(os, "register_at_fork", None)
+    if register is None:
+        return
+    hooks = {"before": before, "after_in_parent": in_parent, "after_in_child": in_child}
+    register(**{name: hook for name, hook in hooks.items() if hook is not None})
+
+
+def require(what: str, *names: str) -> None:
+    """Raise `ConfigurationError`, about `what`, if this system has not all of `names`.
+
+    They are those of `os`; ``poll``, of `select`; and ``dir_fd``, for functions that take one.
+    """
+    missing = [name for name in names if not _has(name)]
+    if missing:
+        raise ConfigurationError(
+            f"it does not work on this operating system, which has no {', '.join(missing)}",
+            field=what,
+        )
+
+
+def _has(name: str) -> bool:
+    if name == "dir_fd":
+        # By their names: what a tool has put in the place of a function is not in the set.
+        return {"open", "unlink"} <= {function.__name__ for function in os.supports_dir_fd}
+    return hasattr(select if name == "poll" else os, name)

@@ -1,0 +1,402 @@
+"""Direct delivery: a commit hands its envelopes to the next hop itself, over one connection.
+
+`DirectDelivery` is what a mailer is set up with; `DirectRun` is its part in one transaction. Both
+see `ITransport`, `ISession` and `IQueue` only: with a queue behind it, what cannot be sent goes on
+from there.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, SupportsIndex
+
+from zope.interface import implementer
+
+from ..budget import COMMIT_TIMEOUT, Budget
+from ..common.process_wide import is_of_a_database, the_one_like
+from ..common.waiting import in_two_phase_commit
+from ..envelope import Action, Envelope, Outcome, Status
+from ..events import Connected, ConnectionLost, Events
+from ..exceptions import ConfigurationError, TransportError
+from ..interfaces import IDelivery, IDeliveryRun, IQueue, ISession, ITransport
+from ..submission import Item, Row
+from .outcomes import all_unsent, in_order, queued, shared_out
+from .queued import QueuedDelivery, check_timeout, placed, waiting
+
+#: ``auto`` asks as far as a server lets itself be asked, ``always`` refuses to send what could
+#: not be asked about, ``never`` finds everything out while sending.
+PREFLIGHT = ("auto", "always", "never")
+#: What a commit does about mail that it could not send itself: it aborts, or the queue has it.
+ABORT, QUEUE = "abort", "queue"
+#: The part of `commit_timeout` that is kept for the queue, should the mail server say nothing.
+QUEUE_SHARE = 0.2
+#: How many messages may be on their way in a vote that need not stop at the first failure.
+QUEUE_WINDOW = 64
+
+
+class _Holding(threading.local):
+    """The runs of one thread that may have a connection."""
+
+    def __init__(self) -> None:
+        self.runs: weakref.WeakSet[DirectRun] = weakref.WeakSet()
+
+    def any_but(self, run: DirectRun) -> bool:
+        """True if one of them has, other than `run`."""
+        return any(other is not run and other.connected for other in self.runs)
+
+
+_holding = _Holding()
+
+
+@implementer(IDelivery)
+class DirectDelivery:
+    """Sends at commit: all or nothing, or what is left goes on from the queue. See `IDelivery`."""
+
+    #: see `IDelivery`
+    is_missed_unsent = True
+
+    def __init__(
+        self,
+        transport: ITransport,
+        *,
+        events: Events | None = None,
+        preflight: str = "auto",
+        transient: bool = False,
+        commit_timeout: float = COMMIT_TIMEOUT,
+        queue: IQueue | None = None,
+        on_unavailable: str | None = None,
+        on_partial: str | None = None,
+    ) -> None:
+        """Raises `ConfigurationError` for options that are none.
+
+        `preflight` is one of `PREFLIGHT`; `commit_timeout` is in seconds of our own time, with the
+        network and the queue, for one transaction; with `transient`, temporary errors are raised
+        as `TransientError` too.
+
+        `on_unavailable` says what becomes of a transaction whose mail cannot be sent now, when
+        nothing is out; `on_partial`, of one of which something is out or may be. ``abort`` has it
+        fail, with ``queue`` it commits and the queue has the rest. With a `queue` both are
+        ``queue`` unless said otherwise, and every envelope is written to it before it is sent, so
+        that it is not lost if the process dies.
+        """
+        if not ITransport.providedBy(transport):
+            raise ConfigurationError("an ITransport is needed", field="transport", value=transport)
+        if preflight not in PREFLIGHT:
+            raise ConfigurationError(
+                f"one of {', '.join(PREFLIGHT)} is needed", field="preflight", value=preflight
+            )
+        check_timeout(commit_timeout)
+        self.on_unavailable = _on("on_unavailable", on_unavailable, queue)
+        self.on_partial = _on("on_partial", on_partial, queue)
+        if self.on_unavailable == self.on_partial == ABORT:
+            queue = None
+        self.queue = queue
+        self.transport = transport
+        self.events = events if events is not None else Events()
+        self.preflight = preflight
+        self.transient = transient
+        self.commit_timeout = commit_timeout
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        if not is_of_a_database(protocol):
+            return super().__reduce_ex__(protocol)
+        the_one_like(self.transport)  # whoever loads it in this process uses it, too
+        return _loaded, (type(self), self.__getstate__())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who listens here is nobody in another process.
+        return {name: value for name, value in vars(self).items() if name != "events"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.events = Events()
+
+    def __copy__(self) -> Self:
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self), transport=copy.copy(self.transport))
+        return made
+
+    @property
+    def route(self) -> str:
+        """See `IDelivery`."""
+        return str(self.transport.name)
+
+    @property
+    def asks(self) -> bool:
+        """True if the server is asked before anything is sent."""
+        return self.preflight == "always" or (
+            self.preflight == "auto" and self.transport.asks_server
+        )
+
+    def begin(self, budget: Budget, first: bool = True) -> IDeliveryRun:
+        """See `IDelivery`."""
+        return DirectRun(self, budget, first)
+
+    def queued(self, queue: IQueue) -> QueuedDelivery:
+        """A delivery with the same options that leaves all to `queue`."""
+        return QueuedDelivery(
+            queue,
+            events=self.events,
+            transient=self.transient,
+            commit_timeout=self.commit_timeout,
+        )
+
+    def in_session(self, queue: IQueue, session: Any) -> tuple[Self, QueuedDelivery]:
+        """This delivery and its `queued` one, with `queue` bound to `session`."""
+        bound = queue.bind(session)
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self), queue=None if self.queue is None else bound)
+        return made, self.queued(bound)
+
+
+def _on(name: str, word: str | None, queue: IQueue | None) -> str:
+    if word is None:
+        return ABORT if queue is None else QUEUE
+    if word not in (ABORT, QUEUE):
+        raise ConfigurationError(f"{ABORT} or {QUEUE} is needed", field=name, value=word)
+    if word == QUEUE and queue is None:
+        raise ConfigurationError("there is no queue: queue_url is needed", field=name)
+    return word
+
+
+@dataclass(slots=True)
+class _Ending:
+    """How a connection is to be given back."""
+
+    dirty: bool = True
+
+
+def _close(session: ISession, ending: _Ending) -> None:
+    session.close(dirty=ending.dirty)
+
+
+@implementer(IDeliveryRun)
+class DirectRun:
+    """One transaction's use of one connection. See `IDeliveryRun`."""
+
+    def __init__(self, delivery: DirectDelivery, budget: Budget, first: bool) -> None:
+        self._delivery = delivery
+        self._budget = budget
+        self._may_wait = first
+        self._session: ISession | None = None
+        self._ending = _Ending()
+        self._returned: weakref.finalize[..., DirectRun] | None = None
+        #: a connection that ended before anything was sent is replaced, once
+        self._reconnects = 1
+        #: what is being sent, and whether anything of it may have left
+        self._envelopes: list[Envelope] = []
+        self._begun = False
+        #: why nothing is sent here, so that the queue has it all: by item, what is known of it
+        self._spilled: dict[Item, list[Outcome]] = {}
+
+    @property
+    def sends(self) -> bool:
+        """See `IDeliveryRun`."""
+        return not self._spilled
+
+    @property
+    def connected(self) -> bool:
+        """True while it has a connection."""
+        return self._session is not None
+
+    # -- before anything irrevocable
+
+    def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
+        """See `IDeliveryRun`."""
+        envelopes = [item.envelope for item in items]
+        with self._budget:
+            try:
+                refusals = [] if self._spilled else self._prepared(envelopes, wait)
+            except TransportError as error:
+                self._drop()
+                refusals = all_unsent(envelopes, error)
+            except BaseException:
+                self._drop()
+                raise
+        if self._spilled or (refusals and self._may_spill(refusals)):
+            self._spill(items, envelopes, refusals)
+            return []
+        return refusals
+
+    def _may_spill(self, outcomes: Sequence[Outcome]) -> bool:
+        """True if nothing is out, nothing refused for good, and the queue can have it all."""
+        return self._delivery.on_unavailable == QUEUE and not any(
+            o.status in (Status.ACCEPTED, Status.IN_DOUBT, Status.FAILED) or o.action is Action.FAIL
+            for o in outcomes
+        )
+
+    def _spill(
+        self, items: Sequence[Item], envelopes: Sequence[Envelope], refusals: list[Outcome]
+    ) -> None:
+        """Leave all to the queue, with what is known of each recipient."""
+        self._drop()
+        known = shared_out(items, in_order(envelopes, refusals)) if refusals else []
+        self._spilled |= {item: queued(outcomes) for item, outcomes in known}
+        for item in items:
+            self._spilled.setdefault(item, waiting(item))
+
+    def rows(self, items: Sequence[Item]) -> list[Row]:
+        """See `IDeliveryRun`."""
+        if self._delivery.queue is None:
+            return []
+        if self._spilled:
+            return [Row(item, outcomes=self._spilled[item]) for item in items]
+        return [Row(item, begun=True) for item in items]
+
+    def _prepared(self, envelopes: Sequence[Envelope], wait: bool) -> list[Outcome]:
+        """Connect and ask; a connection that turns out to be dead is replaced once."""
+        session = self._session or self._open(wait and self._may_wait)
+        while True:
+            try:
+                if not self._delivery.asks:
+                    return []
+                return list(
+                    session.preflight(
+                        envelopes,
+                        always=self._delivery.preflight == "always",
+                        timeout=self._time_to_ask,
+                    )
+                )
+            except TransportError as error:
+                if not error.lost or not self._reconnects:
+                    raise
+                self._delivery.events.emit(ConnectionLost(self._delivery.route, str(error)))
+                session = self._reopen()
+
+    @property
+    def _time_to_ask(self) -> float:
+        """Seconds left for what comes before the vote; the queue needs some as well."""
+        remaining = self._budget.remaining
+        if self._delivery.queue is None:
+            return remaining
+        return max(0.0, remaining - self._delivery.commit_timeout * QUEUE_SHARE)
+
+    def _open(self, wait: bool, fresh: bool = False) -> ISession:
+        timeout = self._time_to_ask
+        if timeout <= 0:
+            raise TransportError("commit_timeout is used up")
+        # Who has the connection that would be waited for may be this thread, or one that waits
+        # for a lock of this transaction, or of one around it.
+        wait = wait and not (_holding.any_but(self) or in_two_phase_commit())
+        # Noted at once, so that it is given back whatever comes now.
+        self._session = session = self._delivery.transport.open(
+            timeout=timeout,
+            wait=wait,
+            fresh=fresh,
+            verify=not self._delivery.asks,  # the preflight does that
+        )
+        _holding.runs.add(self)
+        # A transaction that is dropped without an end must not keep the connection for ever.
+        self._ending = _Ending()
+        self._returned = weakref.finalize(self, _close, session, self._ending)
+        self._returned.atexit = False
+        if session.fresh:
+            self._delivery.events.emit(Connected(session.host))
+        return session
+
+    def _reopen(self) -> ISession:
+        self._reconnects -= 1
+        self._drop()
+        return self._open(wait=False, fresh=True)
+
+    # -- the point of no return
+
+    def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
+        """See `IDeliveryRun`."""
+        self._envelopes = [item.envelope for item in items]
+        if self._spilled:
+            yield from placed(self._spilled[item] for item in items)
+            return
+        with self._budget:
+            yield from self._told(self._envelopes)
+
+    def goes_on(self, outcomes: Sequence[Outcome]) -> bool:
+        """See `IDeliveryRun`."""
+        if self._delivery.queue is None:
+            return False
+        out = any(o.status in (Status.ACCEPTED, Status.IN_DOUBT) for o in outcomes)
+        return self._delivery.on_partial == QUEUE if out else self._may_spill(outcomes)
+
+    def _told(self, envelopes: Sequence[Envelope]) -> Iterator[Outcome]:
+        outcomes = self._sent(envelopes)
+        try:
+            first = next(outcomes, None)
+            if self._session is not None and self._session.restartable and self._reconnects:
+                self._begun = False
+                outcomes, first = self._sent_anew(envelopes), None
+            if first is not None:
+                yield first
+            yield from outcomes
+        finally:
+            # At once, so that nothing more leaves, and what had left is known: see `unsettled`.
+            outcomes.close()
+
+    def _sent(self, envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
+        try:
+            session = self._session or self._open(wait=False)
+        except TransportError as error:
+            yield from all_unsent(envelopes, error)
+            return
+        strict = self._delivery.on_partial == ABORT
+        self._begun = True
+        yield from session.send(
+            envelopes,
+            strict=strict,
+            timeout=self._budget.remaining,
+            window=None if strict else QUEUE_WINDOW,
+        )
+
+    def _sent_anew(self, envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
+        """The connection ended before any content was sent: ask again and send on a new one."""
+        self._delivery.events.emit(ConnectionLost(self._delivery.route, "before anything was sent"))
+        try:
+            self._reopen()
+            refusals = self._prepared(envelopes, wait=False)
+        except TransportError as error:
+            self._drop()
+            yield from all_unsent(envelopes, error)
+            return
+        if refusals:
+            yield from in_order(envelopes, refusals)
+            return
+        yield from self._sent(envelopes)
+
+    def unsettled(self) -> list[Outcome]:
+        """See `IDeliveryRun`."""
+        if self._begun and self._session is not None:
+            return list(self._session.unsettled())
+        return [] if self._begun else list(in_order(self._envelopes, []))
+
+    # -- the end
+
+    def finish(self) -> None:
+        """See `IDeliveryRun`."""
+        self._give_back(dirty=False)
+
+    def abort(self) -> None:
+        """See `IDeliveryRun`."""
+        self._give_back(dirty=True)
+
+    def _drop(self) -> None:
+        """The session has failed; give it back so that it is closed."""
+        self._give_back(dirty=True)
+
+    def _give_back(self, dirty: bool) -> None:
+        if self._returned is not None:
+            self._ending.dirty = dirty
+            self._returned()  # once, whatever has come in between: others may have it now
+        elif self._session is not None:
+            self._session.close(dirty=dirty)
+        self._session = self._returned = None
+
+
+def _loaded(kind: type[DirectDelivery], state: dict[str, Any]) -> DirectDelivery:
+    """A delivery as all who load it from a database have it: with the same transport."""
+    made = kind.__new__(kind)
+    made.__setstate__(state)
+    made.transport = the_one_like(made.transport)
+    return made

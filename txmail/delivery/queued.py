@@ -1,0 +1,126 @@
+"""Queued delivery: a commit leaves all mail to the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from zope.interface import implementer
+
+from ..budget import COMMIT_TIMEOUT, Budget
+from ..envelope import Action, Outcome, Scope, Status
+from ..events import Events
+from ..exceptions import ConfigurationError
+from ..interfaces import IDelivery, IDeliveryRun, IQueue
+from ..submission import Item, Row
+
+
+def check_timeout(commit_timeout: float) -> None:
+    """Raise `ConfigurationError` unless it is a number of seconds above 0."""
+    if not isinstance(commit_timeout, (int, float)) or not commit_timeout > 0:
+        raise ConfigurationError("seconds above 0 are needed", field="commit_timeout")
+
+
+def placed(outcomes: Iterable[list[Outcome]]) -> Iterator[Outcome]:
+    """The outcomes of one item after the other, with their positions."""
+    for position, found in enumerate(outcomes):
+        for outcome in found:
+            yield replace(outcome, position=position)
+
+
+def waiting(item: Item, position: int = 0) -> list[Outcome]:
+    """Outcomes of what the queue sends."""
+    return [
+        Outcome(
+            recipient,
+            Status.UNSENT,
+            Scope.MESSAGE,
+            message_id=item.envelope.message_id,
+            action=Action.DEFER,
+            preflighted=False,
+            position=position,
+            queued=True,
+        )
+        for recipient in item.envelope.recipients
+    ]
+
+
+@implementer(IDelivery)
+class QueuedDelivery:
+    """Leaves all mail to the queue. See `IDelivery`."""
+
+    #: see `IDelivery`
+    is_missed_unsent = True
+
+    def __init__(
+        self,
+        queue: IQueue,
+        *,
+        events: Events | None = None,
+        transient: bool = False,
+        commit_timeout: float = COMMIT_TIMEOUT,
+    ) -> None:
+        """Options are those of `DirectDelivery`. Raises `ConfigurationError`."""
+        if not IQueue.providedBy(queue):
+            raise ConfigurationError("an IQueue is needed", field="queue", value=queue)
+        check_timeout(commit_timeout)
+        self.queue = queue
+        self.events = events if events is not None else Events()
+        self.transient = transient
+        self.commit_timeout = commit_timeout
+
+    @property
+    def route(self) -> str:
+        """See `IDelivery`."""
+        return str(self.queue.name)
+
+    def begin(self, budget: Budget, first: bool = True) -> IDeliveryRun:
+        """See `IDelivery`."""
+        return QueuedRun()
+
+
+@implementer(IDeliveryRun)
+class QueuedRun:
+    """One transaction's mail for the queue. See `IDeliveryRun`."""
+
+    sends = False
+
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+        self._outcomes: list[Outcome] = []
+
+    def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
+        """See `IDeliveryRun`: nothing forbids it.
+
+        The outcomes are made now: later other databases would hold their locks meanwhile.
+        """
+        if self._items != items:
+            self._items = list(items)
+            self._outcomes = [
+                outcome
+                for position, item in enumerate(items)
+                for outcome in waiting(item, position)
+            ]
+        return []
+
+    def rows(self, items: Sequence[Item]) -> list[Row]:
+        """See `IDeliveryRun`."""
+        return [Row(item) for item in items]
+
+    def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
+        """See `IDeliveryRun`: it waits in the queue."""
+        yield from self._outcomes
+
+    def unsettled(self) -> list[Outcome]:
+        """See `IDeliveryRun`: nothing was sent of it, whatever has come."""
+        return self._outcomes
+
+    def goes_on(self, outcomes: Sequence[Outcome]) -> bool:
+        """See `IDeliveryRun`: its outcomes say so."""
+        return False
+
+    def finish(self) -> None:
+        """See `IDeliveryRun`."""
+
+    def abort(self) -> None:
+        """See `IDeliveryRun`."""

@@ -1,0 +1,127 @@
+"""Headers of mailing lists and of automatic mail, from arguments that say what they mean.
+
+`list_id`
+    List-Id (RFC 2919): ``"news.example.com"``, ``"Our news <news.example.com>"`` or a pair.
+`list_help`, `list_unsubscribe`, `list_subscribe`, `list_post`, `list_owner`, `list_archive`
+    The headers of RFC 2369: a URI, or a list of them, best first. `list_post` may be ``"NO"``.
+`one_click`
+    List-Unsubscribe-Post (RFC 8058): the one ``https`` URI of `list_unsubscribe` unsubscribes with
+    a POST and no further question. A receiver heeds it only if a DKIM signature covers both.
+`auto_submitted`
+    Auto-Submitted (RFC 3834 section 5): ``"auto-generated"``, ``"auto-replied"``,
+    ``"auto-notified"`` or ``"no"``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..common.ascii_text import ascii_lower
+from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
+from .mime.header_check import MAX_HEADERS, check_value, looks_encoded
+from .mime.header_write import LINE, fold, phrase
+
+if TYPE_CHECKING:
+    from .message import Message
+
+_URI_FIELDS = {
+    "list_help": "List-Help",
+    "list_unsubscribe": "List-Unsubscribe",
+    "list_subscribe": "List-Subscribe",
+    "list_post": "List-Post",
+    "list_owner": "List-Owner",
+    "list_archive": "List-Archive",
+}
+_WORDS = ("auto-generated", "auto-replied", "auto-notified", "no")
+
+#: Each header here, in lower case, and the argument it is set by.
+ARGUMENTS = {
+    "list-id": "list_id",
+    **{ascii_lower(name): field for field, name in _URI_FIELDS.items()},
+    "list-unsubscribe-post": "one_click",
+    "auto-submitted": "auto_submitted",
+}
+_FIELDS = tuple(ARGUMENTS.values())
+
+# Characters of RFC 3986 section 2, and the schemes of RFC 2369 section 2 that are still about.
+_URI = re.compile(
+    r"(https?|mailto|ftp):[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+", re.IGNORECASE | re.ASCII
+)
+#: Octets of the longest URI: it cannot be folded.
+_LONGEST_URI = 900
+#: At least two labels, for the last of them are somebody's domain (RFC 2919 section 2).
+_LABEL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LIST_ID = re.compile(rf"(?=.{{1,255}}\Z){_LABEL}(?:\.{_LABEL})+", re.ASCII)
+_NAMED = re.compile(r'(?P<name>[^"<>]*)<(?P<id>[^<>]*)>', re.ASCII)
+
+
+def has_list_headers(message: Message) -> bool:
+    """True if `list_headers` has anything to do."""
+    return any(map(vars(message).get, _FIELDS))
+
+
+def list_headers(message: Message) -> list[str]:
+    """The headers that the arguments of `message` ask for; what is empty asks for none.
+
+    Raises `BadHeaders` or `InvalidMessage`, naming the argument, if one cannot be made.
+    """
+    found = []
+    if message.list_id:
+        found.append(_list_id(message.list_id))
+    for field, name in _URI_FIELDS.items():
+        value = getattr(message, field)
+        if value == "NO" and field == "list_post":
+            found.append("List-Post: NO\r\n")
+        elif value:
+            *others, last = [f"<{uri}>" for uri in _uris(value, field)]
+            found.append(fold(name, [*(f"{uri}," for uri in others), last]))
+    if message.one_click:
+        found.append(_one_click(message.list_unsubscribe))
+    if message.auto_submitted:
+        if message.auto_submitted not in _WORDS:
+            problem = f"not one of {', '.join(_WORDS)}"
+            raise BadHeaders(problem, field="auto_submitted", value=message.auto_submitted)
+        found.append(f"Auto-Submitted: {message.auto_submitted}\r\n")
+    return found
+
+
+def _list_id(value: Any) -> str:
+    name, identifier = "", value
+    if isinstance(value, str):
+        check_value(value, "list_id")
+    if isinstance(value, tuple) and len(value) == 2:
+        name, identifier = value
+    elif isinstance(value, str) and (named := _NAMED.fullmatch(value)):
+        name, identifier = named["name"].rstrip(" "), named["id"]
+    for text in (name, identifier):
+        check_value(text, "list_id")
+    if _LIST_ID.fullmatch(identifier) is None or looks_encoded(identifier):
+        raise BadHeaders("not the identifier of a list", field="list_id", value=identifier)
+    tokens = phrase(name, LINE - len("List-Id: ")) if name else ()
+    return fold("List-Id", [*tokens, f"<{identifier}>"])
+
+
+def _uris(value: Any, field: str) -> list[str]:
+    uris = [value] if isinstance(value, str) else value
+    if not isinstance(uris, (list, tuple)):
+        raise InvalidMessage("a URI is needed, or a list of them", field=field, value=value)
+    if len(uris) * len("<ftp:x>, ") > MAX_HEADERS:
+        raise MessageTooLarge(f"more than {MAX_HEADERS} octets of headers", field=field)
+    for uri in uris:
+        # What is percent-encoded is looked at too: mail programs decode it, mailto: most of all.
+        check_value(uri, field, parameter=True)
+        if _URI.fullmatch(uri) is None or looks_encoded(uri):
+            raise BadHeaders("not a URI of http, https, mailto or ftp", field=field, value=uri)
+        if len(uri) > _LONGEST_URI:
+            raise BadHeaders(f"longer than {_LONGEST_URI} octets", field=field, value=uri)
+    return list(uris)
+
+
+def _one_click(unsubscribe: Any) -> str:
+    uris = _uris(unsubscribe or [], "list_unsubscribe")
+    schemes = [ascii_lower(uri.partition(":")[0]) for uri in uris]
+    if schemes.count("https") != 1 or "http" in schemes:
+        problem = "needs just one https URI, and none of http, in list_unsubscribe"
+        raise InvalidMessage(problem, field="one_click")
+    return "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"

@@ -1,0 +1,202 @@
+"""What a process does for its queue beside its transactions, in one thread of its own.
+
+A publish that failed is tried again, as long as the process lives: its transaction has committed.
+What an abort leaves behind is deleted; a heartbeat says that open batches have somebody who decides
+about them; and batches of dead processes are resolved. The thread ends when there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+from ..common.locks import hold
+from ..common.logs import quiet_logger
+
+log = quiet_logger("txmail.queue")
+
+#: Seconds between the tries of something that fails: doubled each time, up to the last.
+FIRST_PAUSE, LAST_PAUSE = 0.1, 30.0
+#: Seconds between two rounds of heartbeats, and of the resolver.
+ROUND = 30.0
+#: Seconds that a process which ends gives to what is still to be done.
+LAST_CHANCE = 5.0
+#: Seconds that closing waits for what has failed before, and for a round.
+ONCE_MORE = 1.0
+#: Seconds that the thread waits for more before it ends.
+IDLE = 5.0
+
+Task = Callable[[], object]
+
+
+class Upkeep:
+    """Tasks to be done soon, and a round from time to time.
+
+    `round` is called every `ROUND` seconds while `busy` says that there is something open.
+    """
+
+    def __init__(self, name: str, round: Task, busy: Callable[[], bool]) -> None:
+        self._name = name
+        self._round = round
+        self._busy = busy
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._tasks: deque[Task] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._working = False
+        self._hurry = False
+        self._resting = False
+        #: by identity: tasks that were tried without success
+        self._failed: set[int] = set()
+        #: the last problem: what lasts is said once
+        self._said = ""
+
+    def do(self, task: Task) -> None:
+        """Have `task` done, again and again until it raises nothing. Never blocks."""
+        self._start(task)
+
+    def start(self) -> None:
+        """Have rounds done from now on."""
+        self._start(None)
+
+    def _start(self, task: Task | None) -> None:
+        if self._pid != os.getpid():
+            # What the parent was to do, it does.
+            self._reset()
+        hold(self._changed, lambda: self._wake(task))
+
+    def _wake(self, task: Task | None) -> None:
+        self._resting = False
+        if task is not None:
+            self._tasks.append(task)
+        # An exception may have come before one that was made was started.
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(
+                target=self._run, name=f"txmail upkeep of {self._name}", daemon=True
+            )
+            try:
+                self._thread.start()
+            except RuntimeError:  # the interpreter is shutting down, or there are too many
+                self._thread = None
+        self._changed.notify_all()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all tasks are done, at most `timeout` seconds; True if they are."""
+        if self._pid != os.getpid():
+            return True
+        return hold(self._changed, lambda: self._flushed(timeout))
+
+    def _flushed(self, timeout: float | None) -> bool:
+        self._hurry = True
+        self._changed.notify_all()
+        try:
+            return self._changed.wait_for(
+                lambda: not (self._tasks or self._working) or self._thread is None, timeout
+            )
+        finally:
+            self._hurry = False
+
+    def rest(self, timeout: float = ROUND) -> bool:
+        """Wait at most `timeout` seconds until all tasks are done or have failed; True if done.
+
+        A task that had failed before is tried once more, and nobody waits long for that: a database
+        may refuse it for hours. The thread goes on trying. No more rounds until there is something
+        to do again.
+        """
+        if self._pid != os.getpid():
+            return True
+        self._resting = True
+        return hold(self._changed, lambda: self._rested(timeout))
+
+    def _rested(self, timeout: float) -> bool:
+        self._hurry = True
+        if not self._fresh():
+            self._failed.clear()
+            timeout = min(timeout, ONCE_MORE)
+        self._changed.notify_all()
+        try:
+            self._changed.wait_for(lambda: not self._fresh() or self._thread is None, timeout)
+            # A round may be under way, and wait for the database.
+            self._changed.wait_for(lambda: not self._working, ONCE_MORE)
+        finally:
+            self._hurry = False
+        return not (self._tasks or self._working)
+
+    def _fresh(self) -> bool:
+        """True if there is a task that has not failed yet."""
+        return any(id(task) not in self._failed for task in self._tasks)
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        next_round = time.monotonic()
+        while True:
+            with self._changed:
+                if self._thread is not threading.current_thread():
+                    return  # another has its place
+                left = next_round - time.monotonic()
+                self._changed.wait_for(
+                    lambda: self._tasks or self._resting, max(0.0, min(IDLE, left))
+                )
+                if not self._tasks and (self._resting or time.monotonic() < next_round):
+                    if self._busy() and not self._resting:
+                        continue
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+                # What fails must not keep rounds from being done.
+                late = pause > FIRST_PAUSE and time.monotonic() >= next_round
+                task = self._tasks[0] if self._tasks and not late else None
+                self._working = True
+            done = self._try(task or self._round, bool(task))
+            with self._changed:
+                self._working = False
+                if task is None:
+                    next_round = time.monotonic() + ROUND
+                elif done:
+                    self._failed.discard(id(self._tasks.popleft()))
+                    pause = FIRST_PAUSE
+                else:
+                    self._failed.add(id(task))
+                self._changed.notify_all()
+                if task is not None and not done:
+                    # Nor others from being tried.
+                    self._tasks.rotate(-1)
+                    hurried = self._changed.wait_for(lambda: self._hurry, pause)
+                    # Once: whoever waits in `flush` must not have it tried without a pause.
+                    self._hurry = False
+                    pause = FIRST_PAUSE if hurried else min(LAST_PAUSE, pause * 2)
+
+    def _try(self, task: Task, again: bool) -> bool:
+        try:
+            task()
+        except Exception as error:
+            words = str(error)
+            if not words.startswith(self._name):
+                words = f"{self._name}: {words or type(error).__name__}"
+            if words != self._said:
+                log.warning("%s%s", words, "; it will be tried again" if again else "")
+            self._said = words
+            return False
+        self._said = ""
+        return True
+
+
+_all: weakref.WeakSet[Upkeep] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    end = time.monotonic() + LAST_CHANCE
+    for upkeep in list(_all):
+        upkeep.flush(max(0.0, end - time.monotonic()))
+
+
+atexit.register(_at_exit)

@@ -1,0 +1,410 @@
+"""What SQLite does in its own way: one file, one writer, a log that has to be looked after.
+
+``synchronous=FULL`` has a commit wait for the disk; NORMAL would not. Without mmap, a disk that
+fails is an error and not a signal.
+
+In SQLite before 3.44.6, 3.50.7 and 3.51.3 a commit that resets the log (WAL) while another
+connection is moving it into the file can leave the file corrupt. There, checkpoints run only while
+we hold the right to write. ``wal_checkpoint(TRUNCATE)`` does not do that by itself: if there is a
+writer it goes on as PASSIVE beside it (``sqlite3WalCheckpoint`` in its wal.c).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+from urllib.parse import unquote
+
+import sqlalchemy as sa
+
+from ...exceptions import (
+    ConfigurationError,
+    QueueFull,
+    QueueUnavailable,
+    SchemaError,
+    TxmailError,
+)
+from .backend import LOOK, VERSION_ROWS, Advice
+from .fork_guard import forks
+from .pool import KeptConnections
+from .sqlite_file import SqliteFile, roll_back
+from .sqlite_path import check_place
+from .sqlite_reserve import SHORT_LOG, Reserve
+
+DRIVERS = ("sqlite", "sqlite+pysqlite")
+
+#: What is wrong with an engine of the application.
+AUTOCOMMIT = "it commits each statement by itself: an engine with transactions is needed"
+_RESERVE = sa.text("UPDATE sqlite_sequence SET seq = seq + :count WHERE name = :name RETURNING seq")
+_RESERVE_FIRST = sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :count)")
+#: RETURNING came with this one.
+_OLDEST = (3, 35, 0)
+#: Rows that are given to the driver at once.
+_CHUNK = 5000
+#: Octets of the log from which we checkpoint, where SQLite is not to do it by itself.
+_LONG_LOG = 4 * 1024 * 1024
+#: Octets that have to be free for an I/O error not to be the disk's being full.
+_SOME_ROOM = 256 * 1024
+
+
+def wal_reset_is_fixed(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
+    """Whether SQLite of this version has the correction of the log's reset."""
+    if version[:2] == (3, 44):
+        return version >= (3, 44, 6)
+    if version[:2] == (3, 50):
+        return version >= (3, 50, 7)
+    return version >= (3, 51, 3)
+
+
+def path_of(url: sa.URL, field: str) -> str:
+    """The absolute path that `url` names now. Raises `ConfigurationError`."""
+    if sqlite3.sqlite_version_info < _OLDEST:
+        raise ConfigurationError(
+            f"SQLite 3.35 or later is needed, and Python has {sqlite3.sqlite_version}", field=field
+        )
+    path = unquote(url.database or "")
+    if url.query or url.host or path.startswith("file:"):
+        raise ConfigurationError("only sqlite:////path/of/a/file is possible", field=field)
+    if path in ("", ":memory:"):
+        raise ConfigurationError("a queue in memory would be lost: name a file", field=field)
+    if "\0" in path or path.endswith("/"):
+        raise ConfigurationError("it names no file", field=field)
+    return os.path.abspath(path)
+
+
+class Sqlite:
+    """SQLite: the file at `path`, or the `engine` of the application."""
+
+    errors = (sqlite3.Error,)
+    one_writer = True
+
+    def __init__(self, path: str | None = None, *, engine: sa.Engine | None = None) -> None:
+        self._path = path
+        self._engine = engine
+        if engine is not None and not sa.event.contains(engine, "close", roll_back):
+            sa.event.listen(engine, "close", roll_back)
+        self._own_checkpoints = path is not None and not wal_reset_is_fixed()
+        self._file = (
+            None if path is None else SqliteFile(path, own_checkpoints=self._own_checkpoints)
+        )
+        self._reserve = None if path is None else Reserve(path)
+        self.name = f"sqlite:///{path if engine is None else engine.url.database}"
+
+    @property
+    def creates(self) -> bool:
+        return self._path is not None
+
+    def exists(self) -> bool:
+        return self._path is None or os.path.lexists(self._path)
+
+    # -- connections
+
+    def engine(self) -> sa.Engine:
+        if self._engine is not None:
+            return self._engine
+        assert self._file is not None
+        return sa.create_engine(
+            "sqlite://",
+            pool=KeptConnections(self._file.connect),
+            hide_parameters=True,
+        )
+
+    def looking(self) -> sa.Engine | None:
+        if self._file is None:
+            return None
+        return sa.create_engine(
+            "sqlite://",
+            creator=self._file.connect_to_look,
+            poolclass=sa.NullPool,
+            hide_parameters=True,
+        )
+
+    def check_place(self) -> None:
+        if self._path is not None:
+            check_place(self._path)
+
+    # -- transactions
+
+    def begin(
+        self, connection: sa.Connection, seconds: float, *, write: bool, durable: bool
+    ) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        if self._path is None:
+            # The application's: its engine may begin by itself.
+            if getattr(driver, "autocommit", None) is True:
+                raise ConfigurationError(AUTOCOMMIT, field="engine")
+            if write and not driver.in_transaction:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return
+        driver.execute(f"PRAGMA busy_timeout = {max(int(seconds * 1000), 1)}")
+        if write:
+            wanted = "FULL" if durable else "NORMAL"
+            if connection.info.get("synchronous", "FULL") != wanted:
+                driver.execute(f"PRAGMA synchronous = {wanted}")
+                connection.info["synchronous"] = wanted
+        driver.adds = False
+        driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    def watch(self, key: object, connection: sa.Connection, seconds: float) -> None:
+        """Nothing: SQLite waits no longer than it is told to."""
+
+    def unwatch(self, key: object) -> None:
+        """Nothing."""
+
+    def drop(self, driver: Any) -> None:
+        with suppress(Exception):
+            roll_back(driver)
+        with suppress(Exception):
+            driver.close()
+
+    def is_open(self, driver: Any) -> bool:
+        return bool(getattr(driver, "in_transaction", False))
+
+    def differs(self, connection: sa.Connection) -> bool:
+        driver: Any = connection.connection.dbapi_connection
+        return self._file is not None and self._file.differs(driver)
+
+    def check_same(self, connection: sa.Connection) -> None:
+        if self._file is not None:
+            self._file.check(connection.connection.dbapi_connection)
+
+    def changed(self, connection: sa.Connection) -> Callable[[], object]:
+        assert self._file is not None
+        last = self._file.changed(connection.connection.dbapi_connection)
+        return (lambda: None) if last is None else last.close
+
+    def store(self) -> object:
+        return None if self._file is None else self._file.generation
+
+    def permit_new(self) -> None:
+        if self._file is not None:
+            self._file.permit_new()
+
+    def is_lost(self, connection: sa.Connection) -> bool:
+        return False
+
+    def committed(self, engine: sa.Engine) -> None:
+        given = self._reserve is not None and self._reserve.given
+        if not self._own_checkpoints and not given:
+            return
+        # The mail is safe: what goes wrong here goes wrong again where it can be told.
+        with suppress(OSError, sqlite3.Error, sa.exc.DBAPIError, TxmailError):
+            longest = SHORT_LOG if given else _LONG_LOG
+            if os.stat(f"{self._path}-wal").st_size > longest:
+                self.checkpoint(engine, 0.0)
+
+    def keep_room(self, connection: sa.Connection) -> None:
+        if self._reserve is not None:
+            driver: Any = connection.connection.dbapi_connection
+            driver.adds = True
+            self._reserve.keep()
+
+    def give_room(self, driver: Any, error: BaseException) -> None:
+        adds = getattr(driver, "adds", False)
+        code = getattr(error, "sqlite_errorcode", None)
+        if self._reserve is None or adds or code is None:
+            return
+        if code & 0xFF == sqlite3.SQLITE_FULL or self._is_full(code):
+            self._reserve.give()
+
+    def failed(self, engine: sa.Engine, error: BaseException) -> None:
+        """Take back a commit that is in the log and did not reach the disk for certain.
+
+        It was reported as failed. Nobody sees it while anybody has the file open; but should all
+        of them be killed now, the next one would find it in the log, complete (observed). The next
+        commit is written over it: so there has to be one at once.
+        """
+        code = getattr(error, "sqlite_errorcode", 0)
+        if self._path is None or code & 0xFF != sqlite3.SQLITE_IOERR:
+            return
+        with (
+            suppress(sqlite3.Error, sa.exc.DBAPIError, TxmailError),
+            engine.connect() as connection,
+        ):
+            driver: Any = connection.connection.dbapi_connection
+            if self.differs(connection):
+                return
+            (number,) = driver.execute("PRAGMA user_version").fetchone()
+            driver.execute(f"PRAGMA user_version = {number ^ 1}")
+
+    def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
+        if self._path is None:
+            return False
+        me = object()
+        forks.enter(me)
+        try:
+            with engine.connect() as holder, engine.connect() as mover:
+                holding: Any = holder.connection.dbapi_connection
+                moving: Any = mover.connection.dbapi_connection
+                if self.differs(holder) or self.differs(mover):
+                    return False
+                try:
+                    return _checkpoint(holding, moving, seconds)
+                finally:
+                    holding.rollback()
+        finally:
+            forks.leave(me)
+
+    # -- what is asked of it
+
+    def clock(self, connection: sa.Connection) -> float:
+        return time.time()
+
+    def tables(self, connection: sa.Connection) -> bool:
+        found = connection.exec_driver_sql(
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'txmail_version'"
+        )
+        return found.first() is not None
+
+    @property
+    def look_interval(self) -> float:
+        return LOOK if self._path is None else 0.0
+
+    def version_rows(self, connection: sa.Connection) -> Sequence[tuple[Any, ...]]:
+        if self._path is None:
+            return [tuple(row) for row in connection.exec_driver_sql(VERSION_ROWS)]
+        driver: Any = connection.connection.dbapi_connection
+        rows: list[tuple[Any, ...]] = driver.execute(VERSION_ROWS).fetchall()
+        return rows
+
+    def lock_schema(self, connection: sa.Connection) -> None:
+        """Nothing: one process writes at a time."""
+
+    def lock_room(self, connection: sa.Connection) -> None:
+        """Nothing: one process writes at a time."""
+
+    def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
+        # An UPDATE that finds nothing has the right to write from then on, too.
+        values = {"count": count, "name": table.name}
+        last = connection.execute(_RESERVE, values).scalar()
+        if last is None:
+            connection.execute(_RESERVE_FIRST, values)
+            last = count
+        return range(last - count + 1, last + 1)
+
+    def insert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+    ) -> None:
+        statement = insert_statement(connection, table, columns, "?")
+        for some in chunks(rows):
+            if connection.dialect.driver == "pysqlite":
+                connection.exec_driver_sql(statement, parameters(some))
+            else:
+                insert_any(connection, table, columns, some)
+
+    def notify(self, connection: sa.Connection, channel: str) -> None:
+        """Nothing: others look at ``PRAGMA data_version``."""
+
+    def listen(
+        self, connection: sa.Connection, channel: str, wait: Callable[[int | None], object]
+    ) -> Iterator[bool]:
+        driver: Any = connection.connection.dbapi_connection
+        version = None
+        while True:
+            self.check_same(connection)
+            (found,) = driver.execute("PRAGMA data_version").fetchone()
+            yield version is not None and found != version
+            version = found
+            wait(None)
+
+    def advice(self, connection: sa.Connection) -> Sequence[Advice]:
+        return ()
+
+    def translated(self, error: BaseException) -> TxmailError:
+        code = getattr(error, "sqlite_errorcode", None)
+        if not isinstance(error, sqlite3.Error) or code is None:
+            return QueueUnavailable(f"{self.name}: {type(error).__name__}")
+        what = f"{self.name}: {_PRIMARY.get(code & 0xFF, 'it failed')} ({error.sqlite_errorname})"
+        if code & 0xFF == sqlite3.SQLITE_FULL or self._is_full(code):
+            return QueueFull(what)
+        text = str(error)
+        if text.startswith(("no such table", "no such column")) or " has no column" in text:
+            return SchemaError(f"{self.name}: {text}")
+        return QueueUnavailable(what)
+
+    def _is_full(self, code: int) -> bool:
+        """Whether an I/O error comes from a full disk: only some of them are told as such."""
+        if self._path is None or code & 0xFF not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            return False
+        try:
+            disk = os.statvfs(os.path.dirname(self._path))
+        except OSError:
+            return False
+        free = disk.f_bavail * disk.f_frsize
+        if self._reserve is not None:
+            free -= self._reserve.octets_given(disk)  # there was less a moment ago
+        return free < _SOME_ROOM or (disk.f_files > 0 and disk.f_favail == 0)
+
+
+_RESTORE = "restore it from a backup, or move it and its -wal away for a new, empty queue"
+#: Our own words: those of SQLite may name what is in a row.
+_PRIMARY = {
+    sqlite3.SQLITE_BUSY: "it is locked by others for too long",
+    sqlite3.SQLITE_LOCKED: "it is locked by others for too long",
+    sqlite3.SQLITE_FULL: "the disk or the queue is full",
+    sqlite3.SQLITE_IOERR: "reading or writing failed",
+    sqlite3.SQLITE_CORRUPT: f"the file is corrupt; {_RESTORE}",
+    sqlite3.SQLITE_NOTADB: f"the file is corrupt, or no database; {_RESTORE}",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_READONLY: "it cannot be written to",
+    sqlite3.SQLITE_PERM: "access is denied",
+    sqlite3.SQLITE_AUTH: "access is denied",
+    sqlite3.SQLITE_CONSTRAINT: "a row does not fit",
+    sqlite3.SQLITE_TOOBIG: "a message is too large for it",
+    sqlite3.SQLITE_NOMEM: "there is no memory left",
+}
+
+
+def insert_statement(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], mark: str
+) -> str:
+    """The INSERT of one row, with `mark` for each value."""
+    quote = connection.dialect.identifier_preparer
+    names = ", ".join(quote.quote(name) for name in columns)
+    marks = ", ".join([mark] * len(columns))
+    return f"INSERT INTO {quote.format_table(table)} ({names}) VALUES ({marks})"  # noqa: S608
+
+
+def insert_any(
+    connection: sa.Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+) -> None:
+    """Insert `rows` with any driver: slower, for SQLAlchemy looks at each value."""
+    values = [dict(zip(columns, row, strict=True)) for row in rows]
+    connection.execute(table.insert(), values)
+
+
+def chunks(rows: Iterable[Sequence[Any]]) -> Iterable[list[Sequence[Any]]]:
+    """`rows` in lists of some thousands."""
+    remaining = iter(rows)
+    while some := list(islice(remaining, _CHUNK)):
+        yield some
+
+
+def parameters(rows: list[Sequence[Any]]) -> Any:
+    """`rows` as SQLAlchemy takes them for a driver: one is no list."""
+    return rows if len(rows) > 1 else tuple(rows[0])
+
+
+def _checkpoint(holding: Any, moving: Any, seconds: float) -> bool:
+    """Move the log into the file while nobody writes: `holding` keeps the right to, for now."""
+    holding.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    try:
+        holding.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            return False
+        raise
+    busy, logged, moved = moving.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return not busy and logged == moved

@@ -1,0 +1,191 @@
+"""How a queue is: what waits, for how long, who works on it, and which routes fail.
+
+Only indexes of what waits are read: a million finished deliveries take no longer than none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from .database.database import Database
+from .process_identity import alive
+from .schema import (
+    IS_LATER,
+    IS_LEASED,
+    IS_OPEN,
+    IS_PARKED,
+    IS_READY,
+    NEEDS_ATTENTION,
+    batch,
+    delivery,
+    process,
+)
+from .sql import claim, route_state
+from .sql.dead import leased_by_the_dead
+from .sql.processes import identity_of
+from .states import BatchState, State
+
+#: Seconds since the last heartbeat after which a worker does not count; they have one every five.
+FRESH = 60
+#: Failures in a row after which a route is a matter for people: some three minutes.
+FAILING = 6
+#: Seconds that mail may have been due before a queue is called unhealthy.
+MAX_AGE = 300.0
+
+#: the states that are counted
+WAITING = (
+    State.READY,
+    State.SENDING,
+    State.DEFERRED,
+    State.IN_DOUBT,
+    State.FAILED,
+    State.HELD,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteHealth:
+    """What workers last said of a route."""
+
+    name: str
+    #: ``closed`` if it works, ``open`` if it is left alone, ``stopped`` if it needs a person
+    state: str
+    failures: int
+    reason: str
+    #: messages a second that are left to it because its server wanted less; None if it has not
+    rate: float | None
+    #: how many deliveries wait for it
+    waiting: int = 0
+    #: seconds until it is tried again, 0.0 if it may be tried now
+    pause: float = 0.0
+    #: True if it was refused a login, and has needed another password since
+    needs_password: bool = False
+
+    @property
+    def holds_up(self) -> bool:
+        """True if mail waits because it does not work."""
+        return self.state != route_state.CLOSED and self.waiting > 0
+
+    def __str__(self) -> str:
+        """Why mail waits for it."""
+        until = f", next try in {self.pause:.0f} s"
+        if self.needs_password:
+            until = " until it has another password"
+        return (
+            f"route {self.name} is paused{until}, "
+            f"{self.waiting} delivery(s) wait for it: {self.reason}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a queue was at one moment."""
+
+    queue: str
+    #: how many deliveries there are, by state; those that are finished are not counted
+    deliveries: dict[str, int]
+    #: transactions of which nobody knows whether they have committed
+    undecided: int
+    #: seconds for which the oldest unsent delivery has been due, whatever its route has come to;
+    #: 0.0 if none is
+    oldest_due: float
+    #: how many processes with a worker live
+    workers: int
+    route_state: tuple[RouteHealth, ...]
+    #: how many of the deliveries that are being sent are held by processes that are provably dead
+    held_by_dead: int = 0
+
+    def problems(self, max_age: float = MAX_AGE, workers: int = 1) -> list[str]:
+        """What somebody should be woken for, in words; nothing if all is well.
+
+        `max_age` is how many seconds mail may have been due, `workers` how many have to live.
+        """
+        found: list[str] = []
+        if self.oldest_due > max_age:
+            found.append(f"mail has been due for {self.oldest_due:.0f} seconds")
+        if self.workers < workers:
+            lives = f"{self.workers} live" if self.workers else "none lives"
+            found.append(f"of {workers} worker(s) {lives}")
+        if self.held_by_dead:
+            found.append(
+                f"{self.held_by_dead} delivery(s) are held by a process that has died: "
+                "start a worker on this host, which takes them over at once"
+            )
+        for route in self.routes:
+            if route.state == route_state.STOPPED:
+                found.append(f"route {route.name} needs a person: {route.reason}")
+            elif route.state == route_state.OPEN and route.failures >= FAILING:
+                found.append(
+                    f"route {route.name} has failed {route.failures} times: {route.reason}"
+                )
+            elif route.holds_up:
+                found.append(str(route))
+        return found
+
+
+def read_health(database: Database, *, look: bool = False) -> Health:
+    """How the queue in `database` is now. Raises `QueueUnavailable`, `SchemaError`.
+
+    With `look`, nothing at all is changed: see `Database.look`.
+    """
+    with database.look() if look else database.read() as connection:
+        now = database.now(connection)
+        due = claim.oldest_due(connection)
+        undecided = sa.select(sa.func.count()).where(IS_OPEN, batch.c.state == BatchState.UNKNOWN)
+        return Health(
+            database.name,
+            _counts(connection),
+            connection.scalar(undecided) or 0,
+            0.0 if due is None else max(0.0, (now - due) / 1000),
+            _workers(connection, now),
+            tuple(_routes(connection, now)),
+            leased_by_the_dead(connection),
+        )
+
+
+def _counts(connection: sa.Connection) -> dict[str, int]:
+    counts = dict.fromkeys((state.value for state in WAITING), 0)
+
+    def count(*conditions: Any) -> int:
+        return connection.scalar(sa.select(sa.func.count(delivery.c.id)).where(*conditions)) or 0
+
+    counts[State.READY] = count(IS_READY) + count(IS_PARKED)
+    counts[State.SENDING] = count(IS_LEASED)
+    counts[State.DEFERRED] = count(IS_LATER, delivery.c.state == State.DEFERRED)
+    attention = (
+        sa.select(delivery.c.state, sa.func.count(delivery.c.id))
+        .where(NEEDS_ATTENTION)
+        .group_by(delivery.c.state)
+    )
+    for state, number in connection.execute(attention):
+        counts[state] = number
+    return counts
+
+
+def _workers(connection: sa.Connection, now: int) -> int:
+    fresh = sa.select(process).where(
+        process.c.kind == "worker", process.c.heartbeat > now - FRESH * 1000
+    )
+    return sum(
+        alive(identity_of(row), row.heartbeat, now, row.id) for row in connection.execute(fresh)
+    )
+
+
+def _routes(connection: sa.Connection, now: int) -> list[RouteHealth]:
+    waiting = claim.waiting_for(connection)
+    return [
+        RouteHealth(
+            name,
+            row.state,
+            row.failures,
+            row.reason or "",
+            route_state.limit(None, row.rate, row.slowed, now),
+            waiting.get(name, 0),
+            max(0.0, ((row.until or now) - now) / 1000),
+            route_state.needs_password(row),
+        )
+        for name, row in sorted(route_state.read(connection).items())
+    ]

@@ -1,0 +1,181 @@
+"""Whose a batch, a lease or a slot is, and whether that process is still alive.
+
+Nobody may decide about the mail of a process that lives, however long it has been silent: it may
+be stopped, or wait for a lock. On one machine that can be known: process ids are used again, but
+not together with the moment of the start. Of other machines only the heartbeat is known.
+
+A process that is `Fate.DEAD` holds nothing any more, and sends nothing more. `Fate.UNKNOWN` is a
+process that cannot be looked at from here: its leases and slots are its own until they end, and
+its batches as long as it has a heartbeat.
+
+Linux tells the rest in ``/proc``. Where there is none, or where it is another pid namespace's (as
+in ``unshare --pid`` without a mount of its own), what is unknown is empty or 0, and the heartbeat
+decides.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from enum import Enum
+
+from ..common.ascii_text import ascii_strip
+from ..common.system import at_fork
+
+#: Seconds without a heartbeat after which a process that cannot be looked at counts as dead.
+DEAD_AFTER = 300
+
+#: The pid namespace of a machine itself, the same on every Linux; containers have others.
+_MACHINE = "pid:[4026531836]"
+#: States of a process that runs no more: zombie, and dead.
+_ENDED = "ZXx"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process, told from all others there are and have been."""
+
+    #: the host name and, after a space, the machine id if there is one
+    host: str
+    #: of the machine's last start; empty if unknown
+    boot: str
+    #: in which `pid` counts; empty if unknown
+    pid_namespace: str
+    pid: int
+    #: when it was started, in clock ticks since the machine's start; 0 if unknown
+    started: int
+
+    @classmethod
+    def mine(cls) -> Identity:
+        """This process's. A forked child has another."""
+        pid = os.getpid()
+        identity = _identities.get(pid)
+        if identity is None:
+            identity = _identities[pid] = _identity(pid)
+        return identity
+
+
+def process_id() -> str:
+    """A name for this process that no other ever has: 32 hexadecimal digits, new after a fork."""
+    # Two threads that ask for the first time at once get the same one.
+    return _names.setdefault(os.getpid(), uuid.uuid4().hex)
+
+
+class Fate(Enum):
+    """What this process can say of another."""
+
+    ALIVE = "alive"
+    #: proved on this host: there is no such process any more
+    DEAD = "dead"
+    #: it cannot be looked at from here
+    UNKNOWN = "unknown"
+
+
+def fate(other: Identity, process: str = "") -> Fate:
+    """Whether the process `other` lives, as far as that can be proved from here.
+
+    `process` is its `process_id`, if known: a program that has started another in its place
+    (``exec``) leaves pid and start time to it, and what is left of it is told by its name.
+    """
+    mine = Identity.mine()
+    if other.boot and mine.boot and other.boot != mine.boot:
+        return Fate.DEAD if _restarted(mine, other) else Fate.UNKNOWN
+    here = (mine.host, mine.boot, mine.pid_namespace)
+    if "" in here or here != (other.host, other.boot, other.pid_namespace):
+        return Fate.UNKNOWN
+    if other == mine:
+        # We are not stopped, and so neither is whoever else is in this process.
+        return Fate.ALIVE if process in ("", process_id()) else Fate.UNKNOWN
+    return _fate_here(other)
+
+
+def alive(other: Identity, heartbeat_ms: int, now_ms: int, process: str = "") -> bool:
+    """Whether the process `other` counts as alive; where `fate` does not know, by its heartbeat.
+
+    `heartbeat_ms` is its last one and `now_ms` the time now, both in milliseconds by the clock of
+    the store. `process` is as for `fate`.
+    """
+    found = fate(other, process)
+    if found is Fate.UNKNOWN:
+        # A heartbeat of the future is a clock that was set back: fresh, to be on the safe side.
+        # In SQLite it may be anything, if somebody has written to the tables.
+        return isinstance(heartbeat_ms, int) and now_ms - heartbeat_ms < DEAD_AFTER * 1000
+    return found is Fate.ALIVE
+
+
+def _restarted(mine: Identity, other: Identity) -> bool:
+    """Whether `other` ran on this machine before it was started again.
+
+    Machines and containers may have one name, and even one machine id if they were made from one
+    image: only a machine with an id, and no container, is known again.
+    """
+    return (
+        mine.host == other.host
+        and " " in mine.host
+        and mine.pid_namespace == other.pid_namespace == _MACHINE
+    )
+
+
+def _fate_here(other: Identity) -> Fate:
+    """Of `other`, which is of this pid namespace."""
+    try:
+        state, started = _stat(str(other.pid))
+    except (OSError, ValueError, IndexError):
+        # Processes of other users can be hidden (hidepid), but not from this call.
+        try:
+            os.kill(other.pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return Fate.DEAD
+        except (OSError, TypeError):
+            pass  # another user's, or no pid at all
+        return Fate.UNKNOWN
+    if state in _ENDED:
+        return Fate.DEAD
+    if not other.started or not started:
+        return Fate.UNKNOWN
+    return Fate.ALIVE if started == other.started else Fate.DEAD
+
+
+def _identity(pid: int) -> Identity:
+    host = socket.gethostname()
+    machine = _read("/etc/machine-id")
+    if machine:
+        host = f"{host} {machine}"
+    boot = _read("/proc/sys/kernel/random/boot_id")
+    try:
+        if os.readlink("/proc/self") != str(pid):
+            return Identity(host, boot, "", pid, 0)
+        return Identity(host, boot, os.readlink("/proc/self/ns/pid"), pid, _stat("self")[1])
+    except (OSError, ValueError, IndexError):
+        return Identity(host, boot, "", pid, 0)
+
+
+def _stat(pid: str) -> tuple[str, int]:
+    """State and start time of a process: fields 3 and 22 of ``stat``, proc(5)."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # The name of the program, in parentheses, may hold anything.
+        fields = file.read().rpartition(b")")[2].split()
+    return fields[0].decode("ascii"), int(fields[19])
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return ascii_strip(file.read())
+    except (OSError, ValueError):
+        return ""
+
+
+#: By pid, though there is only ever one: a fork that Python does not notice is noticed by that.
+_identities: dict[int, Identity] = {}
+_names: dict[int, str] = {}
+
+
+def _forget() -> None:
+    _identities.clear()
+    _names.clear()
+
+
+at_fork(in_child=_forget)

@@ -1,0 +1,94 @@
+"""What dead processes hold: any process that is there may take it from them at once.
+
+A process holds leases on deliveries, slots of routes, and batches. One that is provably dead on
+this host (see `owner.fate`) sends nothing more, so nobody has to wait until its leases end. Of all
+other processes the lease, the slot and the heartbeat decide.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..process_identity import DEAD_AFTER, Fate, Identity, fate, process_id
+from ..schema import IS_LEASED, IS_OPEN, batch, delivery, process
+from . import connection_slots
+from .processes import fates, identity_of
+
+#: Milliseconds until what a dead process had begun is tried again: its connections have ended.
+DEAD_DELAY = 20_000
+
+_LEASING = (
+    sa.select(delivery.c.process).where(IS_LEASED, delivery.c.process.is_not(None)).distinct()
+)
+_LEASED_BY = sa.select(sa.func.count(delivery.c.id)).where(
+    IS_LEASED, delivery.c.process.in_(sa.bindparam("ids", expanding=True))
+)
+#: What a batch says of its process, where the process itself has not said that it lives.
+_OWNER = "owner"
+#: Open batches with what is known of their processes.
+BATCHES = (
+    sa.select(
+        *(batch.c.id, batch.c.state, batch.c.witnesses, batch.c.reason),
+        *(batch.c.process, batch.c.created),
+        process,
+    )
+    .join_from(batch, process, process.c.id == batch.c.process, isouter=True)
+    .where(IS_OPEN)
+    .order_by(batch.c.created)
+)
+
+
+def dead_holders(connection: sa.Connection) -> list[str]:
+    """The ids of processes that have leases or slots and are provably dead."""
+    ids = set(connection.scalars(_LEASING)) | connection_slots.holders(connection)
+    return [id_ for id_, found in fates(connection, ids).items() if found is Fate.DEAD]
+
+
+def leased_by_the_dead(connection: sa.Connection) -> int:
+    """How many deliveries are leased by processes that are provably dead."""
+    ids = dead_holders(connection)
+    return (connection.scalar(_LEASED_BY, {"ids": ids}) or 0) if ids else 0
+
+
+# -- batches
+
+
+def noted_owner() -> dict[str, Any]:
+    """What a batch notes of this process, which may have no row of its own yet."""
+    return {_OWNER: astuple(Identity.mine())}
+
+
+def fate_of_owner(row: Any, now: int) -> Fate:
+    """Whether the process of a batch decides about it; `row` is one of `BATCHES`.
+
+    `Fate.DEAD` is proved. `Fate.UNKNOWN` stands for a process that has shown no sign of life for
+    `owner.DEAD_AFTER` seconds, or has given the batch up: nobody decides about it any more.
+    """
+    if row.process is None:
+        return Fate.UNKNOWN
+    if row.process == process_id():
+        return Fate.ALIVE
+    # It may not have come to its first heartbeat: the batch is as good a sign of life.
+    known = row.host is not None
+    other = identity_of(row) if known else _noted(row.witnesses)
+    sign = row.heartbeat if known else row.created
+    sign = sign if isinstance(sign, int) else 0
+    found = Fate.UNKNOWN if other is None else fate(other, row.process)
+    if found is Fate.UNKNOWN and now - sign < DEAD_AFTER * 1000:
+        return Fate.ALIVE
+    return found
+
+
+def _noted(witnesses: str) -> Identity | None:
+    try:
+        host, boot, namespace, pid, started = json.loads(witnesses)[_OWNER]
+    except (ValueError, TypeError, KeyError):
+        return None
+    texts = all(isinstance(text, str) for text in (host, boot, namespace))
+    if not texts or not all(isinstance(number, int) for number in (pid, started)):
+        return None
+    return Identity(host, boot, namespace, pid, started)

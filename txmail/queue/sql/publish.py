@@ -1,0 +1,428 @@
+"""The statements that write a transaction's mail, publish it, settle it or throw it away.
+
+Each method does its work on a connection, in the transaction that its caller has opened; the moves
+of `txmail.queue.states` are the only ones it makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import sqlalchemy as sa
+
+from ...envelope import Outcome, Status
+from ...exceptions import QueueFull
+from ...submission import Item, Row
+from ..database.database import Database
+from ..digest import digest_of
+from ..process_identity import Identity, process_id
+from ..retry import said, settlement
+from ..schema import (
+    IS_LATER,
+    IS_LEASED,
+    IS_OPEN,
+    IS_PARKED,
+    IS_READY,
+    attempt,
+    batch,
+    delivery,
+    message,
+    process,
+)
+from ..states import BatchState, State
+from . import statements
+
+#: How many deliveries are moved, or keys claimed, in one transaction.
+CHUNK = 1000
+#: No limit, as both databases take it.
+_ALL = 2**31 - 1
+
+_MESSAGE = (
+    "id",
+    "batch",
+    "kind",
+    "message_id",
+    "sender",
+    "created",
+    "idempotency_key",
+    "size",
+    "content",
+    "digest",
+    "not_before",
+)
+_DELIVERY = (
+    "id",
+    "message",
+    "recipient",
+    "state",
+    "priority",
+    "due",
+    "expires",
+    "attempts",
+    "begun",
+    "duplicate",
+    "changed",
+    "code",
+    "reply",
+)
+
+#: the ids of a written item's deliveries, in the order of its recipients
+Written = dict[Item, Sequence[int]]
+
+
+class Store:
+    """What the queue's tables are told and asked."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # -- writing
+
+    def open_batch(
+        self,
+        connection: sa.Connection,
+        number: int,
+        state: BatchState,
+        witnesses: str,
+        now: int,
+    ) -> None:
+        """Write the row of batch `number`, which this process decides about."""
+        connection.execute(
+            statements.OPEN_BATCH,
+            {
+                "id": number,
+                "state": state,
+                "process": process_id(),
+                "created": now,
+                "changed": now,
+                "witnesses": witnesses,
+            },
+        )
+
+    def beat(self, connection: sa.Connection, now: int, kind: str = "application") -> None:
+        """Say that this process lives."""
+        mine = Identity.mine()
+        connection.execute(
+            statements.BEAT,
+            {
+                "id": process_id(),
+                "kind": kind,
+                "host": mine.host,
+                "boot": mine.boot,
+                "pid_namespace": mine.pid_namespace,
+                "pid": mine.pid,
+                "started": mine.started,
+                "heartbeat": now,
+            },
+        )
+
+    def retire(self, connection: sa.Connection) -> None:
+        """This process has no worker any more."""
+        connection.execute(
+            process.update().where(process.c.id == process_id()).values(kind="application")
+        )
+
+    def insert(
+        self, connection: sa.Connection, number: int, rows: Sequence[Row], state: State, now: int
+    ) -> Written:
+        """Write `rows` into batch `number`, their deliveries in `state`."""
+        count = sum(len(row.item.envelope.recipients) for row in rows)
+        messages = self.database.reserve(connection, message, len(rows))
+        ids = self.database.reserve(connection, delivery, count)
+        self.database.insert(connection, message, _MESSAGE, _messages(rows, messages, number, now))
+        self.database.insert(
+            connection, delivery, _DELIVERY, _deliveries(rows, messages, ids, state, now)
+        )
+        written: Written = {}
+        start = 0
+        for row in rows:
+            end = start + len(row.item.envelope.recipients)
+            written[row.item] = ids[start:end]
+            start = end
+        return written
+
+    def change_batch(
+        self,
+        connection: sa.Connection,
+        number: int,
+        state: BatchState,
+        now: int,
+        reason: str | None = None,
+    ) -> bool:
+        """Bring batch `number` into `state`; False if it may not come there from where it is."""
+        values = {"number": number, "new_changed": now, "new_reason": reason}
+        return connection.execute(statements.change_batch(state), values).rowcount > 0
+
+    def state(self, connection: sa.Connection, number: int) -> BatchState | None:
+        """The state of batch `number`; None if there is none.
+
+        It waits for any transaction that is about to change it: what it says then stays so.
+        """
+        found = connection.scalar(statements.STATE, {"number": number})
+        return None if found is None else BatchState(found)
+
+    def note(self, connection: sa.Connection, number: int, witnesses: str, now: int) -> None:
+        """Replace what the witnesses of batch `number` noted."""
+        connection.execute(
+            statements.NOTE, {"number": number, "new_witnesses": witnesses, "new_changed": now}
+        )
+
+    def mark_begun(self, connection: sa.Connection, ids: Sequence[int], begun: bool) -> None:
+        """Say of staged deliveries whether their transaction sends them itself."""
+        for some in _chunks(ids):
+            connection.execute(
+                delivery.update().where(delivery.c.id.in_(some)).values(begun=int(begun))
+            )
+
+    # -- deciding
+
+    def publish(
+        self, connection: sa.Connection, number: int, now: int, *, keys: bool = True
+    ) -> bool:
+        """Make all of a committed batch ready, and say so; False if that was said before.
+
+        Without `keys`, it has none.
+        """
+        while keys and self._claim_keys(connection, number, now, CHUNK):
+            pass
+        self._ready(connection, number, now, _ALL)
+        return self.change_batch(connection, number, BatchState.PUBLISHED, now)
+
+    def promote(self, connection: sa.Connection, number: int, now: int, limit: int = CHUNK) -> bool:
+        """Make up to `limit` staged deliveries of a committed batch ready; True if none is left.
+
+        Before that, its idempotency keys are claimed, in their order: two transactions that claim
+        the same keys wait for each other, never both.
+        """
+        if self._claim_keys(connection, number, now, limit) == limit:
+            return False
+        if self._ready(connection, number, now, limit) >= limit:
+            return False
+        self.change_batch(connection, number, BatchState.PUBLISHED, now)
+        return True
+
+    def _ready(self, connection: sa.Connection, number: int, now: int, limit: int) -> int:
+        """Make up to `limit` staged deliveries of the batch ready; how many they were."""
+        ready = statements.ready(array=connection.dialect.name == "postgresql")
+        values = {"number": number, "new_changed": now, "limit": limit}
+        return connection.execute(ready, values).rowcount
+
+    def _claim_keys(self, connection: sa.Connection, number: int, now: int, limit: int) -> int:
+        """Claim up to `limit` keys of the batch; how many were looked at."""
+        found = connection.execute(statements.UNCLAIMED, {"number": number, "limit": limit}).all()
+        if not found:
+            return 0
+        connection.execute(
+            statements.CLAIM_KEY,
+            [{"key": key, "message": id_, "created": now} for id_, key in found],
+        )
+        keys = [key for _, key in found]
+        winners = dict(connection.execute(statements.WINNERS, {"keys": keys}).all())
+        losers = [
+            {
+                "number": id_,
+                "new_changed": now,
+                "new_reply": f"{statements.DUPLICATE_OF}{winners[key]}",
+            }
+            for id_, key in found
+            if winners[key] != id_
+        ]
+        if losers:
+            connection.execute(statements.CANCEL_DUPLICATE, losers)
+        return len(found)
+
+    def doubt(self, connection: sa.Connection, number: int, now: int, due: int | None) -> int:
+        """What a dead process was sending for a committed batch is in doubt; how many they are."""
+        about = {"number": number, "new_changed": now}
+        connection.execute(statements.DOUBT_HISTORY, {**about, "new_process": process_id()})
+        return connection.execute(statements.DOUBT, {**about, "new_due": due}).rowcount
+
+    def settle(
+        self,
+        connection: sa.Connection,
+        outcomes: Iterable[tuple[int, Outcome]],
+        now: int,
+        *,
+        hold_doubt: bool = False,
+    ) -> None:
+        """Write what became of deliveries that their transaction has sent itself, by their ids."""
+        changes: dict[State, list[dict[str, Any]]] = {}
+        history: list[dict[str, Any]] = []
+        for id_, outcome in outcomes:
+            made = settlement(outcome, now, hold_doubt=hold_doubt)
+            changes.setdefault(made.state, []).append(
+                {
+                    "number": id_,
+                    "new_changed": now,
+                    "new_due": made.due,
+                    "new_attempts": made.attempts,
+                    "new_duplicate": int(made.doubt),
+                    "new_code": made.code,
+                    "new_reply": made.reply,
+                }
+            )
+            if made.state is not State.SENT:
+                history.append(
+                    {
+                        "delivery": id_,
+                        "at": now,
+                        "state": made.state,
+                        "code": made.code,
+                        "reply": made.reply,
+                        "process": process_id(),
+                    }
+                )
+        for state, some in changes.items():
+            connection.execute(statements.settle(state), some)
+        if history:
+            connection.execute(attempt.insert(), history)
+
+    def discard(self, connection: sa.Connection, number: int, *states: State) -> None:
+        """Delete a batch that was not committed and had nothing sent.
+
+        `states` are those that its deliveries may be in, by default only staged.
+        """
+        chosen = list(states or [State.STAGED])
+        connection.execute(statements.DISCARD, {"number": number, "states": chosen})
+        connection.execute(statements.DISCARD_MESSAGES, {"number": number})
+        connection.execute(statements.DISCARD_BATCH, {"number": number})
+
+    def take_back(self, connection: sa.Connection, number: int) -> None:
+        """Delete a batch that was published, although nobody may have known it, and its keys.
+
+        What a worker was so fast as to begin with stays, with its message; so does a message for
+        whose idempotency key another transaction's was cancelled.
+        """
+        for statement in statements.TAKE_BACK:
+            connection.execute(statement, {"number": number})
+
+    def explain_kept(self, connection: sa.Connection, number: int, now: int) -> bool:
+        """Say of what `take_back` has left of a batch why it is there; False if that is nothing."""
+        about = {"number": number, "new_changed": now}
+        connection.execute(statements.KEPT_HISTORY, {**about, "new_process": process_id()})
+        return connection.execute(statements.KEPT, about).rowcount > 0
+
+    def remove(self, connection: sa.Connection, ids: Sequence[int]) -> None:
+        """Delete staged deliveries that a savepoint took back, with their messages."""
+        for some in _chunks(ids):
+            messages = connection.scalars(
+                sa.select(delivery.c.message).where(delivery.c.id.in_(some)).distinct()
+            ).all()
+            connection.execute(
+                delivery.delete().where(delivery.c.id.in_(some), delivery.c.state == State.STAGED)
+            )
+            connection.execute(message.delete().where(message.c.id.in_(messages)))
+
+    def cancel_rest(self, connection: sa.Connection, number: int, now: int, why: str) -> None:
+        """Nothing more of a batch is sent: what is still staged of it is cancelled."""
+        connection.execute(
+            statements.CANCEL_REST, {"number": number, "new_changed": now, "new_reply": why}
+        )
+
+    # -- asking
+
+    def check_room(self, connection: sa.Connection, limit: int, more: int) -> None:
+        """Raise `QueueFull` if `more` deliveries would bring those that wait above `limit`."""
+        # What others have staged is on its way into the queue, and may all commit.
+        staged = (
+            sa.select(delivery.c.id)
+            .select_from(batch)
+            .join(message, message.c.batch == batch.c.id)
+            .join(delivery, delivery.c.message == message.c.id)
+            .where(IS_OPEN, delivery.c.state == State.STAGED)
+        )
+        # Each of these is read from an index that has nothing else in it.
+        conditions = (IS_READY, IS_PARKED, IS_LATER, IS_LEASED)
+        waiting = 0
+        for chosen in (staged, *(sa.select(delivery.c.id).where(each) for each in conditions)):
+            some = chosen.limit(limit + 1).subquery()
+            waiting += connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+        if waiting + more > limit:
+            raise QueueFull(f"more than {limit} deliveries would wait, which is the queue's limit")
+
+    def counts(self, connection: sa.Connection) -> dict[str, int]:
+        """See `Queue.counts`."""
+        found: dict[str, int] = {}
+        rows = connection.execute(
+            sa.select(delivery.c.state, sa.func.count())
+            .where(delivery.c.state != State.STAGED)
+            .group_by(delivery.c.state)
+        )
+        for state, count in rows:
+            found[state] = count
+        staged = connection.execute(
+            sa.select(batch.c.state, sa.func.count())
+            .select_from(delivery)
+            .join(message, message.c.id == delivery.c.message)
+            .join(batch, batch.c.id == message.c.batch)
+            .where(delivery.c.state == State.STAGED, batch.c.state != BatchState.DISCARDED)
+            .group_by(batch.c.state)
+        )
+        for of, count in staged:
+            committed = of in (BatchState.PUBLISHING, BatchState.PUBLISHED)
+            state = State.READY if committed else State.STAGED
+            found[state.value] = found.get(state.value, 0) + count
+        return found
+
+
+def _messages(
+    rows: Sequence[Row], ids: Sequence[int], number: int, now: int
+) -> Iterator[tuple[Any, ...]]:
+    for id_, row in zip(ids, rows, strict=True):
+        envelope, not_before = row.item.envelope, row.item.options.not_before
+        yield (
+            id_,
+            number,
+            "plain",
+            envelope.message_id,
+            envelope.sender,
+            now,
+            row.item.options.idempotency_key,
+            envelope.size,
+            envelope.content,
+            digest_of(envelope.content),
+            None if not_before is None else millis(not_before),
+        )
+
+
+def _deliveries(
+    rows: Sequence[Row], messages: Sequence[int], ids: Sequence[int], state: State, now: int
+) -> Iterator[tuple[Any, ...]]:
+    free = iter(ids)
+    word = state.value
+    for id_, row in zip(messages, rows, strict=True):
+        options = row.item.options
+        due = now if options.not_before is None else max(now, millis(options.not_before))
+        expires = None if options.expires is None else millis(options.expires)
+        known = {o.recipient: said(o) for o in row.outcomes if o.status is not Status.ACCEPTED}
+        for recipient in row.item.envelope.recipients:
+            code, reply = known.get(recipient, (None, None)) if known else (None, None)
+            yield (
+                next(free),
+                id_,
+                recipient,
+                word,
+                int(options.priority),
+                due,
+                expires,
+                0,
+                int(row.begun),
+                0,
+                now,
+                code,
+                reply,
+            )
+
+
+def millis(moment: datetime) -> int:
+    """Milliseconds since 1970 of an aware `moment`."""
+    return int(moment.timestamp() * 1000)
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[list[int]]:
+    rest = iter(ids)
+    while some := list(islice(rest, CHUNK)):
+        yield some

@@ -1,0 +1,206 @@
+"""The statements of the store, each made once: making one takes longer than running it.
+
+Their parameters are named as what they replace; those that go into a column begin with ``new_``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..schema import attempt, batch, delivery, idempotency, message
+from ..states import BatchState, State, batch_before, check_move
+
+_number: Any = sa.bindparam("number")
+_new_changed: Any = sa.bindparam("new_changed", type_=sa.BigInteger)
+
+#: The messages of batch ``number``.
+MESSAGES = sa.select(message.c.id).where(message.c.batch == _number).scalar_subquery()
+
+OPEN_BATCH = batch.insert()
+STATE = sa.select(batch.c.state).where(batch.c.id == _number).with_for_update()
+NOTE = (
+    batch.update()
+    .where(batch.c.id == _number)
+    .values(witnesses=sa.bindparam("new_witnesses"), changed=_new_changed)
+)
+BEAT = sa.text(
+    "INSERT INTO txmail_process"
+    " (id, kind, host, boot, pid_namespace, pid, started, heartbeat)"
+    " VALUES (:id, :kind, :host, :boot, :pid_namespace, :pid, :started, :heartbeat)"
+    " ON CONFLICT (id) DO UPDATE SET heartbeat = excluded.heartbeat,"
+    # An application that has a worker is one.
+    " kind = CASE excluded.kind WHEN 'worker' THEN 'worker' ELSE txmail_process.kind END"
+)
+CLAIM_KEY = sa.text(
+    "INSERT INTO txmail_idempotency (key, message, created) VALUES (:key, :message, :created)"
+    " ON CONFLICT (key) DO NOTHING"
+)
+
+
+def move(state: State, *sources: State) -> sa.Update:
+    """The statement that brings deliveries into `state`, if they are in one of `sources`.
+
+    Raises `IllegalMove` where `model.MOVES` has no such move.
+    """
+    for source in sources:
+        check_move(source, state)
+    # Not IN: executemany knows none.
+    where = sa.or_(*(delivery.c.state == source for source in sources))
+    return delivery.update().where(where).values(state=state, changed=_new_changed)
+
+
+@cache
+def change_batch(state: BatchState) -> sa.Update:
+    """Bring batch ``number`` into `state`, if it may come there from where it is."""
+    return (
+        batch.update()
+        .where(batch.c.id == _number, batch.c.state.in_(batch_before(state)))
+        .values(state=state, changed=_new_changed, reason=sa.bindparam("new_reason"))
+    )
+
+
+@cache
+def settle(state: State) -> sa.Update:
+    """Bring the delivery ``number`` into `state`, with what was said about it."""
+    # A process that was taken for dead knows better what has become of what is in doubt.
+    sources = [State.STAGED] if state is State.IN_DOUBT else [State.STAGED, State.IN_DOUBT]
+    names = ("due", "attempts", "duplicate", "code", "reply")
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in names}
+    return move(state, *sources).where(delivery.c.id == _number).values(begun=0, **values)
+
+
+def is_among(some: sa.Select[Any], array: bool) -> sa.ColumnElement[bool]:
+    """True of the deliveries whose ids `some` finds.
+
+    PostgreSQL may run what stands behind IN once for each row, above all while its statistics say
+    that there are hardly any rows. An `array`, which SQLite does not have, is made once.
+    """
+    if array:
+        return delivery.c.id == sa.any_(sa.func.array(some.scalar_subquery()))
+    return delivery.c.id.in_(some.scalar_subquery())
+
+
+@cache
+def ready(array: bool) -> sa.Update:
+    """Make at most ``limit`` staged deliveries of batch ``number`` ready; see `is_among`."""
+    some = (
+        sa.select(delivery.c.id)
+        .join(message, message.c.id == delivery.c.message)
+        .where(message.c.batch == _number, delivery.c.state == State.STAGED)
+        .where(delivery.c.begun == 0)
+        .limit(sa.bindparam("limit"))
+    )
+    return move(State.READY, State.STAGED).where(is_among(some, array))
+
+
+def _unclaimed() -> sa.Select[Any]:
+    """At most ``limit`` messages of batch ``number`` whose keys are still to be claimed."""
+    mine = (
+        sa.select(idempotency.c.key)
+        .where(idempotency.c.key == message.c.idempotency_key)
+        .where(idempotency.c.message == message.c.id)
+    )
+    staged = sa.select(delivery.c.id).where(
+        delivery.c.message == message.c.id, delivery.c.state == State.STAGED
+    )
+    return (
+        sa.select(message.c.id, message.c.idempotency_key)
+        .where(message.c.batch == _number, message.c.idempotency_key.is_not(None))
+        .where(~mine.exists(), staged.exists())
+        .order_by(message.c.idempotency_key, message.c.id)
+        .limit(sa.bindparam("limit"))
+    )
+
+
+UNCLAIMED = _unclaimed()
+#: What a delivery says that was cancelled, before the number of the message that had its key first.
+DUPLICATE_OF = "duplicate of message "
+
+WINNERS = sa.select(idempotency.c.key, idempotency.c.message).where(
+    idempotency.c.key.in_(sa.bindparam("keys", expanding=True))
+)
+CANCEL_DUPLICATE = (
+    move(State.CANCELLED, State.STAGED)
+    .where(delivery.c.message == _number)
+    .values(reply=sa.bindparam("new_reply"))
+)
+#: What was begun of batch ``number`` is in doubt.
+DOUBT = (
+    move(State.IN_DOUBT, State.STAGED)
+    .where(delivery.c.begun == 1, delivery.c.message.in_(MESSAGES))
+    .values(due=sa.bindparam("new_due"), duplicate=1, reply="the process that was sending it died")
+)
+#: The same as a try of each, to be written before.
+DOUBT_HISTORY = attempt.insert().from_select(
+    ("delivery", "at", "state", "reply", "process"),
+    sa.select(
+        delivery.c.id,
+        _new_changed,
+        sa.literal(State.IN_DOUBT.value),
+        sa.literal("the process that was sending it died"),
+        sa.bindparam("new_process", type_=sa.String),
+    ).where(
+        delivery.c.state == State.STAGED, delivery.c.begun == 1, delivery.c.message.in_(MESSAGES)
+    ),
+)
+#: What is staged of batch ``number`` is not sent any more.
+CANCEL_REST = (
+    move(State.CANCELLED, State.STAGED)
+    .where(delivery.c.message.in_(MESSAGES))
+    .values(reply=sa.bindparam("new_reply"))
+)
+#: Delete what batch ``number`` has in ``states``, and then all that it is.
+DISCARD = (
+    delivery.delete()
+    .where(delivery.c.message.in_(MESSAGES))
+    .where(delivery.c.state.in_(sa.bindparam("states", expanding=True)))
+)
+DISCARD_MESSAGES = message.delete().where(message.c.batch == _number)
+DISCARD_BATCH = batch.delete().where(batch.c.id == _number)
+
+
+def _winners() -> sa.Select[Any]:
+    """The messages of batch ``number`` for which one of another batch was cancelled."""
+    other, cancelled = message.alias(), delivery.alias()
+    said = sa.literal(DUPLICATE_OF) + sa.cast(message.c.id, sa.Text)
+    return (
+        sa.select(message.c.id)
+        .join(other, other.c.idempotency_key == message.c.idempotency_key)
+        .join(cancelled, cancelled.c.message == other.c.id)
+        .where(message.c.batch == _number, other.c.batch != _number)
+        .where(cancelled.c.state == State.CANCELLED, cancelled.c.reply == said)
+    )
+
+
+_untouched = sa.and_(
+    delivery.c.message.in_(MESSAGES),
+    delivery.c.message.not_in(_winners()),
+    delivery.c.state.in_([State.STAGED, State.READY, State.DEFERRED, State.CANCELLED]),
+)
+_kept = sa.select(delivery.c.message).where(delivery.c.message.in_(MESSAGES))
+#: Delete batch ``number`` as if it had never been published: in this order.
+TAKE_BACK = (
+    attempt.delete().where(attempt.c.delivery.in_(sa.select(delivery.c.id).where(_untouched))),
+    delivery.delete().where(_untouched),
+    idempotency.delete().where(
+        idempotency.c.message.in_(MESSAGES), idempotency.c.message.not_in(_kept)
+    ),
+    message.delete().where(message.c.batch == _number, message.c.id.not_in(_kept)),
+    batch.delete().where(batch.c.id == _number, ~sa.exists().where(message.c.batch == _number)),
+)
+_UNHEARD = "its transaction failed, because the answer that the queue has it did not arrive"
+#: What is left of batch ``number`` after `TAKE_BACK` says why: each delivery, and then the batch.
+KEPT_HISTORY = attempt.insert().from_select(
+    ("delivery", "at", "state", "reply", "process"),
+    sa.select(
+        delivery.c.id,
+        _new_changed,
+        delivery.c.state,
+        sa.literal(_UNHEARD),
+        sa.bindparam("new_process", type_=sa.String),
+    ).where(delivery.c.message.in_(MESSAGES)),
+)
+KEPT = batch.update().where(batch.c.id == _number).values(reason=_UNHEARD, changed=_new_changed)

@@ -1,0 +1,222 @@
+"""What the sessions have in common that speak to no server: a program, a folder, a terminal.
+
+They hand over one envelope after the other, each in one call or, where a call takes a limited
+number of recipients, in several. A subclass says what it can never take and does one call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from zope.interface import implementer
+
+from ...envelope import Action, Envelope, Outcome, Scope, Status
+from ...interfaces import ISession
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one call, for each of its recipients."""
+
+    status: Status
+    scope: Scope = Scope.MESSAGE
+    action: Action = Action.DONE
+    reason: str = ""
+
+    def outcome(self, recipient: str, message_id: str, position: int = 0) -> Outcome:
+        """The outcome of `recipient`. No server was asked about it."""
+        return Outcome(
+            recipient,
+            self.status,
+            self.scope,
+            message_id=message_id,
+            action=self.action,
+            reason=self.reason,
+            preflighted=False,
+            position=position,
+        )
+
+
+def unsent(reason: str) -> Result:
+    """Nothing was done, for a reason that says nothing about the message."""
+    return Result(Status.UNSENT, Scope.ROUTE, Action.DEFER_ROUTE, reason)
+
+
+def deferred(reason: str, action: Action = Action.DEFER_ROUTE) -> Result:
+    """It was tried and failed, for a reason that says nothing about the message."""
+    return Result(Status.DEFERRED, Scope.ROUTE, action, reason)
+
+
+def in_doubt(reason: str) -> Result:
+    """Nobody can say whether it was taken."""
+    return Result(Status.IN_DOUBT, Scope.MESSAGE, Action.IN_DOUBT, reason)
+
+
+_NOTHING = Result(
+    Status.UNSENT, Scope.MESSAGE, Action.DEFER, "nothing was done about this recipient"
+)
+
+
+@implementer(ISession)
+class LocalSession:
+    """See `ISession`. A subclass brings `hand_over` and, if need be, `refusals`."""
+
+    #: recipients of one call at most; None is any number
+    most_recipients: int | None = None
+    #: there is no connection that could be new, or be lost
+    fresh = restartable = False
+
+    def __init__(self, host: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.host = host
+        self._clock = clock
+        #: an outcome for each recipient of the last `send`, and how many were handed out
+        self._outcomes: list[Outcome] = []
+        self._handed_out = 0
+        #: what became of the call that is under way, true at every moment: an interruption may
+        #: come between any two of them
+        self.result = _NOTHING
+        #: that call: its envelope, the indexes of its recipients, where their outcomes begin
+        self._under_way: tuple[Envelope, list[int], int] | None = None
+
+    # -- for subclasses
+
+    def refusals(self, envelope: Envelope) -> list[Outcome]:
+        """What can never be handed over of `envelope`; known without trying."""
+        return []
+
+    def hand_over(self, envelope: Envelope, seconds: float | None) -> None:
+        """Hand `envelope` over, to all of its recipients, within so many seconds.
+
+        Keeps `result` true at every moment, also if it raises; at first it says "nothing".
+        """
+        raise NotImplementedError
+
+    # -- ISession
+
+    def preflight(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        always: bool = False,
+        stage: bool = True,
+        timeout: float | None = None,
+    ) -> list[Outcome]:
+        """See `ISession`: there is no server to ask, so this is what we know ourselves."""
+        return [
+            replace(outcome, position=position)
+            for position, envelope in enumerate(envelopes)
+            for outcome in self.refusals(envelope)
+        ]
+
+    def send(
+        self,
+        envelopes: Iterable[Envelope],
+        *,
+        strict: bool = False,
+        timeout: float | None = None,
+        window: int | None = None,
+        leave: bool = False,
+        guard: Callable[[], object] | None = None,
+    ) -> Iterator[Outcome]:
+        """See `ISession`.
+
+        With `strict` nothing at all is handed over if anything can never be, because no preflight
+        has found that out before.
+        """
+        envelopes = list(envelopes)
+        self._outcomes = [
+            _NOTHING.outcome(r, envelope.message_id, position)
+            for position, envelope in enumerate(envelopes)
+            for r in envelope.recipients
+        ]
+        self._handed_out = 0
+        self._under_way = None
+        self._guard = guard
+        deadline = None if timeout is None else self._clock() + timeout
+        return self._sent(envelopes, strict, deadline)
+
+    def _sent(
+        self, envelopes: list[Envelope], strict: bool, deadline: float | None
+    ) -> Iterator[Outcome]:
+        stopped = strict and self._refused(envelopes)
+        start = 0
+        for envelope in envelopes:
+            if not stopped:
+                stopped = self._send_one(envelope, start, strict, deadline)
+            start += len(envelope.recipients)
+            while self._handed_out < start:
+                yield self._outcomes[self._handed_out]
+                self._handed_out += 1
+
+    def _refused(self, envelopes: Iterable[Envelope]) -> bool:
+        """Note all refusals; True if there is one."""
+        start, found = 0, False
+        for envelope in envelopes:
+            found = bool(self._note_refusals(envelope, start)) or found
+            start += len(envelope.recipients)
+        return found
+
+    def _note_refusals(self, envelope: Envelope, start: int) -> set[str]:
+        """Note the refusals of `envelope`; return the recipients that have one."""
+        refusals = {outcome.recipient: outcome for outcome in self.refusals(envelope)}
+        for index, recipient in enumerate(envelope.recipients, start):
+            if recipient in refusals:
+                position = self._outcomes[index].position
+                self._outcomes[index] = replace(refusals[recipient], position=position)
+        return set(refusals)
+
+    def _send_one(
+        self, envelope: Envelope, start: int, strict: bool, deadline: float | None
+    ) -> bool:
+        """Hand `envelope` over; True if that is the end of sending."""
+        refused = self._note_refusals(envelope, start)
+        wanted = [i for i, r in enumerate(envelope.recipients) if r not in refused]
+        size = self.most_recipients or len(wanted) or 1
+        for first in range(0, len(wanted), size):
+            some = wanted[first : first + size]
+            result = self._call(envelope, some, start, deadline)
+            if result.scope is Scope.ROUTE or (strict and result.status is not Status.ACCEPTED):
+                return True
+        return False
+
+    def _call(
+        self, envelope: Envelope, indexes: list[int], start: int, deadline: float | None
+    ) -> Result:
+        """One call, for the recipients at `indexes`."""
+        seconds = None if deadline is None else deadline - self._clock()
+        part = envelope
+        if len(indexes) < len(envelope.recipients):
+            recipients = tuple(envelope.recipients[index] for index in indexes)
+            part = Envelope(envelope.sender, recipients, envelope.content)
+        self.result = _NOTHING
+        if self._guard is not None:
+            self._guard()
+        self._under_way = envelope, indexes, start
+        if seconds is not None and seconds <= 0:
+            self.result = unsent("the time for it was up")
+        else:
+            self.hand_over(part, seconds)
+        self._note_result()
+        return self.result
+
+    def _note_result(self) -> None:
+        """Note the outcomes of the call that is under way, if there is one."""
+        if self._under_way is not None:
+            envelope, indexes, start = self._under_way
+            for index in indexes:
+                self._outcomes[start + index] = self.result.outcome(
+                    envelope.recipients[index],
+                    envelope.message_id,
+                    self._outcomes[start + index].position,
+                )
+            self._under_way = None
+
+    def unsettled(self) -> list[Outcome]:
+        """See `ISession`."""
+        self._note_result()
+        return self._outcomes[self._handed_out :]
+
+    def close(self, *, dirty: bool = False) -> None:
+        """See `ISession`."""

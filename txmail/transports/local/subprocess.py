@@ -1,0 +1,205 @@
+"""One run of a program that is fed octets: a process, three pipes' ends, a deadline.
+
+The only module that starts a process. A run that has to be ended before the program had all of
+its input leaves no trace: the process group is killed *before* its standard input is closed, so
+that nobody ever takes the part for the whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import IO, Self, cast
+
+from ...common.ascii_text import ascii_strip
+
+#: Octets of what it says that are kept; more is read, so that it does not block, and dropped.
+SAID_LIMIT = 1024
+#: Seconds between two looks whether it has ended: short ones after it has closed something, which
+#: is usually the end; long ones while it works, or has left somebody behind who holds its standard
+#: error open, as a delivery in the background does.
+_FIRST_TICK, _LAST_TICK = 0.0005, 0.05
+#: Seconds that a killed process group is waited for. It dies at once unless it hangs in the kernel.
+_GRACE = 2.0
+_CHUNK = 65536
+
+
+class Program:
+    """One run of a program. Use as a context manager; leaving it ends what still runs."""
+
+    def __init__(
+        self,
+        arguments: Sequence[bytes],
+        octets: bytes,
+        environment: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing runs before `start`."""
+        #: its exit code, negative for a signal; None while it runs, or if it cannot be ended
+        self.code: int | None = None
+        #: True once all octets, and that they are all, were told to it
+        self.complete = False
+        #: True if we have ended it
+        self.killed = False
+        #: True if somebody else in this process took its exit code (or SIGCHLD is ignored), which
+        #: `subprocess` takes for an exit code of 0
+        self.lost = False
+        self._arguments = arguments
+        self._environment = dict(environment)
+        self._said = b""
+        self._rest = memoryview(octets)
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._error: BaseException | None = None
+        self._starting = False
+        self._settled = threading.Event()
+
+    @property
+    def started(self) -> bool:
+        """True if there is, or was, a process."""
+        return self._process is not None
+
+    @property
+    def said(self) -> str:
+        """What it wrote to its standard error, at most `SAID_LIMIT` octets; not escaped."""
+        return ascii_strip(self._said.decode("utf-8", "replace"))
+
+    def start(self) -> None:
+        """Start it. Raises OSError if it cannot be started.
+
+        Interrupted while it starts a process, `subprocess` forgets it and closes its pipes, and
+        the program takes the end of its input for an empty message. So in the main thread, the
+        only one that can be interrupted, another one does that.
+        """
+        self._starting = True
+        if threading.current_thread() is threading.main_thread():
+            threading.Thread(target=self._start, name="txmail-start").start()
+            self._settled.wait()
+        else:
+            self._start()
+        if self._error is not None:
+            raise self._error
+
+    def _start(self) -> None:
+        try:
+            # A session of its own: Ctrl-C in our terminal is ours, and its children can be killed.
+            process = subprocess.Popen(  # noqa: S603 - no shell, and the caller says what is run
+                self._arguments,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                env=self._environment,
+                start_new_session=True,
+            )
+            self._stdin = cast("IO[bytes]", process.stdin)
+            self._stderr = cast("IO[bytes]", process.stderr)
+            os.set_blocking(self._stdin.fileno(), False)
+            os.set_blocking(self._stderr.fileno(), False)
+            self._process = process
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._settled.set()
+
+    def run(self, seconds: float) -> None:
+        """Feed it until it ends, or time is up: then it has no `code`."""
+        deadline = self._clock() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdin, selectors.EVENT_WRITE, self._feed)
+            selector.register(self._stderr, selectors.EVENT_READ, self._listen)
+            tick = _FIRST_TICK
+            while not self._has_ended():
+                left = deadline - self._clock()
+                if left <= 0:
+                    return
+                events = selector.select(min(left, tick))
+                tick = _FIRST_TICK if events else min(2 * tick, _LAST_TICK)
+                for key, _ in events:
+                    if not key.data():
+                        selector.unregister(key.fileobj)
+        while len(self._said) < SAID_LIMIT and self._listen(stop_when_empty=True):
+            pass
+
+    def _has_ended(self) -> bool:
+        assert self._process is not None
+        if self.code is None:
+            try:
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                self.lost = True
+            self.code = self._process.poll()
+        return self.code is not None
+
+    def _feed(self) -> bool:
+        """Write some; False if there is no more to write."""
+        try:
+            while self._rest:
+                written = os.write(self._stdin.fileno(), self._rest[:_CHUNK])
+                self._rest = self._rest[written:]
+        except BlockingIOError:
+            return True
+        except BrokenPipeError:
+            return False  # it reads no more; its exit code tells why
+        self.complete = True  # before, not after: an interruption in between is a doubt
+        self._stdin.close()
+        return False
+
+    def _listen(self, stop_when_empty: bool = False) -> bool:
+        """Read some; False at the end, and with `stop_when_empty` if there is nothing now."""
+        try:
+            data = os.read(self._stderr.fileno(), _CHUNK)
+        except BlockingIOError:
+            return not stop_when_empty
+        self._said = (self._said + data)[:SAID_LIMIT]
+        return bool(data)
+
+    def end(self) -> None:
+        """Kill it and its children, unless it has ended by itself.
+
+        Afterwards `complete` is also True if somebody may still be reading its input.
+        """
+        if self._starting:
+            self._settled.wait(_GRACE)
+        if self._process is None:
+            return
+        if not self._has_ended():
+            self.killed = True
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            deadline = self._clock() + _GRACE
+            while not self._has_ended() and self._clock() < deadline:
+                select.select([], [], [], _FIRST_TICK)
+            if not self.complete and self._is_read():
+                self.complete = True
+        self._stdin.close()
+
+    def _is_read(self) -> bool:
+        """True unless nobody holds the reading end of its standard input any more."""
+        if self._stdin.closed:
+            return False
+        poll = select.poll()
+        poll.register(self._stdin, 0)  # errors are always reported, and this is one
+        return not poll.poll(_GRACE * 1000)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end()
+        if self._process is not None:
+            self._stderr.close()
