@@ -1,7 +1,7 @@
 """Queues of every kind, each beside the database of an application, and what is in them.
 
-Each has triggers that write down every move of a delivery or a batch that `txmail.queue.states` does
-not allow; at the end of a test there must be none.
+Each has triggers that note every move of a delivery or a batch that `txmail.queue.states` does not
+allow; at the end of a test there must be none.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from txmail.cli import main  # noqa: E402
 from txmail.exceptions import ConfigurationError, QueueUnavailable, TxmailError  # noqa: E402
 from txmail.integrations.session_queue import session_queue  # noqa: E402
 from txmail.queue.database import listener as listening  # noqa: E402
-from txmail.queue.database import upgrade
+from txmail.queue.database import upgrade  # noqa: E402
 from txmail.queue.database.database import Database  # noqa: E402
 from txmail.queue.database.named_engine import engine_of_settings, engine_of_url  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402

@@ -18,7 +18,7 @@ from txmail import transport_from_url  # noqa: E402
 from txmail.interfaces import ITransport  # noqa: E402
 from txmail.testing import Callback, ScriptedServer  # noqa: E402
 from txmail.worker import Route, run_once  # noqa: E402
-from txmail.worker import worker as loop
+from txmail.worker import worker as loop  # noqa: E402
 
 #: Where a server can say nothing before a content has left; it has no CHUNKING.
 VERBS = ["connect", "EHLO", "MAIL", "RCPT", "DATA"]

@@ -1,13 +1,13 @@
 """txmail: mail that leaves if, and only if, the transaction commits.
 
-Follow one message: `Mailer.send` (``mailer/mailer.py``) has `to_envelope` (``message/``) render it
-to its final octets and puts the envelope into the one `MailDataManager` of the transaction
-(``datamanager.py``). When the transaction commits, its before-commit hook has `DirectDelivery`
-(``delivery/direct.py``) open a session of the transport (``transports/``) and ask the server about it;
-in the last vote the envelope is sent: `Session` (``smtp/session.py``) drives the conversation
-`Sending` (``smtp/sending.py``), which writes commands into a `Protocol` (``smtp/protocol.py``),
-whose octets go through a `Stream` (``smtp/stream.py``), the only file with a socket. What became
-of each recipient comes back the same way, as an `Outcome` (``envelope.py``).
+The walk of one message: `Mailer.send` (``mailer/mailer.py``) calls `to_envelope` (``message/``),
+which renders the message to its final octets, and hands the envelope to the `MailDataManager` of
+the transaction (``datamanager.py``). When the transaction commits, a before-commit hook has
+`DirectDelivery` (``delivery/direct.py``) open a session of the transport (``transports/``) and ask
+the server about sender and recipients. The last vote sends the envelope: `Session`
+(``smtp/session.py``) drives the conversation `Sending` (``smtp/sending.py``), which writes commands
+into a `Protocol` (``smtp/protocol.py``); `Stream` (``smtp/stream.py``) carries the octets. What
+became of each recipient comes back the same way, as an `Outcome` (``outcome.py``).
 """
 
 from __future__ import annotations

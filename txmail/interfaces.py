@@ -142,8 +142,8 @@ class ITemplateText(Interface):
     """One template, read. Shared by threads."""
 
     pieces = Attribute(
-        "Text and `txmail.message.templates.template_values.Field` s, if there is nothing else in the template, so "
-        "that it can be compiled; None if there is."
+        "Text and `Field` s (`txmail.message.templates.template_values`), if there is nothing else "
+        "in the template, so that it can be compiled; otherwise None."
     )
 
     def render(fields: Mapping[str, Any]) -> str:

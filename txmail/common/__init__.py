@@ -1,0 +1,1 @@
+"""What every part may use: text of protocols, locks, logs, forks, folders. It knows no mail."""

@@ -1,0 +1,1 @@
+"""Settings, URLs and ini files into parts: see `txmail.config.settings`."""

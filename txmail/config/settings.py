@@ -215,7 +215,7 @@ def _routes(ways: dict[str, dict[str, Any]], transport: ITransport, prefix: str)
     """The routes of `ways` in their order, and behind them that of all the rest."""
     if not ways:
         return ()
-    route = _module("worker.routing", "SQLAlchemy", prefix).Route
+    route = _module("worker.router", "SQLAlchemy", prefix).Route
     routes = []
     for name in [*(name for name in ways if name != DEFAULT_ROUTE), DEFAULT_ROUTE]:
         given = ways.get(name, {})
@@ -276,7 +276,7 @@ def _engines(
     url: Secret | None, settings: Mapping[str, Any], prefix: str
 ) -> dict[str, Callable[[], Any]]:
     """What makes engines for a queue in the application's database, where no session does."""
-    named = _module("queue.named_engine", "SQLAlchemy", prefix)
+    named = _module("queue.database.named_engine", "SQLAlchemy", prefix)
     if url is not None:
         return {"engine": named.engine_of_url(url, f"{prefix}queue_engine_url")}
     if not settings.get(f"{APPLICATION_DATABASE}url"):
@@ -288,7 +288,7 @@ def _engines(
 
 def _module(name: str, needed: str, prefix: str) -> Any:
     try:
-        return importlib.import_module(f".{name}", __package__)
+        return importlib.import_module(f"txmail.{name}")
     except ImportError as error:
         raise ConfigurationError(
             f"it needs {needed}: pip install 'txmail[queue]' {needed}", field=f"{prefix}queue_url"
@@ -371,7 +371,7 @@ def find_witnesses(resources: Sequence[Any], known: Sequence[IWitness]) -> list[
     """
     if "ZODB.Connection" not in sys.modules:
         return []
-    module = importlib.import_module(".integrations.zodb", __package__)
+    module = importlib.import_module("txmail.integrations.zodb")
     return cast("list[IWitness]", module.find_witnesses(resources, known))
 
 
@@ -382,7 +382,7 @@ def _html_to_text(value: Any, field: str) -> Callable[[str], str] | None:
     if value is None or not as_boolean(value, field):
         return None
     try:
-        module = importlib.import_module(".integrations.html_text", __package__)
+        module = importlib.import_module("txmail.integrations.html_text")
     except ImportError as error:
         problem = "it needs inscriptis: pip install 'txmail[html]'"
         raise ConfigurationError(problem, field=field) from error
@@ -393,7 +393,7 @@ def _html_to_text(value: Any, field: str) -> Callable[[str], str] | None:
 def template_engine() -> ITemplateEngine:
     """The engine of templates that name none. Raises `ConfigurationError` without its library."""
     try:
-        module = importlib.import_module(".integrations.jinja2", __package__)
+        module = importlib.import_module("txmail.integrations.jinja2")
     except ImportError as error:
         problem = "it needs Jinja2: pip install 'txmail[templates]'"
         raise ConfigurationError(problem, field="Template") from error

@@ -28,7 +28,7 @@ log = quiet_logger("txmail")
 
 def includeme(config: Any) -> None:
     """Register the mailer of the settings. Raises `ConfigurationError` at start-up."""
-    # Not in a variable, which a traceback would show with the password: see `txmail.config.settings`.
+    # Not in a variable: a traceback would show it with the password (see `txmail.config`).
     prefix = (config.registry.settings or {}).get("pyramid_mailer.prefix", PREFIX)
     set_mailer(config, Mailer.from_settings(config.registry.settings, prefix))
     config.add_subscriber(_look_for_manager, ApplicationCreated)

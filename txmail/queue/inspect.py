@@ -94,7 +94,7 @@ class Health:
     oldest_due: float
     #: how many processes with a worker live
     workers: int
-    route_state: tuple[RouteHealth, ...]
+    routes: tuple[RouteHealth, ...]
     #: how many of the deliveries that are being sent are held by processes that are provably dead
     held_by_dead: int = 0
 

@@ -171,7 +171,7 @@ _d = delivery.c
 #: What a claim reads, in the order of its index.
 IS_READY = sa.and_(_d.state == sa.literal_column("'ready'"), _d.route.is_(None))
 _partial("delivery_ready", IS_READY, _d.priority, _d.due, _d.id)
-#: Of that, what is not urgent at all (`item.Priority.BULK`), message by message.
+#: Of that, what is not urgent at all (`submission.Priority.BULK`), message by message.
 IS_BULK = sa.and_(IS_READY, _d.priority == sa.literal_column("2"))
 _partial("delivery_bulk", IS_BULK, _d.priority, _d.message, _d.due, _d.id)
 #: What waits until its route has room, however much that is: other claims do not come by it.

@@ -1,7 +1,7 @@
 """What a worker has of its queue: claimed work on one side, results on the other.
 
-The lanes take work and record outcomes; while they send, the `keeper.Keeper` claims the next work
-and writes down what became of the last.
+The lanes take work and record outcomes. While they send, the `dispatcher.Keeper` claims the next
+work and writes down what became of the last.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Header fields: one at a time, from values to folded lines.
 
 Everything written here is text to be shown, never text to be read again: what looks like an encoded
-word is encoded, so that the receiver sees what the caller wrote. Values have been checked
-(`txmail.message.mime.header_check`) before they come here. Lines are folded at 76 characters where they can
-be (RFC 2047 section 2), and end in CRLF.
+word is encoded, so that the receiver sees what the caller wrote. `header_check` has checked the
+values. Lines are folded at 76 characters where they can be (RFC 2047 section 2), and end in CRLF.
 
 What fits on a line and needs no encoding, as nearly everything does, takes the first exit.
 """

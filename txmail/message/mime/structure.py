@@ -1,7 +1,7 @@
 """The parts of a message, told from its octets: their headers, and the boundaries between them.
 
-Used by `txmail.message.mime.gate`. Each multipart is read for its delimiter lines once: time is linear
-in the size of the content, for each of the levels that are looked into.
+`gate` uses this. Each multipart is read for its delimiter lines once: time is linear in the size of
+the content, for each level of nesting.
 """
 
 from __future__ import annotations

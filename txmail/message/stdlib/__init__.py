@@ -1,0 +1,1 @@
+"""Messages of the standard library's `email` package, as input."""

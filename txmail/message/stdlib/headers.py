@@ -1,8 +1,8 @@
 """Headers of messages of the standard library: what they say, and how they are written.
 
-What came from a parser stays as it came, folds included, if that can be sent. All else is written
-anew by `txmail.message.mime.header_write`, because the standard library's own folding turns data into syntax
-on many versions of Python.
+What came from a parser stays as it came, folds included, if that can be sent. `header_write` writes
+all else anew, because the standard library's own folding turns data into syntax on many versions of
+Python.
 """
 
 from __future__ import annotations

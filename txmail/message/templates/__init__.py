@@ -1,0 +1,1 @@
+"""Templates: messages with fields, and their compiled form for many recipients."""

@@ -1,7 +1,7 @@
 """Where the fields of a template stand, and the lines of a body that have one on them.
 
-Used by `txmail.message.templates.compiled`, which see. `NotPlain` is raised for everything unusual: the
-message is rendered in full then.
+`compiled` uses this. `NotPlain` is raised for everything unusual: the message is rendered in full
+then.
 """
 
 from __future__ import annotations

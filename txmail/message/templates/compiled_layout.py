@@ -1,7 +1,7 @@
 """Where the bodies of a message stand among all that is the same in every message.
 
-Used by `txmail.message.templates.compiled`. A layout is read off what the writer writes, with marks in place
-of what changes, and cut at them.
+`compiled` uses this. A layout is read off what the writer writes, with marks in place of what
+changes, and cut at them.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ class Template:
     `ConfigurationError` if there is no engine, and what `Message` raises for its arguments.
     """
 
-    #: Makes the engine of templates that are given none. `txmail.config.settings` sets it, which alone
-    #: loads what is optional.
+    #: Makes the engine of templates that are given none. `txmail.config` sets it, which alone loads
+    #: what is optional.
     default_engine: ClassVar[Callable[[], ITemplateEngine] | None] = None
 
     def __init__(

@@ -1,0 +1,1 @@
+"""What differs between databases: engines, transactions, errors, files, notifications."""

@@ -30,7 +30,7 @@ class Advice:
 
 
 class Waker(Protocol):
-    """See `listening.Bell`."""
+    """See `listener.Bell`."""
 
     @property
     def rung(self) -> bool:

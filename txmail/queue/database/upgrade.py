@@ -32,7 +32,7 @@ TIMEOUT = 3600.0
 
 #: The first revision that has a column for the oldest version that may go on.
 _FIRST_WITH_MINIMUM = "0003"
-_SCRIPTS = Path(__file__).with_name("migrations")
+_SCRIPTS = Path(__file__).parents[1] / "migrations"
 #: What Alembic knows of a run is in its modules.
 _alembic = threading.Lock()
 

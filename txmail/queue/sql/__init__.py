@@ -1,0 +1,1 @@
+"""The statements of the queue, for any database that SQLAlchemy knows."""

@@ -1,8 +1,8 @@
 """What dead processes hold: any process that is there may take it from them at once.
 
-A process holds leases on deliveries, slots of routes, and batches. One that is provably dead on
-this host (see `owner.fate`) sends nothing more, so nobody has to wait until its leases end. Of all
-other processes the lease, the slot and the heartbeat decide.
+A process holds leases on deliveries, slots of routes, and batches. A process that is provably dead
+on this host (`process_identity.fate`) sends nothing more, so nobody has to wait until its leases
+end. For all other processes the lease, the slot and the heartbeat decide.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def fate_of_owner(row: Any, now: int) -> Fate:
     """Whether the process of a batch decides about it; `row` is one of `BATCHES`.
 
     `Fate.DEAD` is proved. `Fate.UNKNOWN` stands for a process that has shown no sign of life for
-    `owner.DEAD_AFTER` seconds, or has given the batch up: nobody decides about it any more.
+    `process_identity.DEAD_AFTER` seconds, or has given the batch up.
     """
     if row.process is None:
         return Fate.UNKNOWN

@@ -43,7 +43,7 @@ CLAIM_KEY = sa.text(
 def move(state: State, *sources: State) -> sa.Update:
     """The statement that brings deliveries into `state`, if they are in one of `sources`.
 
-    Raises `IllegalMove` where `model.MOVES` has no such move.
+    Raises `IllegalMove` where `states.MOVES` has no such move.
     """
     for source in sources:
         check_move(source, state)

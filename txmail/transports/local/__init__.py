@@ -1,0 +1,1 @@
+"""Transports without a server: a program, a folder, a console."""
