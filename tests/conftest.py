@@ -22,15 +22,25 @@ from databases import (
 from many import TIERS
 from queues import queue_factory
 from sweeping import mark_sweeps
+from thin import forget_the_collected, is_thin, use_memory
 
 from txmail import mailer_from_settings
 from txmail.testing import ScriptedServer
+
+
+def pytest_configure(config):
+    if is_thin(config):
+        use_memory()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Before `-m` is looked at."""
     mark_sweeps(items)
+
+
+def pytest_collection_finish():
+    forget_the_collected()
 
 
 @pytest.fixture
