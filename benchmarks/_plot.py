@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 
 WIDTH, HEIGHT = 960, 560
 LEFT, RIGHT, TOP, BOTTOM = 80, 250, 64, 60
@@ -55,7 +56,7 @@ def plot(title: str, across: str, up: str, lines: Sequence[Series], notes: Seque
     y = Axis(min(second) / 1.5, max(second) * 1.5, HEIGHT - BOTTOM, TOP)
     height = HEIGHT + LEADING * (len(notes) + 1)
     drawn = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"\n'
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         _text(LEFT, 26, title, 'font-size="16"'),
@@ -77,7 +78,9 @@ _MIDDLE, _END, _SMALL = 'text-anchor="middle"', 'text-anchor="end"', 'font-size=
 
 
 def _text(x: float, y: float, text: str, more: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" {more}>{escape(text)}</text>'
+    line = f'<text x="{x:.1f}" y="{y:.1f}" {more}>{escape(text)}</text>'
+    # SVG shows a line end as a blank, so a long line can end at any blank.
+    return "\n".join(wrap(line, 100, break_long_words=False, break_on_hyphens=False))
 
 
 def _rule(x1: float, y1: float, x2: float, y2: float) -> str:
@@ -92,7 +95,7 @@ def _line(line: Series, number: int, x: Axis, y: Axis, name: float) -> list[str]
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
     end, edge = places[-1], WIDTH - RIGHT + 14
     return [
-        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" '
+        f'<polyline points="{path}"\nfill="none" stroke="{colour}" stroke-width="{width}" '
         f'stroke-dasharray="{dash}"/>',
         *(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{width}" fill="{colour}"/>' for a, b in places),
         f'<polyline points="{end[0]:.1f},{end[1]:.1f} {edge},{name:.1f}" fill="none" '
