@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import pytest
+import thin
 import transaction
 from databases import (
     KINDS,
@@ -22,15 +23,13 @@ from databases import (
 from many import TIERS
 from queues import queue_factory
 from sweeping import mark_sweeps
-from thin import forget_the_collected, is_thin, use_memory
 
 from txmail import mailer_from_settings
 from txmail.testing import ScriptedServer
 
 
 def pytest_configure(config):
-    if is_thin(config):
-        use_memory()
+    thin.configure(config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -40,7 +39,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    forget_the_collected()
+    thin.forget_the_collected()
 
 
 @pytest.fixture

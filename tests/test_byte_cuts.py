@@ -16,6 +16,7 @@ import threading
 import pytest
 from commits import Ended, check_error, check_held, commit, note
 from smtp_helpers import CHUNKING, RawServer, opened
+from thin import one_in
 
 from txmail import Mailer, transport_from_url
 from txmail.exceptions import TransportError
@@ -143,7 +144,7 @@ def test_every_connection_is_cut_after_so_many_octets(relayed, tm, query, side, 
     total = cuts.passed[side]
     assert total > 200
     seen = set()
-    for octets in range(total):
+    for octets in range(0, total, one_in(3)):
         cuts.cut(side, octets, reset=reset)
         ended = one_commit(tm, server, cuts, mailer)
         assert cuts.connections <= 2
@@ -166,7 +167,7 @@ def test_a_commit_of_three_in_a_stream_is_cut_after_so_many_octets(
     total = cuts.passed[side]
     seen = set()
     most = 0
-    for octets in range(total):
+    for octets in range(0, total, one_in(3)):
         cuts.cut(side, octets, reset=reset)
         ended = one_commit(tm, server, cuts, mailer, STREAM, window)
         assert cuts.connections <= 2
@@ -189,7 +190,7 @@ def test_a_stream_of_a_worker_is_cut_after_so_many_octets(relayed, window, side,
     assert set(one_send(server, cuts, envelopes, window).statuses) == {"accepted"}
     total = cuts.passed[side]
     seen = set()
-    for octets in range(total):
+    for octets in range(0, total, one_in(3)):
         cuts.cut(side, octets, reset=reset)
         ended = one_send(server, cuts, envelopes, window)
         seen.update(ended.statuses)
@@ -221,7 +222,7 @@ def test_only_the_first_connection_is_cut(relayed, tm, side):
     server, cuts, mailer = relayed("")
     one_commit(tm, server, cuts, mailer)
     replaced = failed = 0
-    for octets in range(cuts.passed[side]):
+    for octets in range(0, cuts.passed[side], one_in(3)):
         cuts.cut(side, octets, times=1)
         ended = one_commit(tm, server, cuts, mailer)
         if ended.error is None:
@@ -230,8 +231,8 @@ def test_only_the_first_connection_is_cut(relayed, tm, side):
             failed += 1
         else:  # nothing of the preflight can be cut: there is no connection yet to be replaced
             assert octets <= max_opening(server, side)
-    assert replaced > 50
-    assert failed > 30
+    assert replaced > 50 / one_in(3)
+    assert failed > 30 / one_in(3)
 
 
 def max_opening(server, side):

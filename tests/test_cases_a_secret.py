@@ -10,6 +10,7 @@ import pytest
 from commits import note
 from queues import OWN_QUEUES, OWN_SQLITE, kinds
 from secrecy import has
+from thin import one_in
 
 sa = pytest.importorskip("sqlalchemy")
 
@@ -166,7 +167,8 @@ def test_a16_each_other_password_is_tried_once_and_none_is_no_password(app, guar
         working(app.queue, source.transport(guarded), clock=clock) as worker,
     ):
         heard.wait_for(STOPPED)
-        for number, password in enumerate(["", "another", "", "and-another", "another-one"]):
+        passwords = ["", "another", "", "and-another", "another-one"]
+        for number, password in enumerate(passwords[: 6 // one_in(3)]):
             before = tries(guarded)
             source.say(password)
             if password:

@@ -290,6 +290,7 @@ mailer.close()
 """
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("what", [remove_the_log, remove_both])
 def test_b9_no_mail_is_lost_with_the_log_of_several_processes(file, enqueue, what):
     """Kind: each has the log open, and none knows what the others notice."""

@@ -229,6 +229,7 @@ def test_a_database_that_is_not_there_is_a_failure_of_a_single_run(worker):
     assert PASSWORD not in error
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_what_is_on_the_wire_and_gives_back_the_rest(
     server, url, number, keyboard

@@ -17,6 +17,7 @@ from payloads import BAD_ADDRESSES, CONTROLS, FORBIDDEN, HARMLESS
 from sweeping import all_of
 from test_message_differential import SCRIPTS, assert_sound
 from test_message_work import calls
+from thin import one_in
 
 from txmail import Attachment, DummyMailer, Template
 from txmail.exceptions import AddressError, BadHeaders, InvalidMessage, TemplateError, TxmailError
@@ -214,7 +215,7 @@ HEADER = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300 // one_in(4))
 @given(HEADER, SOURCE, SOURCE, TEXT, TEXT, st.booleans())
 @example("{{ x }}", "{{ x }}", "\n", "", "", False)
 @example("", "{{ x }}", "\n", "<", "", False)

@@ -356,6 +356,7 @@ sys.exit(main(["demo"]))
 """
 
 
+@pytest.mark.sweep
 def test_a_broken_promise_is_shown_on_a_terminal_too(tmp_path):
     done = run_code(LIE_ON_A_TERMINAL, tmp_path)
     assert (done.returncode, done.stderr) == (1, "")

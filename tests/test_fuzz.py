@@ -10,6 +10,7 @@ from fuzzing import ENDS, OFFERS, Counts, Hostile, Move, play
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from seeded import seeded_session
+from thin import one_in
 
 from txmail.envelope import Outcome, Status
 from txmail.reply import Reply
@@ -37,7 +38,7 @@ ENVELOPES = [
 
 
 @settings(
-    max_examples=400,
+    max_examples=400 // one_in(4),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -62,15 +63,16 @@ def test_whatever_a_server_says(tm, moves, offers, preflight, pieces, window, wo
 
 def test_some_hundred_seeded_sessions(tm):
     counts = Counts()
-    for seed in range(600):
+    sessions = 600 // one_in(4)
+    for seed in range(sessions):
         seeded_session(tm, seed, counts)
     # It would be no test if the servers had been too good, or too bad.
-    assert counts.sessions == 600
-    assert counts.failed > 300
-    assert counts.commits - counts.failed > 600
+    assert counts.sessions == sessions
+    assert counts.failed > sessions / 2
+    assert counts.commits - counts.failed > sessions
     assert set(counts.statuses) == {str(status) for status in Status}
     assert counts.longest < 200_000
-    assert counts.chunks > 1000
+    assert counts.chunks > 1000 / one_in(4)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -43,6 +43,7 @@ def test_importing_txmail_loads_no_optional_library():
     assert in_a_fresh_process(code) == "[]"
 
 
+@pytest.mark.representative(every=5)
 @pytest.mark.parametrize("module", ["mailer", "message", "interfaces", "exceptions", "testing"])
 def test_modules_have_the_paths_of_pyramid_mailer(module):
     assert in_a_fresh_process(f"import txmail.{module} as m; print(m.__name__)") == (

@@ -26,6 +26,7 @@ from queues_kill import (
     Bench,
     Committed,
 )
+from thin import one_in
 
 from txmail.testing import ScriptedServer
 
@@ -105,7 +106,7 @@ def test_the_thread_behind_it_can_be_killed_anywhere(bench_of):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != ZODB_KIND])
 @pytest.mark.parametrize("thread", [MAIN, UPKEEP])
 def test_so_can_one_that_commits_with(bench_of, kind, thread):
-    sweep(bench_of(kind), thread)
+    sweep(bench_of(kind), thread, parts=one_in(4))
 
 
 @pytest.mark.sweep
@@ -122,7 +123,7 @@ def test_a_process_can_be_killed_at_every_step_that_python_sees(bench_of, kind):
     bench = bench_of(kind)
     ended = bench.run(step=0)
     bench.check(ended)
-    steps = range(1, ended.steps + 1, 1 if FULL or not can_trace() else 24)
+    steps = range(1, ended.steps + 1, 1 if FULL or not can_trace() else 24 * one_in(2))
     killed = 0
     for step in steps:
         ended = bench.run(step=step)

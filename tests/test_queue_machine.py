@@ -35,6 +35,7 @@ from queues_machine import (
     arrived,
     other,
 )
+from thin import one_in
 
 from txmail import Envelope, Mailer, transport_from_url
 from txmail.datamanager import SORT_KEY
@@ -653,7 +654,7 @@ def test_mail_is_there_if_and_only_if_it_was_committed(kind):
     run_state_machine_as_test(
         MACHINES[kind],
         settings=settings(
-            max_examples=30,
+            max_examples=30 // one_in(3),
             stateful_step_count=25,
             derandomize=True,
             deadline=None,

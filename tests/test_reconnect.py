@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from many import CHUNKING, FAULTS, TIERS, check, collect, count, notes
 from smtp_helpers import RawServer
+from thin import one_in
 
 from txmail import Envelope, transport_from_url
 from txmail.exceptions import TransportError
@@ -251,7 +252,7 @@ def test_no_more_is_held_than_the_window(server, tier, connections):
         most = max(most, alive)
         return Counted(one.sender, one.recipients, one.content)
 
-    total = 20_000 if connections == 1 and not tier else 3000
+    total = 20_000 // one_in(4) if connections == 1 and not tier else 3000
     with transport_to(server.url, f"{tier}&connections={connections}") as transport:
         outcomes = send_all(transport, map(made, range(total)), window=8)
         assert sum(o.status == "accepted" for o in outcomes) == total
@@ -383,7 +384,7 @@ class Relay:
 
 
 @settings(
-    max_examples=150,
+    max_examples=150 // one_in(4),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from letters import letter, subjects
+from thin import one_in
 from transaction.interfaces import InvalidSavepointRollbackError
 
 from txmail import Envelope, Mailer
@@ -97,7 +98,7 @@ CONTENT = (
 
 TestSavepoints = Savepoints.TestCase
 TestSavepoints.settings = settings(
-    max_examples=150,
+    max_examples=150 // one_in(4),
     stateful_step_count=40,
     deadline=None,
     database=None,

@@ -22,6 +22,7 @@ from smtp_helpers import (
     statuses,
     transport_to,
 )
+from thin import one_in
 
 from txmail import transport_from_url
 from txmail.budget import Budget
@@ -787,7 +788,7 @@ REPLY_OCTETS = st.one_of(
 
 
 @settings(
-    max_examples=200,
+    max_examples=200 // one_in(4),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

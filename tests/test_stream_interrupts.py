@@ -11,6 +11,7 @@ from commits import note
 from fuzzing import OFFERS, Clock, FakeStream, Hostile, Move
 from interrupting import may_raise
 from smtp_helpers import statuses
+from thin import one_in
 
 import txmail.smtp
 from txmail.envelope import Status
@@ -134,7 +135,7 @@ def test_whatever_line_is_interrupted_everybody_taken_has_a_right_outcome(fault,
     seen = set()
     at = 0
     while True:
-        at += 1
+        at += one_in(4)
         interrupted = Interrupted(at, FAULTS[fault], leave=leave, strict=strict)
         seen.update(statuses(interrupted.outcomes.values()))
         interrupted.check()

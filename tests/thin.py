@@ -1,4 +1,8 @@
-"""The default run: what is different where the sweeps are left out, besides the sweeps."""
+"""The default run, which leaves the sweeps out, takes less time in other ways too.
+
+`one_in` is for loops within a test, and for numbers of examples: they are whole where the sweeps
+run. Properties without a number of their own get `EXAMPLES` by default.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,32 @@ import os
 import tempfile
 
 import pytest
+from hypothesis import settings
 
 #: A file system in memory, and how many octets of room the tests want there.
 MEMORY, ROOM = "/dev/shm", 2**30
+#: How many examples of a property the default run takes.
+EXAMPLES = 25
+
+_thin = False
 
 
-def is_thin(config: pytest.Config) -> bool:
-    """True if the sweeps are left out."""
-    return "not sweep" in config.option.markexpr
+def configure(config: pytest.Config) -> None:
+    """Find out whether the sweeps are left out, before any test is imported."""
+    global _thin
+    _thin = "not sweep" in config.option.markexpr
+    if _thin:
+        settings.register_profile("thin", settings.default, max_examples=EXAMPLES)
+        settings.load_profile("thin")
+        _use_memory()
 
 
-def use_memory() -> None:
+def one_in(every: int) -> int:
+    """`every` in the default run, 1 where the sweeps run: the stride of a loop."""
+    return every if _thin else 1
+
+
+def _use_memory() -> None:
     """Have all temporary files in memory, if there is room: to wait for the disk takes long.
 
     What a test writes is there until the machine fails, which no test can have it do. A user's
