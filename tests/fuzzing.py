@@ -17,9 +17,9 @@ from commits import Ended, commit
 from zope.interface import implementer
 
 from txmail import Mailer, Outcome
-from txmail.envelope import Status
 from txmail.exceptions import TransportError
 from txmail.interfaces import ITransport
+from txmail.outcome import Status
 from txmail.smtp.options import Options
 from txmail.smtp.pool import Pool
 from txmail.smtp.session import Session

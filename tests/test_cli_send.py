@@ -18,7 +18,7 @@ import txmail
 from txmail import transport_from_url
 from txmail.cli import main
 from txmail.cli.sysexits import SysExit, code_of
-from txmail.envelope import Action, Outcome, Scope, Status
+from txmail.outcome import Action, Outcome, Scope, Status
 from txmail.testing import CLOSE, HANG, RESET, Callback, then
 
 ROOT = Path(txmail.__file__).parents[1]

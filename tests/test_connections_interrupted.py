@@ -19,8 +19,8 @@ from interrupting import may_raise
 from many import CHUNKING, check, collect, count, notes, opened
 
 from txmail import transport_from_url
-from txmail.envelope import Outcome, Status
 from txmail.exceptions import ConfigurationError, TransportError
+from txmail.outcome import Outcome, Status
 from txmail.smtp import session_group, stream
 from txmail.smtp.session import Session
 from txmail.smtp.stream import Stream

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from seeded import seeded_session
 from thin import one_in
 
-from txmail.envelope import Outcome, Status
+from txmail.outcome import Outcome, Status
 from txmail.reply import Reply
 
 SOME_REPLIES = [

@@ -10,7 +10,6 @@ import pytest
 
 import txmail
 from txmail import Envelope, Outcome, exceptions
-from txmail.envelope import Action, Scope, Status
 from txmail.events import Event, Events, MessageSettled
 from txmail.exceptions import (
     AddressError,
@@ -24,6 +23,7 @@ from txmail.exceptions import (
     TransportError,
     TxmailError,
 )
+from txmail.outcome import Action, Scope, Status
 from txmail.reply import EnhancedStatus, Reply
 
 CONTENT = b"From: a@b.c\r\nMessage-ID:\r\n <1@example.com>\r\nSubject: x\r\n\r\nMessage-ID: no\r\n"

@@ -12,8 +12,8 @@ from queues import OWN_POSTGRESQL, OWN_SQLITE
 
 import txmail
 from txmail import Outcome
-from txmail.envelope import Scope, Status
 from txmail.exceptions import IllegalMove
+from txmail.outcome import Scope, Status
 from txmail.queue import schema
 from txmail.queue.sql import statements
 from txmail.queue.states import (

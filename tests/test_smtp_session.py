@@ -27,8 +27,8 @@ from thin import one_in
 from txmail import transport_from_url
 from txmail.budget import Budget
 from txmail.delivery.direct import DirectDelivery
-from txmail.envelope import Outcome, Status
 from txmail.exceptions import TransportError
+from txmail.outcome import Outcome, Status
 from txmail.smtp.stream import Stream
 from txmail.submission import Item
 from txmail.testing import CLOSE, HANG, NO_REPLY, RESET, ScriptedServer, then

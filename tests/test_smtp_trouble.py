@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import pytest
 
-from txmail.envelope import Action, Scope, Status
+from txmail.outcome import Action, Scope, Status
 from txmail.reply import Reply
 from txmail.smtp import failure_policy
 from txmail.smtp.failure_policy import TABLE, Stage, judge

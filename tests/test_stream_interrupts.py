@@ -14,7 +14,7 @@ from smtp_helpers import statuses
 from thin import one_in
 
 import txmail.smtp
-from txmail.envelope import Status
+from txmail.outcome import Status
 from txmail.smtp.options import Options
 from txmail.smtp.session import Session
 

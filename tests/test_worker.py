@@ -29,7 +29,8 @@ from workers import (  # noqa: E402
 )
 
 from txmail import transport_from_url  # noqa: E402
-from txmail.envelope import Envelope, Outcome  # noqa: E402
+from txmail.envelope import Envelope  # noqa: E402
+from txmail.outcome import Outcome  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.queue.retry import Settlement  # noqa: E402
 from txmail.queue.sql import claim as claims  # noqa: E402

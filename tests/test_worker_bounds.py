@@ -27,8 +27,9 @@ from workers import (  # noqa: E402
 )
 
 from txmail import transport_from_url  # noqa: E402
-from txmail.envelope import Envelope, Outcome, Status  # noqa: E402
+from txmail.envelope import Envelope  # noqa: E402
 from txmail.interfaces import ISession, ITransport  # noqa: E402
+from txmail.outcome import Outcome, Status  # noqa: E402
 from txmail.queue.sql.claimed import SMALL  # noqa: E402
 from txmail.testing import HANG, Callback, ScriptedServer  # noqa: E402
 from txmail.worker import Worker, active, dispatcher, lane, run_once  # noqa: E402

@@ -22,9 +22,9 @@ from workers import (  # noqa: E402
 )
 
 from txmail import transport_from_url  # noqa: E402
-from txmail.envelope import Action, Outcome, Scope, Status  # noqa: E402
 from txmail.events import Events, RouteRecovered  # noqa: E402
 from txmail.exceptions import ConfigurationError  # noqa: E402
+from txmail.outcome import Action, Outcome, Scope, Status  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.queue.retry import RetryPolicy, Settlement  # noqa: E402
 from txmail.queue.states import State  # noqa: E402

@@ -23,9 +23,9 @@ from workers import (  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.cli import main  # noqa: E402
-from txmail.envelope import Action, Outcome, Scope, Status  # noqa: E402
 from txmail.events import Events, RouteFailed, RouteRecovered, RouteSlowed  # noqa: E402
 from txmail.exceptions import QueueUnavailable  # noqa: E402
+from txmail.outcome import Action, Outcome, Scope, Status  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.queue.inspect import read_health  # noqa: E402
 from txmail.queue.sql import route_state  # noqa: E402

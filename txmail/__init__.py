@@ -15,9 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from .datamanager import MailDataManager
-from .envelope import Envelope, Outcome
+from .envelope import Envelope
 from .mailer import DummyMailer, Mailer, mailer_from_settings
 from .message import Attachment, Message, Template
+from .outcome import Outcome
 from .transports import transport_from_url
 
 if TYPE_CHECKING:

@@ -32,7 +32,6 @@ from .delivery import unsent
 from .delivery.account import Entry, Report, Sending, report, tell, tell_queued
 from .delivery.outcomes import Settled, in_order, is_left
 from .delivery.report import CommitReport
-from .envelope import Status
 from .events import VotesAfterUs
 from .exceptions import (
     DeliveryError,
@@ -41,6 +40,7 @@ from .exceptions import (
     TransactionClosed,
 )
 from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
+from .outcome import Status
 from .submission import Item, Row
 
 log = quiet_logger("txmail")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .common.logs import quiet_logger
-from .envelope import Outcome
+from .outcome import Outcome
 from .reply import printable
 
 log = quiet_logger("txmail")

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from transaction.interfaces import TransientError
 
 if TYPE_CHECKING:
-    from .envelope import Outcome
+    from .outcome import Outcome
     from .reply import Reply
 
 #: How much of a bad value an error repeats, in characters.

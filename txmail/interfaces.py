@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .budget import Budget
-    from .envelope import Envelope, Outcome
+    from .envelope import Envelope
+    from .outcome import Outcome
     from .submission import Item, Row
     from .types import PriorityName, Sendable, Several, TransactionManager
     from .witness_answer import Verdict

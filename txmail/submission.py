@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from enum import IntEnum
 
 from .common.ascii_text import ascii_lower
-from .envelope import Envelope, Outcome
+from .envelope import Envelope
 from .exceptions import ECHO_LIMIT, InvalidMessage
+from .outcome import Outcome
 
 #: Characters of an idempotency key.
 MAX_KEY = 255

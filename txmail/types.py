@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from email.message import Message as StandardMessage
 
-    from .envelope import Envelope, Outcome
+    from .envelope import Envelope
     from .events import Events
-    from .interfaces import ITransport
+    from .outcome import Outcome
 
 _T_co = TypeVar("_T_co", covariant=True)
 
@@ -138,10 +138,6 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """End all idle connections."""
-
-
-#: A transport, by either description.
-AnyTransport: TypeAlias = "Transport | ITransport"
 
 
 class QueueUser(Protocol):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TextIO
 
-from ..envelope import Outcome, Status
+from ..outcome import Outcome, Status
 from ..reply import printable
 
 _STYLES = {

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..envelope import Envelope, Outcome, Status
+from ..envelope import Envelope
 from ..exceptions import ConfigurationError, DeliveryError, FieldError
 from ..mailer import Mailer
 from ..message import Attachment, Message, to_envelope
 from ..message.mime.gate import MAX_CONTENT
 from ..message.stdlib.source import with_source
+from ..outcome import Outcome, Status
 from ..transports.local.folder import ENVELOPE_TO, RETURN_PATH
 from . import settings
 from .lines import complain, quiet_logging, say_outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum
 
-from ..envelope import Action, Outcome, Scope, Status
+from ..outcome import Action, Outcome, Scope, Status
 
 
 class SysExit(IntEnum):

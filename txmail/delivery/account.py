@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..envelope import Outcome, Status
 from ..events import MessageQueued, MessageSettled
 from ..interfaces import IDelivery, IDeliveryRun
+from ..outcome import Outcome, Status
 from ..submission import Item
 from .outcomes import (
     Settled,

@@ -19,10 +19,11 @@ from zope.interface import implementer
 from ..budget import COMMIT_TIMEOUT, Budget
 from ..common.process_wide import is_of_a_database, the_one_like
 from ..common.waiting import in_two_phase_commit
-from ..envelope import Action, Envelope, Outcome, Status
+from ..envelope import Envelope
 from ..events import Connected, ConnectionLost, Events
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import IDelivery, IDeliveryRun, IQueue, ISession, ITransport
+from ..outcome import Action, Outcome, Status
 from ..submission import Item, Row
 from .outcomes import all_unsent, in_order, queued, shared_out
 from .queued import QueuedDelivery, check_timeout, placed, waiting

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..budget import Budget
-from ..envelope import Outcome
 from ..events import MessageQueued, MessageSettled
 from ..exceptions import QueueInDoubt, QueueUnavailable, SchemaError
 from ..interfaces import IBatch, IDelivery, IDeliveryRun
+from ..outcome import Outcome
 from ..submission import Item
 from .account import NOT_COMMITTED, Sending
 from .outcomes import (

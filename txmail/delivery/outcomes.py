@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from ..envelope import Action, Envelope, Outcome, Scope, Status
+from ..envelope import Envelope
 from ..exceptions import (
     DeliveryError,
     DeliveryRefused,
@@ -17,6 +17,7 @@ from ..exceptions import (
     TransientQueueUnavailable,
     TransportError,
 )
+from ..outcome import Action, Outcome, Scope, Status
 from ..submission import Item
 
 #: why the outcome of mail is in doubt that no server was asked to take

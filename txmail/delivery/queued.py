@@ -8,10 +8,10 @@ from dataclasses import replace
 from zope.interface import implementer
 
 from ..budget import COMMIT_TIMEOUT, Budget
-from ..envelope import Action, Outcome, Scope, Status
 from ..events import Events
 from ..exceptions import ConfigurationError
 from ..interfaces import IDelivery, IDeliveryRun, IQueue
+from ..outcome import Action, Outcome, Scope, Status
 from ..submission import Item, Row
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from transaction._transaction import Status as TransactionStatus
 
 from ..common.logs import quiet_logger
-from ..envelope import Envelope, Outcome, Status
+from ..envelope import Envelope
 from ..events import Events, SentForNothing
 from ..exceptions import (
     DeliveryError,
@@ -24,6 +24,7 @@ from ..exceptions import (
     TxmailError,
 )
 from ..interfaces import IBatch, IDelivery, IDeliveryRun, IQueue
+from ..outcome import Outcome, Status
 from . import unsent
 from .account import (
     MAYBE_COMMITTED,

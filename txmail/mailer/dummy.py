@@ -17,10 +17,11 @@ from ..datamanager import MailDataManager
 from ..delivery.direct import DirectDelivery
 from ..delivery.immediate import check, send_now
 from ..delivery.outcomes import in_order
-from ..envelope import Envelope, Outcome, Status
+from ..envelope import Envelope
 from ..exceptions import ConfigurationError
 from ..interfaces import IDelivery, IDeliveryRun
 from ..message import Message
+from ..outcome import Outcome, Status
 from ..reply import Reply
 from ..submission import Item, Options, Row
 from ..transports.memory import MemorySession, MemoryTransport

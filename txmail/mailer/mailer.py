@@ -28,15 +28,15 @@ from ..config.settings import (
 from ..datamanager import MailDataManager, join, joined
 from ..delivery.direct import DirectDelivery
 from ..delivery.immediate import check, send_now
-from ..envelope import Envelope, Outcome
+from ..envelope import Envelope
 from ..events import Events
 from ..exceptions import ConfigurationError, DeliveryError
 from ..interfaces import IDelivery, IMailer, IQueue, ITransport
 from ..message import to_envelope
+from ..outcome import Outcome
 from ..secret import Unshown
 from ..submission import DEFAULT, Item, Options, options
 from ..types import (
-    AnyTransport,
     DeliveryName,
     FallbackName,
     PreflightName,
@@ -107,7 +107,7 @@ class Mailer:
 
     def __init__(
         self,
-        transport: AnyTransport,
+        transport: Transport | ITransport,
         *,
         transaction_manager: TransactionManager | None = None,
         default_sender: str | None = None,

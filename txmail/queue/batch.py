@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from zope.interface import implementer
 
-from ..envelope import Outcome, Scope, Status
 from ..interfaces import IBatch, IWitness
+from ..outcome import Outcome, Scope, Status
 from ..submission import Item, Row
 from .commit_check import commit_surely
 from .schema import batch

@@ -15,9 +15,9 @@ from zope.interface import implementer
 
 from ..common.logs import quiet_logger
 from ..common.process_wide import is_of_a_database, the_one
-from ..envelope import Outcome
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch, IQueue, IWitness
+from ..outcome import Outcome
 from ..secret import Secret
 from .background import ROUND, Upkeep
 from .batch import OwnBatch

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..envelope import Action, Outcome, Scope, Status
+from ..outcome import Action, Outcome, Scope, Status
 from .states import State
 
 #: Milliseconds until the next try: of a recipient or message that was asked to wait (greylisting

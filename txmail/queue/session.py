@@ -18,9 +18,9 @@ from sqlalchemy import exc
 from sqlalchemy.orm import Session, scoped_session
 from zope.interface import implementer
 
-from ..envelope import Outcome
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch
+from ..outcome import Outcome
 from ..submission import Row
 from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, OwnBatch, Settled, sent
 from .database.database import Database

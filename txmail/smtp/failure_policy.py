@@ -17,7 +17,7 @@ from enum import StrEnum
 from functools import cache
 from importlib.resources import files
 
-from ..envelope import Action, Scope, Status
+from ..outcome import Action, Scope, Status
 from ..reply import Reply
 
 

@@ -10,8 +10,8 @@ import base64
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from ..envelope import Action
 from ..exceptions import TransportError, TxmailError
+from ..outcome import Action
 from ..reply import Reply
 from ..secret import Secret, bare
 from . import commands

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..envelope import Envelope, Outcome
+from ..envelope import Envelope
+from ..outcome import Outcome
 from ..reply import Reply
 from . import commands, failure_policy
 from .ask_again import AskingAgain

@@ -6,8 +6,9 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from ..envelope import Envelope, Outcome, Status, accepted
+from ..envelope import Envelope
 from ..exceptions import TransportError
+from ..outcome import Outcome, Status, accepted
 from ..reply import Reply
 from . import failure_policy
 from .extensions import Extensions

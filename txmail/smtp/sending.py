@@ -17,8 +17,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 
-from ..envelope import Action, Envelope, Outcome, Scope, Status
+from ..envelope import Envelope
 from ..exceptions import TransportError
+from ..outcome import Action, Outcome, Scope, Status
 from ..reply import Reply
 from . import commands, failure_policy
 from .ask_again import AskingAgain

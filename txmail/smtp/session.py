@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from zope.interface import implementer
 
 from ..common.logs import quiet_logger
-from ..envelope import Envelope, Outcome
+from ..envelope import Envelope
 from ..exceptions import TransportError
 from ..interfaces import ISession
+from ..outcome import Outcome
 from ..reply import Reply
 from ..secret import Secret
 from . import commands

@@ -20,9 +20,10 @@ from contextlib import ExitStack
 
 from zope.interface import implementer
 
-from ..envelope import Action, Envelope, Outcome, Status
+from ..envelope import Envelope
 from ..exceptions import TransportError
 from ..interfaces import ISession
+from ..outcome import Action, Outcome, Status
 from . import failure_policy
 from .failure_policy import Verdict
 from .progress import Progress, Source

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from ..envelope import Envelope, Outcome, accepted
+from ..envelope import Envelope
+from ..outcome import Outcome, accepted
 from ..reply import Reply
 from . import commands, failure_policy
 from .extensions import Extensions

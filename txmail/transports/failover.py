@@ -13,9 +13,10 @@ from typing import Any
 
 from zope.interface import implementer
 
-from ..envelope import Envelope, Outcome, Scope, Status
+from ..envelope import Envelope
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import ISession, ITransport
+from ..outcome import Outcome, Scope, Status
 from .login_limit import Logins, close_idle, logins_of
 
 #: Seconds for which a route that failed is passed over. Long enough that not every transaction

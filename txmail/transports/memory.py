@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from zope.interface import implementer
 
-from ..envelope import Action, Envelope, Outcome, Scope, Status, accepted
+from ..envelope import Envelope
 from ..interfaces import ISession, ITransport
+from ..outcome import Action, Outcome, Scope, Status, accepted
 from ..reply import Reply
 
 ACCEPTED = Reply(250, ("2.0.0 kept in memory",))

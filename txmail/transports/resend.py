@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from ..envelope import Action, Envelope, Outcome, Scope, Status
+from ..envelope import Envelope
 from ..exceptions import TransportError
 from ..interfaces import ISession, ITransport
+from ..outcome import Action, Outcome, Scope, Status
 
 #: In a row, how many connections may end without having settled anything: the one that is
 #: replaced, and the one that replaces it.

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..envelope import Outcome
 from ..exceptions import TxmailError
+from ..outcome import Outcome
 from ..queue.retry import Settlement
 from ..queue.sql.claimed import Work
 from .lane import Lane

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..common.logs import quiet_logger
-from ..envelope import Outcome, Scope, Status
 from ..events import DeliverySettled, Event
+from ..outcome import Outcome, Scope, Status
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
 from ..queue.sql.claimed import Work

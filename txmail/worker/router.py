@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..common.ascii_text import ascii_lower
-from ..envelope import Action, Outcome, Scope, Status
 from ..exceptions import ConfigurationError
 from ..interfaces import ITransport
+from ..outcome import Action, Outcome, Scope, Status
 from ..submission import PRIORITIES
-from ..types import AnyTransport
+from ..types import Transport
 
 #: Seconds for which a route is left alone after its first failure, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 900.0
@@ -52,7 +52,7 @@ class Route:
     def to(
         cls,
         name: str,
-        transport: AnyTransport,
+        transport: Transport | ITransport,
         *,
         senders: Iterable[str] = (),
         domains: Iterable[str] = (),

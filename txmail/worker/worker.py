@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Unpack, cast
 
 from ..common.logs import quiet_logger
-from ..envelope import Action, Envelope, Outcome, Scope, Status
+from ..envelope import Envelope
 from ..events import (
     Events,
     RouteFailed,
@@ -22,6 +22,7 @@ from ..events import (
 )
 from ..exceptions import ConfigurationError, SchemaError, TxmailError
 from ..interfaces import ITransport
+from ..outcome import Action, Outcome, Scope, Status
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy
 from ..queue.sql.claimed import Work
@@ -29,7 +30,7 @@ from ..reply import printable
 from ..submission import Priority
 from ..transports.login_limit import close_idle
 from ..transports.resend import send_all
-from ..types import AnyTransport, QueueUser
+from ..types import QueueUser, Transport
 from . import at_exit
 from .active import BATCH, LEASE, LeaseLost, Stopped
 from .clock import boottime
@@ -69,7 +70,7 @@ class Worker:
     def __init__(
         self,
         queue: Queue,
-        transport: AnyTransport | Sequence[Route],
+        transport: Transport | ITransport | Sequence[Route],
         *,
         policy: RetryPolicy | None = None,
         limit: int | None = None,
@@ -367,7 +368,7 @@ def _lanes_of(route: Route, circuit: Circuit, reserve: bool) -> list[Lane]:
 
 def run_once(
     queue: Queue,
-    transport: AnyTransport | Sequence[Route],
+    transport: Transport | ITransport | Sequence[Route],
     *,
     limit: int | None = None,
     seconds: float | None = None,
@@ -445,5 +446,5 @@ def start_worker(mailer: QueueUser, **options: Unpack[WorkerOptions]) -> Running
             "the mailer has no queue: the setting queue_url is needed", field="queue"
         )
     options.setdefault("events", mailer.events)
-    ways: AnyTransport | Sequence[Route] = mailer.routes or mailer.transport
+    ways: Transport | ITransport | Sequence[Route] = mailer.routes or mailer.transport
     return RunningWorker(Worker(mailer.queue, ways, **options))

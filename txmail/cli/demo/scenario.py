@@ -8,7 +8,7 @@ databases when all is over and knows nothing of promises.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,10 +16,7 @@ from ...exceptions import TxmailError
 from .dialogue import Turn, dialogue_of
 
 if TYPE_CHECKING:
-    from .stage import Stage
-
-#: What was measured, or is promised, by the words in which it is shown.
-Values = Mapping[str, object]
+    from .stage import Stage, Values
 
 #: Of the text of an error that no scenario expects, this many characters are shown.
 _ERROR_LIMIT = 160

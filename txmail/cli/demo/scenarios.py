@@ -9,8 +9,19 @@ from ...queue.queue import Queue
 from ...testing import Callback
 from ...worker import run_once
 from .dialogue import moment_of
-from .scenario import Scenario, Values
-from .stage import CONNECTIONS, CUSTOMERS, DATAS, EHLOS, MAILS, OBJECTS, ROWS, Stage, address
+from .scenario import Scenario
+from .stage import (
+    CONNECTIONS,
+    CUSTOMERS,
+    DATAS,
+    EHLOS,
+    MAILS,
+    OBJECTS,
+    ROWS,
+    Stage,
+    Values,
+    address,
+)
 
 _MAILS_BEFORE = "mails before the commit"
 _ASKED, _SENT = "asked before SQL commits", "sent after SQL commits"

@@ -10,7 +10,7 @@ import email.policy
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,9 @@ from ...mailer import mailer_from_settings
 from ...message import Message
 from ...queue.queue import Queue
 from ...testing import ScriptedServer
-from .scenario import Values
+
+#: What was measured, or is promised, by the words in which it is shown.
+Values = Mapping[str, object]
 
 #: Customers 1 to 50 are known to the shop.
 CUSTOMERS = 50

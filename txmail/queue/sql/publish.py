@@ -13,8 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ...envelope import Outcome, Status
 from ...exceptions import QueueFull
+from ...outcome import Outcome, Status
 from ...submission import Item, Row
 from ..database.database import Database
 from ..digest import digest_of

@@ -16,9 +16,10 @@ from typing import Any, TextIO
 
 from zope.interface import implementer
 
-from ...envelope import Action, Envelope, Status
+from ...envelope import Envelope
 from ...interfaces import ITransport
 from ...message.stdlib.costs import Purse
+from ...outcome import Action, Status
 from ...reply import printable
 from .session import LocalSession, Result, deferred, in_doubt
 

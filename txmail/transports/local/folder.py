@@ -25,9 +25,10 @@ from zope.interface import implementer
 
 from ...common import system
 from ...common.private_folder import WritableByAll, make_private_folder
-from ...envelope import Action, Envelope, Status
+from ...envelope import Envelope
 from ...exceptions import ConfigurationError, TransportError
 from ...interfaces import ITransport
+from ...outcome import Action, Status
 from ...reply import printable
 from .session import LocalSession, Result, deferred, in_doubt
 

@@ -25,9 +25,10 @@ from zope.interface import implementer
 
 from ...common import system
 from ...common.ascii_text import ascii_split
-from ...envelope import Action, Envelope, Outcome, Scope, Status
+from ...envelope import Envelope
 from ...exceptions import ConfigurationError, TransportError
 from ...interfaces import ITransport
+from ...outcome import Action, Outcome, Scope, Status
 from ...reply import printable
 from .session import LocalSession, Result, deferred, in_doubt, unsent
 from .subprocess import Program

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from zope.interface import implementer
 
-from ...envelope import Action, Envelope, Outcome, Scope, Status
+from ...envelope import Envelope
 from ...interfaces import ISession
+from ...outcome import Action, Outcome, Scope, Status
 
 
 @dataclass(frozen=True, slots=True)
