@@ -99,7 +99,7 @@ class Commits:
             allowed = {"accepted": [1], "in_doubt": [0, 1]}.get(outcome.status, [0])
             assert times in allowed, (outcome, times, error)
             if error is None:
-                assert outcome.settled, outcome
+                assert outcome.permits_commit, outcome
                 if outcome.queued:
                     assert state in ("ready", "deferred", "in_doubt"), (outcome, state)
                 continue

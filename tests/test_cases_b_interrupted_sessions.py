@@ -124,7 +124,7 @@ class Shop:
         for outcome in outcomes:
             state = states.get(outcome.recipient)
             if error is None:
-                assert outcome.settled, outcome
+                assert outcome.permits_commit, outcome
                 assert committed, outcome
             elif outcome.status == "unsent" and not outcome.queued and self.says_all(outcome):
                 assert state in (None, "cancelled"), (outcome, state, error)

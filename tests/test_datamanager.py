@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 from txmail import DummyMailer, Mailer, transport_from_url
 from txmail.datamanager import MailDataManager, join
 from txmail.exceptions import DeliveryRefused, DeliveryUnavailable
-from txmail.interfaces import IDelivery, IDeliveryRun, IMailDataManager, ISession, ITransport
+from txmail.interfaces import IDeliveryMethod, IDeliveryRun, IMailDataManager, ISession, ITransport
 from txmail.testing import ScriptedServer
 
 # -- joining
@@ -29,7 +29,7 @@ def test_what_is_joined_keeps_the_contracts(tm, mailer):
     (manager,) = tm.get()._resources
     assert verifyObject(IMailDataManager, manager)
     delivery = mailer._direct
-    assert verifyObject(IDelivery, delivery)
+    assert verifyObject(IDeliveryMethod, delivery)
     assert verifyObject(ITransport, delivery.transport)
     run = manager._run(delivery)
     assert verifyObject(IDeliveryRun, run)

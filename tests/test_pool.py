@@ -19,7 +19,7 @@ from txmail.smtp.options import Options
 from txmail.smtp.pool import MAX_AGE, MAX_IDLE, MAX_MESSAGES, VERIFY_AFTER, Pool
 from txmail.smtp.session import Session
 from txmail.smtp.stream import Stream
-from txmail.submission import Item
+from txmail.submission import Submission
 from txmail.testing import CLOSE, RESET, ScriptedServer
 
 ONE = make_envelope(1)
@@ -270,7 +270,7 @@ def test_a_lock_held_by_another_thread_at_the_fork_does_not_hang_the_child(serve
 def test_a_dropped_transaction_gives_its_connection_back(server):
     with transport_to(server, "pool=1") as transport:
         run = DirectDelivery(transport).begin(Budget())
-        assert run.prepare([Item(ONE)], True) == []
+        assert run.prepare([Submission(ONE)], True) == []
         session = run._session
         del run
         gc.collect()
@@ -302,7 +302,7 @@ def test_threads_share_the_kept_sessions(server):
             for turn in range(rounds):
                 run = delivery.begin(Budget())
                 envelope = make_envelope(number * rounds + turn)
-                items = [Item(envelope)]
+                items = [Submission(envelope)]
                 found = [*run.prepare(items, True), *run.send(items)]
                 if statuses(found) != ["accepted"]:
                     problems.append(found)

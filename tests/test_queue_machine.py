@@ -415,7 +415,7 @@ class Machine(RuleBasedStateMachine):
         elif not direct or (clean and self.up):
             assert work.fate is COMMITTED, work.error
             for outcome in work.outcomes.values():
-                assert outcome.settled
+                assert outcome.permits_commit
             for mail in direct:
                 for recipient in mail.envelope.recipients:
                     assert work.outcomes[mail.envelope.message_id, recipient].status == "accepted"

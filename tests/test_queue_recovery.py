@@ -28,7 +28,7 @@ from txmail.queue.process_identity import DEAD_AFTER, Identity, process_id
 from txmail.queue.queue import Queue
 from txmail.queue.schema import metadata
 from txmail.testing import CLOSE
-from txmail.witness_answer import Answer, Verdict
+from txmail.witness_answer import Answer, WitnessAnswer
 
 FAR = DEAD_AFTER + 1
 
@@ -461,7 +461,7 @@ class Says:
     def ask(self, batch, noted):
         if isinstance(self.answer, Exception):
             raise self.answer
-        return Verdict(self.answer, "because")
+        return WitnessAnswer(self.answer, "because")
 
 
 YES, NO, DUNNO = Answer.YES, Answer.NO, Answer.UNKNOWN

@@ -23,7 +23,7 @@ from txmail.exceptions import TransportError
 from txmail.smtp.extensions import Extensions
 from txmail.smtp.preflight import PROBES_LIMIT
 from txmail.smtp.transactions import RECIPIENTS_LIMIT, ConnectionEnded
-from txmail.submission import Item
+from txmail.submission import Submission
 from txmail.testing import CLOSE, ScriptedServer, then
 
 ONE = make_envelope(1, ["b@example.com"])
@@ -432,7 +432,7 @@ def test_what_earlier_users_asked_takes_no_question_from_a_later_one(server):
         assert raised.value.lost
         session.close(dirty=True)
         run = delivery.begin(Budget())
-        items = [Item(envelope) for envelope in envelopes]
+        items = [Submission(envelope) for envelope in envelopes]
         assert run.prepare(items, True) == []
         assert statuses(run.send(items)) == ["accepted"] * len(envelopes)
         run.finish()

@@ -30,7 +30,7 @@ from txmail.delivery.direct import DirectDelivery
 from txmail.exceptions import TransportError
 from txmail.outcome import Outcome, Status
 from txmail.smtp.stream import Stream
-from txmail.submission import Item
+from txmail.submission import Submission
 from txmail.testing import CLOSE, HANG, NO_REPLY, RESET, ScriptedServer, then
 
 ONE, TWO, THREE = (make_envelope(number) for number in (1, 2, 3))
@@ -426,7 +426,7 @@ def test_nothing_at_quit_matters(server, action):
 def deliver(delivery, *envelopes):
     """One transaction's part: the refusals of its preflight, or its outcomes."""
     run = delivery.begin(Budget())
-    items = [Item(envelope) for envelope in envelopes]
+    items = [Submission(envelope) for envelope in envelopes]
     outcomes = run.prepare(items, True) or list(run.send(items))
     if all(o.status == "accepted" for o in outcomes):
         run.finish()
@@ -489,10 +489,10 @@ def test_a_staged_connection_that_spoke_or_ended_before_the_vote_is_replaced(sai
 
     with RawServer(serve) as server, transport_to(server) as transport:
         run = DirectDelivery(transport).begin(Budget())
-        assert run.prepare([Item(ONE)], True) == []
+        assert run.prepare([Submission(ONE)], True) == []
         tell.set()
         assert told.wait(10)
-        assert statuses(run.send([Item(ONE)])) == ["accepted"]
+        assert statuses(run.send([Submission(ONE)])) == ["accepted"]
         run.finish()
         assert b"".join(received) == ONE.content
 

@@ -167,14 +167,14 @@ def test_what_somebody_took_and_did_not_hear_of_it_is_found_again(app):
 def test_who_leaves_gives_back_all_it_has_and_nothing_of_others(app):
     take(app, 2, holder=1)
     take(app, holder=2)
-    in_write(app, lambda c, now: connection_slots.leave(c, 1))
+    in_write(app, lambda c, now: connection_slots.release_all(c, 1))
     assert seats(app) == {("r", 2): 2}
 
 
 @kinds("a PostgreSQL of its own")
 def test_two_who_ask_at_once_get_different_ones_and_do_not_wait(app):
     take(app, 3)
-    in_write(app, lambda c, now: connection_slots.leave(c, 1))
+    in_write(app, lambda c, now: connection_slots.release_all(c, 1))
     database = app.queue.database
     with database.write() as connection:
         now = database.now(connection)

@@ -29,7 +29,7 @@ from zope.interface import implementer
 from .budget import Budget
 from .common.logs import quiet_logger
 from .delivery import unsent
-from .delivery.account import Entry, Report, Sending, report, tell, tell_queued
+from .delivery.account import BufferedSubmission, Report, Sending, report, tell, tell_queued
 from .delivery.outcomes import Settled, in_order, is_left
 from .delivery.report import CommitReport
 from .events import VotesAfterUs
@@ -39,9 +39,9 @@ from .exceptions import (
     SchemaError,
     TransactionClosed,
 )
-from .interfaces import IBatch, IDelivery, IDeliveryRun, IMailDataManager, IQueue
+from .interfaces import IBatch, IDeliveryMethod, IDeliveryRun, IMailDataManager, IQueue
 from .outcome import Status
-from .submission import Item, Row
+from .submission import StagedSubmission, Submission
 
 log = quiet_logger("txmail")
 
@@ -87,7 +87,7 @@ def joined(transaction_manager: Any) -> MailDataManager | None:
 class MailSavepoint:
     """The length of the buffer; rolling back, once or again, truncates it."""
 
-    def __init__(self, entries: list[Entry]) -> None:
+    def __init__(self, entries: list[BufferedSubmission]) -> None:
         self._entries = entries
         self._length = len(entries)
 
@@ -145,17 +145,17 @@ class MailDataManager(CommitReport):
             transaction.addBeforeAbortHook(self._before_abort)
             self._abort_hook = True
 
-    def add(self, delivery: IDelivery, item: Item, report: Report) -> None:
+    def add(self, delivery: IDeliveryMethod, submission: Submission, report: Report) -> None:
         """See `IMailDataManager`."""
         queue = delivery.queue
         if queue is not None and queue not in self._batches:
             transaction = self.transaction_manager.get()
             self._batches[queue] = queue.begin(transaction, self.transaction_manager)
-        self._entries.append(Entry(delivery, item, report))
+        self._entries.append(BufferedSubmission(delivery, submission, report))
 
-    def buffered(self, *deliveries: IDelivery) -> list[Item]:
+    def buffered(self, *deliveries: IDeliveryMethod) -> list[Submission]:
         """What waits for the commit and one of `deliveries`."""
-        return [e.item for e in self._entries if e.delivery in deliveries]
+        return [e.submission for e in self._entries if e.delivery in deliveries]
 
     def savepoint(self) -> MailSavepoint:
         """See `ISavepointDataManager`."""
@@ -214,25 +214,27 @@ class MailDataManager(CommitReport):
 
     def _prepare(self, transaction: Any, wait: bool) -> None:
         """Have every delivery do what can be taken back, or raise with what forbids it."""
-        rows: dict[IQueue, list[Row]] = {}
+        rows: dict[IQueue, list[StagedSubmission]] = {}
         for delivery, entries in self._by_delivery().items():
-            items = [entry.item for entry in entries]
+            submissions = [entry.submission for entry in entries]
             run = self._run(delivery)
             try:
-                refusals = run.prepare(items, wait)
+                refusals = run.prepare(submissions, wait)
             except BaseException:
                 self._release()
                 raise
             if refusals:
                 self._release()
-                answers = in_order([item.envelope for item in items], refusals)
-                self._sendings = [Sending(items, list(answers))]
+                answers = in_order([submission.envelope for submission in submissions], refusals)
+                self._sendings = [Sending(submissions, list(answers))]
                 raise self._failure()
             if delivery.queue is not None:
-                rows.setdefault(delivery.queue, []).extend(run.rows(items))
+                rows.setdefault(delivery.queue, []).extend(run.to_stage(submissions))
         self._stage(transaction, rows, late=not wait)
 
-    def _stage(self, transaction: Any, rows: dict[IQueue, list[Row]], late: bool) -> None:
+    def _stage(
+        self, transaction: Any, rows: dict[IQueue, list[StagedSubmission]], late: bool
+    ) -> None:
         """Have the queues hold `rows`, so that they survive a crash from here on."""
         if not self._batches:
             return
@@ -259,13 +261,13 @@ class MailDataManager(CommitReport):
             if manager is not self and getattr(manager, "state", None) != "no work"
         ]
 
-    def _by_delivery(self) -> dict[IDelivery, list[Entry]]:
-        grouped: dict[IDelivery, list[Entry]] = {}
+    def _by_delivery(self) -> dict[IDeliveryMethod, list[BufferedSubmission]]:
+        grouped: dict[IDeliveryMethod, list[BufferedSubmission]] = {}
         for entry in self._entries:
             grouped.setdefault(entry.delivery, []).append(entry)
         return grouped
 
-    def _run(self, delivery: IDelivery) -> IDeliveryRun:
+    def _run(self, delivery: IDeliveryMethod) -> IDeliveryRun:
         run = self._runs.get(delivery)
         if run is None:
             self._budget.limit(delivery.commit_timeout)
@@ -290,7 +292,7 @@ class MailDataManager(CommitReport):
             self._revoke()
             self._interrupted(error)
             raise
-        if not all(o.settled for _, found in self._accounted() for o in found):
+        if not all(o.permits_commit for _, found in self._accounted() for o in found):
             self._revoke()
             raise self._failure(transaction)
         self._voted = True
@@ -311,10 +313,10 @@ class MailDataManager(CommitReport):
     def _send_all(self) -> None:
         """Send for one delivery after the other, as long as everything is settled."""
         for delivery, entries in self._by_delivery().items():
-            sending = Sending([entry.item for entry in entries])
+            sending = Sending([entry.submission for entry in entries])
             self._sendings.append(sending)
             sending.collect(self._run(delivery))
-            if not all(o.settled for _, found in sending.settled() for o in found):
+            if not all(o.permits_commit for _, found in sending.settled() for o in found):
                 return
 
     # -- the end
@@ -331,7 +333,7 @@ class MailDataManager(CommitReport):
         account, settled = self._account(), self._settled()
         report(account)
         self._sent = self._sent or [
-            (entry.delivery.events, entry.item.envelope.message_id)
+            (entry.delivery.events, entry.submission.envelope.message_id)
             for entry, outcomes in account
             if any(o.status is Status.ACCEPTED for o in outcomes)
         ]
@@ -354,7 +356,7 @@ class MailDataManager(CommitReport):
             self.tpc_finish(transaction)
         elif id(self) in (transaction._voted or ()):
             # An exception has kept `tpc_abort` from being called.
-            self._end(lambda batch, settled: batch.leave(settled))
+            self._end(lambda batch, settled: batch.mark_unknown(settled))
         elif transaction.status is TransactionStatus.COMMITTING:
             # One has come right behind our vote: nobody has heard that we have said yes.
             self._voted = False
@@ -368,7 +370,7 @@ class MailDataManager(CommitReport):
     def tpc_abort(self, transaction: Any) -> None:
         """See `IDataManager`: forget; if the mail is out, all that is left is to say so."""
         if self._voted and not (self._finishing or self._finished):
-            self._end(lambda batch, settled: batch.leave(settled))
+            self._end(lambda batch, settled: batch.mark_unknown(settled))
         self.abort(transaction)
         self._release_batches(end=not self._finishing)
         if self._voted:

@@ -1,7 +1,7 @@
 """The contracts between the parts, in prose, with what breaking each of them costs.
 
 An application sees `IMailer` and `IMessage`. At commit the one `IMailDataManager` of the
-transaction asks each `IDelivery` that has mail in it for an `IDeliveryRun`, and a run sends
+transaction asks each `IDeliveryMethod` that has mail in it for an `IDeliveryRun`, and a run sends
 through an `ISession` of its `ITransport`.
 """
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .envelope import Envelope
     from .outcome import Outcome
-    from .submission import Item, Row
+    from .submission import StagedSubmission, Submission
     from .types import PriorityName, Sendable, Several, TransactionManager
-    from .witness_answer import Verdict
+    from .witness_answer import WitnessAnswer
 
 
 class IMailer(Interface):
@@ -157,8 +157,11 @@ class ITemplateText(Interface):
         """
 
 
-class IDelivery(Interface):
-    """What a commit does with envelopes. Shared by threads, holds no state of a transaction."""
+class IDeliveryMethod(Interface):
+    """A delivery method: what a commit does with submissions.
+
+    Shared by threads, holds no state of a transaction.
+    """
 
     route = Attribute("Printable name of where it sends, without secrets.")
     events = Attribute("`txmail.events.Events`: who is told what happened.")
@@ -185,23 +188,23 @@ class IDeliveryRun(Interface):
 
     sends = Attribute("True if `send` will send something, False if the queue has it all.")
 
-    def prepare(items: Sequence[Item], wait: bool) -> list[Outcome]:
-        """Do everything revocable for `items`, all that this transaction has so far.
+    def prepare(submissions: Sequence[Submission], wait: bool) -> list[Outcome]:
+        """Do everything revocable for `submissions`, all that this transaction has so far.
 
         May be called several times, with more or with fewer; what was prepared on the present
         connection is not done again. Waits for a free connection only if `wait`: after
         `tpc_begin` other databases hold locks that the connection's present owner may need.
 
         Returns the outcomes that forbid sending, empty if there are none; their `position` is that
-        of the item. Must not do anything
+        of the submission. Must not do anything
         that cannot be taken back: a transaction that fails later would have sent mail.
         """
 
-    def rows(items: Sequence[Item]) -> list[Row]:
-        """What is to be in the queue before the commit, of `items` that were prepared."""
+    def to_stage(submissions: Sequence[Submission]) -> list[StagedSubmission]:
+        """What is to be in the queue before the commit, of `submissions` that were prepared."""
 
-    def send(items: Sequence[Item]) -> Generator[Outcome, None, None]:
-        """Send `items` in their order; an iterator over their outcomes, in that order.
+    def send(submissions: Sequence[Submission]) -> Generator[Outcome, None, None]:
+        """Send `submissions` in their order; an iterator over their outcomes, in that order.
 
         Without a queue to go on with the rest, the first outcome that is not `accepted` ends
         sending: all that follow are `unsent`. Yields each outcome when it is known; its
@@ -212,7 +215,7 @@ class IDeliveryRun(Interface):
     def unsettled() -> list[Outcome]:
         """What is known of outcomes `send` has not handed out; some may repeat what it has.
 
-        An item with neither is in doubt.
+        A submission with neither is in doubt.
         """
 
     def goes_on(outcomes: Sequence[Outcome]) -> bool:
@@ -257,7 +260,10 @@ class IBatch(Interface):
     """
 
     def stage(
-        rows: Sequence[Row], resources: Sequence[Any], timeout: float, late: bool = False
+        rows: Sequence[StagedSubmission],
+        resources: Sequence[Any],
+        timeout: float,
+        late: bool = False,
     ) -> None:
         """Have it hold `rows`, all that the transaction has so far, so that they survive a crash.
 
@@ -277,22 +283,22 @@ class IBatch(Interface):
         Not called where there are others: they hold locks now, and they or their databases know.
         """
 
-    def revoke(settled: Sequence[tuple[Item, Sequence[Outcome]]], timeout: float) -> None:
+    def revoke(settled: Sequence[tuple[Submission, Sequence[Outcome]]], timeout: float) -> None:
         """The vote has failed after `decide`: take back what was written. Never raises."""
 
-    def finish(settled: Sequence[tuple[Item, Sequence[Outcome]]]) -> None:
+    def finish(settled: Sequence[tuple[Submission, Sequence[Outcome]]]) -> None:
         """The transaction has committed: publish, with what became of what it sent itself.
 
         Never raises. What cannot be written now is tried again by this process while it lives.
         """
 
-    def abort(settled: Sequence[tuple[Item, Sequence[Outcome]]]) -> None:
+    def abort(settled: Sequence[tuple[Submission, Sequence[Outcome]]]) -> None:
         """The transaction was aborted: forget, except for what is out.
 
         Legal in every state before `finish`, any number of times; never raises, never blocks.
         """
 
-    def leave(settled: Sequence[tuple[Item, Sequence[Outcome]]]) -> None:
+    def mark_unknown(settled: Sequence[tuple[Submission, Sequence[Outcome]]]) -> None:
         """The transaction ended as nobody knows, after our vote: the witnesses decide.
 
         Never raises, never blocks.
@@ -327,8 +333,8 @@ class IWitness(Interface):
         it will not be asked.
         """
 
-    def ask(batch: int, noted: Mapping[str, Any]) -> Verdict:
-        """Whether the transaction of `batch` committed: a `Verdict`, yes, no or unknown.
+    def ask(batch: int, noted: Mapping[str, Any]) -> WitnessAnswer:
+        """Whether the transaction of `batch` committed: a `WitnessAnswer`, yes, no or unknown.
 
         Asked only about batches whose process is dead or has given them up. A "no" must be
         certain: the mail is thrown away. Raises nothing; what keeps it from knowing is the reason
@@ -352,9 +358,11 @@ class IMailDataManager(ISavepointDataManager):
         """Report what is known of a commit that was tried and has not ended, if there was one."""
 
     def add(
-        delivery: IDelivery, item: Item, report: Callable[[tuple[Outcome, ...]], object]
+        delivery: IDeliveryMethod,
+        submission: Submission,
+        report: Callable[[tuple[Outcome, ...]], object],
     ) -> None:
-        """Buffer `item` for `delivery` in this transaction, joining it if need be.
+        """Buffer `submission` for `delivery` in this transaction, joining it if need be.
 
         `report` is called with the outcomes of its caller's envelopes when the commit has tried
         to send them. Raises `TransactionClosed` where no commit will follow.

@@ -78,7 +78,7 @@ class Outcome:
     queued: bool = False
 
     @property
-    def settled(self) -> bool:
+    def permits_commit(self) -> bool:
         """True if a transaction may commit with it: it was accepted, or the queue has it."""
         return self.queued or self.status is _ACCEPTED
 

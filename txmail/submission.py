@@ -1,6 +1,7 @@
 """What a transaction holds of one `send` or `enqueue`: an envelope, and what was said of it.
 
-An `Item` is made by the call and never changed; `Row` s are what a queue is asked to write of it.
+The call makes a `Submission`, and nothing changes it. A `StagedSubmission` is what a queue is asked
+to write of it before the commit.
 """
 
 from __future__ import annotations
@@ -50,18 +51,18 @@ DEFAULT = Options()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Item:
-    """One envelope of a transaction. Two calls with one envelope are two items."""
+class Submission:
+    """One envelope of a transaction. Two calls with one envelope are two submissions."""
 
     envelope: Envelope
     options: Options = DEFAULT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row:
-    """What a queue writes of an item before the transaction commits."""
+class StagedSubmission:
+    """What a queue writes of a submission before the transaction commits."""
 
-    item: Item
+    submission: Submission
     #: True if the transaction sends it itself: should the process die meanwhile, it is in doubt
     begun: bool = False
     #: what is known of its recipients by now, if anything

@@ -16,7 +16,7 @@ class Answer(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class WitnessAnswer:
     """An answer, and why."""
 
     answer: Answer

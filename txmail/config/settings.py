@@ -32,7 +32,7 @@ from ..submission import PRIORITIES
 from ..transports import from_urls
 from ..transports.hosts import is_loopback, read_host
 from ..transports.local.sendmail import Command
-from ..transports.url import CLEAR_AT_FIRST, TLS_AT_ONCE, URL_OPTIONS, Account
+from ..transports.url import CLEAR_AT_FIRST, TLS_AT_ONCE, URL_OPTIONS, Login
 from .values import (
     as_boolean,
     as_count,
@@ -308,12 +308,10 @@ def _transport(combined: dict[str, Any], prefix: str) -> ITransport:
         if name in combined and urls is not None:
             raise _conflict(prefix, name, "url", about)
     urls = urls or [_legacy_url(combined, prefix)]
-    return from_urls(
-        urls, field=prefix + "url", command=command, account=_account(combined, prefix)
-    )
+    return from_urls(urls, field=prefix + "url", command=command, login=_login(combined, prefix))
 
 
-def _account(combined: dict[str, Any], prefix: str) -> Account:
+def _login(combined: dict[str, Any], prefix: str) -> Login:
     user = combined.get("username", "")
     password, source = combined.get("password"), combined.get("password_from")
     if password is not None and source is not None:
@@ -324,7 +322,7 @@ def _account(combined: dict[str, Any], prefix: str) -> Account:
             field=f"{prefix}username",
         )
     files = TlsFiles(*(combined.get(name) for name in ("cafile", "certfile", "keyfile")))
-    return Account(user, password or source, files, prefix)
+    return Login(user, password or source, files, prefix)
 
 
 def _legacy_url(combined: dict[str, Any], prefix: str) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..events import MessageQueued, MessageSettled
-from ..interfaces import IDelivery, IDeliveryRun
+from ..interfaces import IDeliveryMethod, IDeliveryRun
 from ..outcome import Outcome, Status
-from ..submission import Item
+from ..submission import Submission
 from .outcomes import (
     Settled,
     doubted,
@@ -34,16 +34,16 @@ MAYBE_COMMITTED = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Entry:
+class BufferedSubmission:
     """One buffered envelope, where it goes, and who wants to know what became of it."""
 
-    delivery: IDelivery
-    item: Item
+    delivery: IDeliveryMethod
+    submission: Submission
     report: Report
 
 
 #: entries with an outcome for each recipient
-Account = list[tuple[Entry, list[Outcome]]]
+Account = list[tuple[BufferedSubmission, list[Outcome]]]
 
 
 @dataclass(slots=True, eq=False)
@@ -54,8 +54,8 @@ class Sending:
     doubt, whatever has ended sending: an exception can come at any moment, also from a signal.
     """
 
-    items: Sequence[Item]
-    #: of all recipients of all items, by the positions of these; the first of a recipient counts
+    submissions: Sequence[Submission]
+    #: of all recipients of all submissions, by their positions; the first of a recipient counts
     outcomes: list[Outcome] = field(default_factory=list)
     #: True if the queue goes on with what was not accepted
     goes_on: bool = False
@@ -65,7 +65,7 @@ class Sending:
     def collect(self, run: IDeliveryRun) -> None:
         """Have `run` send, and note what becomes of it, also if something ends it."""
         self.begun = True
-        coming = run.send(self.items)
+        coming = run.send(self.submissions)
         try:
             self.outcomes.extend(coming)
             self.goes_on = run.goes_on(self.outcomes)
@@ -75,15 +75,15 @@ class Sending:
             raise
 
     def settled(self) -> Settled:
-        """Each item with an outcome for each recipient."""
-        found = shared_out(self.items, self.outcomes, in_doubt if self.begun else unsent)
-        return [(item, queued(said)) for item, said in found] if self.goes_on else found
+        """Each submission with an outcome for each recipient."""
+        found = shared_out(self.submissions, self.outcomes, in_doubt if self.begun else unsent)
+        return [(submission, queued(said)) for submission, said in found] if self.goes_on else found
 
 
-def account_of(entries: Iterable[Entry], settled: Settled) -> Account:
+def account_of(entries: Iterable[BufferedSubmission], settled: Settled) -> Account:
     """Every entry in call order, with an outcome for each recipient."""
     found = dict(settled)
-    return [(e, found.get(e.item) or unsent(e.item.envelope)) for e in entries]
+    return [(e, found.get(e.submission) or unsent(e.submission.envelope)) for e in entries]
 
 
 def failed(account: Account, *, known: bool, committed: bool) -> Account:
@@ -120,7 +120,7 @@ def perhaps_queued(account: Account) -> Account:
     ]
 
 
-def _is_inside(entry: Entry) -> bool:
+def _is_inside(entry: BufferedSubmission) -> bool:
     """True if the queue is in a database of the application."""
     return entry.delivery.queue is not None and entry.delivery.queue.in_session
 
@@ -144,7 +144,7 @@ def is_transient(account: Account) -> bool:
     return all(entry.delivery.transient for entry, _ in account)
 
 
-def tell(account: Account, *, unsent: Sequence[IDelivery]) -> None:
+def tell(account: Account, *, unsent: Sequence[IDeliveryMethod]) -> None:
     """Emit an event for each message that was tried.
 
     `unsent` are the deliveries that have left all to the queue.
@@ -152,7 +152,7 @@ def tell(account: Account, *, unsent: Sequence[IDelivery]) -> None:
     for entry, outcomes in account:
         delivery = entry.delivery
         if _is_tried(outcomes, sent=delivery not in unsent):
-            message_id = entry.item.envelope.message_id
+            message_id = entry.submission.envelope.message_id
             delivery.events.emit(MessageSettled(message_id, delivery.route, tuple(outcomes)))
 
 
@@ -169,5 +169,5 @@ def tell_queued(account: Account) -> None:
         queue = entry.delivery.queue
         queued = tuple(o for o in outcomes if o.queued)
         if queued and queue is not None:
-            message_id = entry.item.envelope.message_id
+            message_id = entry.submission.envelope.message_id
             entry.delivery.events.emit(MessageQueued(message_id, queue.name, queued))

@@ -22,9 +22,9 @@ from ..common.waiting import in_two_phase_commit
 from ..envelope import Envelope
 from ..events import Connected, ConnectionLost, Events
 from ..exceptions import ConfigurationError, TransportError
-from ..interfaces import IDelivery, IDeliveryRun, IQueue, ISession, ITransport
+from ..interfaces import IDeliveryMethod, IDeliveryRun, IQueue, ISession, ITransport
 from ..outcome import Action, Outcome, Status
-from ..submission import Item, Row
+from ..submission import StagedSubmission, Submission
 from .outcomes import all_unsent, in_order, queued, shared_out
 from .queued import QueuedDelivery, check_timeout, placed, waiting
 
@@ -53,11 +53,11 @@ class _Holding(threading.local):
 _holding = _Holding()
 
 
-@implementer(IDelivery)
+@implementer(IDeliveryMethod)
 class DirectDelivery:
-    """Sends at commit: all or nothing, or what is left goes on from the queue. See `IDelivery`."""
+    """Sends at commit: all, or nothing, or the queue has the rest. See `IDeliveryMethod`."""
 
-    #: see `IDelivery`
+    #: see `IDeliveryMethod`
     is_missed_unsent = True
 
     def __init__(
@@ -123,7 +123,7 @@ class DirectDelivery:
 
     @property
     def route(self) -> str:
-        """See `IDelivery`."""
+        """See `IDeliveryMethod`."""
         return str(self.transport.name)
 
     @property
@@ -134,7 +134,7 @@ class DirectDelivery:
         )
 
     def begin(self, budget: Budget, first: bool = True) -> IDeliveryRun:
-        """See `IDelivery`."""
+        """See `IDeliveryMethod`."""
         return DirectRun(self, budget, first)
 
     def queued(self, queue: IQueue) -> QueuedDelivery:
@@ -191,8 +191,8 @@ class DirectRun:
         #: what is being sent, and whether anything of it may have left
         self._envelopes: list[Envelope] = []
         self._begun = False
-        #: why nothing is sent here, so that the queue has it all: by item, what is known of it
-        self._spilled: dict[Item, list[Outcome]] = {}
+        #: if the queue has it all, by submission: what is known of each recipient, and so why
+        self._spilled: dict[Submission, list[Outcome]] = {}
 
     @property
     def sends(self) -> bool:
@@ -206,9 +206,9 @@ class DirectRun:
 
     # -- before anything irrevocable
 
-    def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
+    def prepare(self, submissions: Sequence[Submission], wait: bool) -> list[Outcome]:
         """See `IDeliveryRun`."""
-        envelopes = [item.envelope for item in items]
+        envelopes = [submission.envelope for submission in submissions]
         with self._budget:
             try:
                 refusals = [] if self._spilled else self._prepared(envelopes, wait)
@@ -219,7 +219,7 @@ class DirectRun:
                 self._drop()
                 raise
         if self._spilled or (refusals and self._may_spill(refusals)):
-            self._spill(items, envelopes, refusals)
+            self._spill(submissions, envelopes, refusals)
             return []
         return refusals
 
@@ -231,22 +231,28 @@ class DirectRun:
         )
 
     def _spill(
-        self, items: Sequence[Item], envelopes: Sequence[Envelope], refusals: list[Outcome]
+        self,
+        submissions: Sequence[Submission],
+        envelopes: Sequence[Envelope],
+        refusals: list[Outcome],
     ) -> None:
         """Leave all to the queue, with what is known of each recipient."""
         self._drop()
-        known = shared_out(items, in_order(envelopes, refusals)) if refusals else []
-        self._spilled |= {item: queued(outcomes) for item, outcomes in known}
-        for item in items:
-            self._spilled.setdefault(item, waiting(item))
+        known = shared_out(submissions, in_order(envelopes, refusals)) if refusals else []
+        self._spilled |= {submission: queued(outcomes) for submission, outcomes in known}
+        for submission in submissions:
+            self._spilled.setdefault(submission, waiting(submission))
 
-    def rows(self, items: Sequence[Item]) -> list[Row]:
+    def to_stage(self, submissions: Sequence[Submission]) -> list[StagedSubmission]:
         """See `IDeliveryRun`."""
         if self._delivery.queue is None:
             return []
         if self._spilled:
-            return [Row(item, outcomes=self._spilled[item]) for item in items]
-        return [Row(item, begun=True) for item in items]
+            return [
+                StagedSubmission(submission, outcomes=self._spilled[submission])
+                for submission in submissions
+            ]
+        return [StagedSubmission(submission, begun=True) for submission in submissions]
 
     def _prepared(self, envelopes: Sequence[Envelope], wait: bool) -> list[Outcome]:
         """Connect and ask; a connection that turns out to be dead is replaced once."""
@@ -306,11 +312,11 @@ class DirectRun:
 
     # -- the point of no return
 
-    def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
+    def send(self, submissions: Sequence[Submission]) -> Generator[Outcome, None, None]:
         """See `IDeliveryRun`."""
-        self._envelopes = [item.envelope for item in items]
+        self._envelopes = [submission.envelope for submission in submissions]
         if self._spilled:
-            yield from placed(self._spilled[item] for item in items)
+            yield from placed(self._spilled[submission] for submission in submissions)
             return
         with self._budget:
             yield from self._told(self._envelopes)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from ..budget import Budget
 from ..events import MessageQueued, MessageSettled
 from ..exceptions import QueueInDoubt, QueueUnavailable, SchemaError
-from ..interfaces import IBatch, IDelivery, IDeliveryRun
+from ..interfaces import IBatch, IDeliveryMethod, IDeliveryRun
 from ..outcome import Outcome
-from ..submission import Item
+from ..submission import Submission
 from .account import NOT_COMMITTED, Sending
 from .outcomes import (
     delivery_error,
@@ -23,20 +23,22 @@ from .outcomes import (
 
 
 def send_now(
-    delivery: IDelivery, item: Item, report: Callable[[tuple[Outcome, ...]], object]
+    delivery: IDeliveryMethod,
+    submission: Submission,
+    report: Callable[[tuple[Outcome, ...]], object],
 ) -> tuple[Outcome, ...]:
-    """Send `item`; its outcomes, whatever they are. Raises `QueueUnavailable`, `SchemaError`.
+    """Send `submission`; its outcomes, whatever they are. Raises `QueueUnavailable`, `SchemaError`.
 
     `report` gets the outcomes before anybody else is told, also if an error ends it.
     """
     budget = Budget(delivery.commit_timeout)
     run = delivery.begin(budget)
     batch = delivery.queue.begin(None, None) if delivery.queue is not None else None
-    sending = Sending([item])
+    sending = Sending([submission])
     try:
         outcomes = _sent(run, batch, sending, budget)
     except (QueueUnavailable, SchemaError) as error:
-        left = unsent(item.envelope)
+        left = unsent(submission.envelope)
         if isinstance(error, QueueInDoubt):
             left = doubted(left)
         report(tuple(left))
@@ -47,29 +49,29 @@ def send_now(
     finally:
         run.finish()
     report(outcomes)
-    _tell(delivery, run, item, outcomes)
+    _tell(delivery, run, submission, outcomes)
     return outcomes
 
 
 def check(outcomes: tuple[Outcome, ...], *, transient: bool) -> None:
     """Raise the error for `outcomes`, unless all of them are settled."""
-    if not all(o.settled for o in outcomes):
+    if not all(o.permits_commit for o in outcomes):
         raise delivery_error(outcomes, transient=transient)
 
 
 def _sent(
     run: IDeliveryRun, batch: IBatch | None, sending: Sending, budget: Budget
 ) -> tuple[Outcome, ...]:
-    (item,) = sending.items
-    refusals = run.prepare([item], wait=True)
+    (submission,) = sending.submissions
+    refusals = run.prepare([submission], wait=True)
     if refusals:
-        return tuple(in_order([item.envelope], refusals))
+        return tuple(in_order([submission.envelope], refusals))
     if batch is None:
         sending.collect(run)
         return tuple(_outcomes_of(sending))
     try:
         with budget:
-            batch.stage(run.rows([item]), [], budget.remaining)
+            batch.stage(run.to_stage([submission]), [], budget.remaining)
             batch.decide(not run.sends, budget.remaining)
         sending.collect(run)
         if run.sends and is_left(_outcomes_of(sending)):
@@ -78,7 +80,7 @@ def _sent(
     except BaseException:
         _give_up(batch, sending, budget)
         raise
-    if all(o.settled for o in _outcomes_of(sending)):
+    if all(o.permits_commit for o in _outcomes_of(sending)):
         batch.finish(sending.settled())
         return tuple(_outcomes_of(sending))
     _give_up(batch, sending, budget)
@@ -92,21 +94,24 @@ def _give_up(batch: IBatch, sending: Sending, budget: Budget) -> None:
 
 
 def _outcomes_of(sending: Sending) -> list[Outcome]:
-    """The outcomes of its only item."""
+    """The outcomes of its only submission."""
     return [o for _, found in sending.settled() for o in found]
 
 
 def _failed(sending: Sending) -> list[Outcome]:
     """The same, if it has failed: the queue has nothing of it."""
     if not sending.begun:
-        return unsent(sending.items[0].envelope)
+        return unsent(sending.submissions[0].envelope)
     return not_queued(_outcomes_of(sending), NOT_COMMITTED)
 
 
 def _tell(
-    delivery: IDelivery, run: IDeliveryRun, item: Item, outcomes: tuple[Outcome, ...]
+    delivery: IDeliveryMethod,
+    run: IDeliveryRun,
+    submission: Submission,
+    outcomes: tuple[Outcome, ...],
 ) -> None:
-    message_id = item.envelope.message_id
+    message_id = submission.envelope.message_id
     if run.sends or any(o.reply is not None for o in outcomes):
         delivery.events.emit(MessageSettled(message_id, delivery.route, outcomes))
     queued = tuple(o for o in outcomes if o.queued)

@@ -18,12 +18,12 @@ from ..exceptions import (
     TransportError,
 )
 from ..outcome import Action, Outcome, Scope, Status
-from ..submission import Item
+from ..submission import Submission
 
 #: why the outcome of mail is in doubt that no server was asked to take
 PERHAPS_QUEUED = "the queue may have it: the reply to its COMMIT was lost"
-#: items, each with an outcome for each of its recipients
-Settled = list[tuple[Item, list[Outcome]]]
+#: submissions, each with an outcome for each of its recipients
+Settled = list[tuple[Submission, list[Outcome]]]
 
 
 def all_unsent(envelopes: Sequence[Envelope], error: TransportError) -> list[Outcome]:
@@ -87,7 +87,7 @@ def delivery_error(
         kind = DeliveryRefused
     elif transient and not any(o.action is Action.STOP_ROUTE for o in outcomes):
         kind = TransientDeliveryUnavailable
-    bad = [o for o in outcomes if not o.settled] or list(outcomes)
+    bad = [o for o in outcomes if not o.permits_commit] or list(outcomes)
     decisive = [o for o in bad if o.status is not Status.UNSENT or o.action is Action.FAIL] or bad
     problem = f"{decisive[0]}" + (f" and {len(decisive) - 1} more" if decisive[1:] else "")
     return kind(problem, tuple(outcomes), databases_may_be_committed=databases_may_be_committed)
@@ -109,20 +109,20 @@ def is_left(outcomes: Iterable[Outcome]) -> bool:
 
 
 def shared_out(
-    items: Sequence[Item],
+    submissions: Sequence[Submission],
     outcomes: Iterable[Outcome],
     rest: Callable[[Envelope], list[Outcome]] | None = None,
 ) -> Settled:
-    """The outcomes of each item: the first that was said of a recipient; else one of `rest`.
+    """The outcomes of each submission: the first that was said of a recipient; else one of `rest`.
 
     By default that is `unsent`.
     """
-    said: list[dict[str, Outcome]] = [{} for _ in items]
+    said: list[dict[str, Outcome]] = [{} for _ in submissions]
     for outcome in outcomes:
         said[outcome.position].setdefault(outcome.recipient, outcome)
     return [
-        (item, _of(item.envelope, found, rest or unsent))
-        for item, found in zip(items, said, strict=True)
+        (submission, _of(submission.envelope, found, rest or unsent))
+        for submission, found in zip(submissions, said, strict=True)
     ]
 
 

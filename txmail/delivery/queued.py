@@ -10,9 +10,9 @@ from zope.interface import implementer
 from ..budget import COMMIT_TIMEOUT, Budget
 from ..events import Events
 from ..exceptions import ConfigurationError
-from ..interfaces import IDelivery, IDeliveryRun, IQueue
+from ..interfaces import IDeliveryMethod, IDeliveryRun, IQueue
 from ..outcome import Action, Outcome, Scope, Status
-from ..submission import Item, Row
+from ..submission import StagedSubmission, Submission
 
 
 def check_timeout(commit_timeout: float) -> None:
@@ -22,34 +22,34 @@ def check_timeout(commit_timeout: float) -> None:
 
 
 def placed(outcomes: Iterable[list[Outcome]]) -> Iterator[Outcome]:
-    """The outcomes of one item after the other, with their positions."""
+    """The outcomes of one submission after the other, with their positions."""
     for position, found in enumerate(outcomes):
         for outcome in found:
             yield replace(outcome, position=position)
 
 
-def waiting(item: Item, position: int = 0) -> list[Outcome]:
+def waiting(submission: Submission, position: int = 0) -> list[Outcome]:
     """Outcomes of what the queue sends."""
     return [
         Outcome(
             recipient,
             Status.UNSENT,
             Scope.MESSAGE,
-            message_id=item.envelope.message_id,
+            message_id=submission.envelope.message_id,
             action=Action.DEFER,
             preflighted=False,
             position=position,
             queued=True,
         )
-        for recipient in item.envelope.recipients
+        for recipient in submission.envelope.recipients
     ]
 
 
-@implementer(IDelivery)
+@implementer(IDeliveryMethod)
 class QueuedDelivery:
-    """Leaves all mail to the queue. See `IDelivery`."""
+    """Leaves all mail to the queue. See `IDeliveryMethod`."""
 
-    #: see `IDelivery`
+    #: see `IDeliveryMethod`
     is_missed_unsent = True
 
     def __init__(
@@ -71,11 +71,11 @@ class QueuedDelivery:
 
     @property
     def route(self) -> str:
-        """See `IDelivery`."""
+        """See `IDeliveryMethod`."""
         return str(self.queue.name)
 
     def begin(self, budget: Budget, first: bool = True) -> IDeliveryRun:
-        """See `IDelivery`."""
+        """See `IDeliveryMethod`."""
         return QueuedRun()
 
 
@@ -86,28 +86,28 @@ class QueuedRun:
     sends = False
 
     def __init__(self) -> None:
-        self._items: list[Item] = []
+        self._items: list[Submission] = []
         self._outcomes: list[Outcome] = []
 
-    def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
+    def prepare(self, submissions: Sequence[Submission], wait: bool) -> list[Outcome]:
         """See `IDeliveryRun`: nothing forbids it.
 
         The outcomes are made now: later other databases would hold their locks meanwhile.
         """
-        if self._items != items:
-            self._items = list(items)
+        if self._items != submissions:
+            self._items = list(submissions)
             self._outcomes = [
                 outcome
-                for position, item in enumerate(items)
-                for outcome in waiting(item, position)
+                for position, submission in enumerate(submissions)
+                for outcome in waiting(submission, position)
             ]
         return []
 
-    def rows(self, items: Sequence[Item]) -> list[Row]:
+    def to_stage(self, submissions: Sequence[Submission]) -> list[StagedSubmission]:
         """See `IDeliveryRun`."""
-        return [Row(item) for item in items]
+        return [StagedSubmission(submission) for submission in submissions]
 
-    def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
+    def send(self, submissions: Sequence[Submission]) -> Generator[Outcome, None, None]:
         """See `IDeliveryRun`: it waits in the queue."""
         yield from self._outcomes
 

@@ -23,13 +23,13 @@ from ..exceptions import (
     SchemaError,
     TxmailError,
 )
-from ..interfaces import IBatch, IDelivery, IDeliveryRun, IQueue
+from ..interfaces import IBatch, IDeliveryMethod, IDeliveryRun, IQueue
 from ..outcome import Outcome, Status
 from . import unsent
 from .account import (
     MAYBE_COMMITTED,
     Account,
-    Entry,
+    BufferedSubmission,
     Report,
     Sending,
     account_of,
@@ -55,8 +55,8 @@ class CommitReport:
 
     def __init__(self, transaction_manager: Any) -> None:
         self.transaction_manager = transaction_manager
-        self._entries: list[Entry] = []
-        self._runs: dict[IDelivery, IDeliveryRun] = {}
+        self._entries: list[BufferedSubmission] = []
+        self._runs: dict[IDeliveryMethod, IDeliveryRun] = {}
         self._batches: dict[IQueue, IBatch] = {}
         #: what is known of what the server was asked, or was sent, in the present commit
         self._sendings: list[Sending] = []
@@ -88,14 +88,14 @@ class CommitReport:
 
     def pending(self, report: Report) -> tuple[Envelope, ...]:
         """What waits for the commit, of the mailer that `report` is of."""
-        return tuple(e.item.envelope for e in self._entries if e.report == report)
+        return tuple(e.submission.envelope for e in self._entries if e.report == report)
 
     def uncommitted(self) -> tuple[str, ...]:
         """See `txmail.delivery.unsent.Holder`."""
         if self._pid != os.getpid() or self._warned or self._refused or self._is_tried():
             return ()
         found = tuple(
-            e.item.envelope.message_id for e in self._entries if e.delivery.is_missed_unsent
+            e.submission.envelope.message_id for e in self._entries if e.delivery.is_missed_unsent
         )
         self._warned = bool(found)
         return found
@@ -107,7 +107,7 @@ class CommitReport:
         )
 
     def _settled(self) -> Settled:
-        """What is known of each item that was begun."""
+        """What is known of each submission that was begun."""
         return [pair for sending in self._sendings for pair in sending.settled()]
 
     def _accounted(self) -> Account:

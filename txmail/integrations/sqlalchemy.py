@@ -29,7 +29,7 @@ from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY, Session
 
 from ..exceptions import ConfigurationError, QueueUnavailable
 from ..interfaces import IWitness
-from ..witness_answer import Answer, Verdict
+from ..witness_answer import Answer, WitnessAnswer
 
 #: Milliseconds that a question waits for a transaction that is undecided.
 LOCK_TIMEOUT = 2000
@@ -135,17 +135,19 @@ class SqlWitness:
             problem = "its session belongs to another transaction manager than the mailer"
             raise ConfigurationError(problem, field=self.name)
 
-    def ask(self, batch: int, noted: Mapping[str, Any]) -> Verdict:
+    def ask(self, batch: int, noted: Mapping[str, Any]) -> WitnessAnswer:
         """See `IWitness`. Takes a connection of its own, and may wait for `LOCK_TIMEOUT`."""
         try:
             state = self._decide(batch)
         except Exception as error:
-            return Verdict(Answer.UNKNOWN, _problem(error))
+            return WitnessAnswer(Answer.UNKNOWN, _problem(error))
         answers = {
-            "committed": Verdict(Answer.YES, "the database has committed it"),
-            "aborted": Verdict(Answer.NO, "the database has not committed it, and never will"),
+            "committed": WitnessAnswer(Answer.YES, "the database has committed it"),
+            "aborted": WitnessAnswer(
+                Answer.NO, "the database has not committed it, and never will"
+            ),
         }
-        strange = Verdict(Answer.UNKNOWN, "its row in the database says neither")
+        strange = WitnessAnswer(Answer.UNKNOWN, "its row in the database says neither")
         return answers.get(state or "", strange)
 
     def forget(self, before_ms: int) -> int:

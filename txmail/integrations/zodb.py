@@ -39,7 +39,7 @@ from zope.interface import implementer
 
 from ..common.ascii_text import ascii_split
 from ..interfaces import IWitness
-from ..witness_answer import Answer, Verdict
+from ..witness_answer import Answer, WitnessAnswer
 
 #: Under which the ids stand in the extended information of a transaction, parted by spaces.
 KEY = "txmail"
@@ -80,14 +80,14 @@ class ZodbWitness:
             "history": bool(self._db.supportsUndo()),
         }
 
-    def ask(self, batch: int, noted: Mapping[str, Any]) -> Verdict:
+    def ask(self, batch: int, noted: Mapping[str, Any]) -> WitnessAnswer:
         """See `IWitness`. Reads the headers of all transactions since, which may take a while."""
         try:
             start = bytes.fromhex(noted["tid"])
             end = self._db.lastTransaction()
             seen = _seen(self._db.storage, str(batch), start)
             if seen.found:
-                return Verdict(Answer.YES, "the database has it")
+                return WitnessAnswer(Answer.YES, "the database has it")
             doubt = self._doubt(noted, start, end, seen)
         except Exception as error:
             # An unknown waits for a person, an error would keep all other batches from being asked
@@ -95,8 +95,8 @@ class ZodbWitness:
             problem = " ".join(str(error).split())[:200]
             doubt = f"cannot be read: {type(error).__name__}: {problem}"
         if doubt:
-            return Verdict(Answer.UNKNOWN, f"the database {doubt}")
-        return Verdict(Answer.NO, "the database does not have it")
+            return WitnessAnswer(Answer.UNKNOWN, f"the database {doubt}")
+        return WitnessAnswer(Answer.NO, "the database does not have it")
 
     def _doubt(self, noted: Mapping[str, Any], start: bytes, end: bytes, seen: _Seen) -> str:
         """Why a transaction that was not found may have committed all the same; or nothing."""

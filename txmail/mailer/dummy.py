@@ -19,11 +19,11 @@ from ..delivery.immediate import check, send_now
 from ..delivery.outcomes import in_order
 from ..envelope import Envelope
 from ..exceptions import ConfigurationError
-from ..interfaces import IDelivery, IDeliveryRun
+from ..interfaces import IDeliveryMethod, IDeliveryRun
 from ..message import Message
 from ..outcome import Outcome, Status
 from ..reply import Reply
-from ..submission import Item, Options, Row
+from ..submission import Options, StagedSubmission, Submission
 from ..transports.memory import MemorySession, MemoryTransport
 from ..types import Sendable, Several, TransactionManager
 from .mailer import Mailer
@@ -65,10 +65,10 @@ class Boxes:
         """Messages that wait for a commit and one of `deliveries`."""
         managers = list(self.managers)
         return [
-            item.envelope.message
+            submission.envelope.message
             for manager in managers
-            for item in manager.buffered(*deliveries)
-            if isinstance(item.envelope, _Posted)
+            for submission in manager.buffered(*deliveries)
+            if isinstance(submission.envelope, _Posted)
         ]
 
     def deliver(self, delivery: DummyDelivery, envelopes: Iterable[Envelope]) -> None:
@@ -80,9 +80,9 @@ class Boxes:
             box.append(envelope.message if isinstance(envelope, _Posted) else envelope)
 
 
-@implementer(IDelivery)
+@implementer(IDeliveryMethod)
 class DummyDelivery(DirectDelivery):
-    """Delivers into lists. See `IDelivery`."""
+    """Delivers into lists. See `IDeliveryMethod`."""
 
     transport: MemoryTransport
     #: a test that aborts nothing is no accident
@@ -94,11 +94,11 @@ class DummyDelivery(DirectDelivery):
 
     @property
     def route(self) -> str:
-        """See `IDelivery`."""
+        """See `IDeliveryMethod`."""
         return "dummy:"
 
     def begin(self, budget: Budget, first: bool = True) -> IDeliveryRun:
-        """See `IDelivery`."""
+        """See `IDeliveryMethod`."""
         return DummyRun(self)
 
 
@@ -114,17 +114,17 @@ class DummyRun:
         self._accepted: list[Envelope] = []
         self._envelopes: list[Envelope] = []
 
-    def prepare(self, items: Sequence[Item], wait: bool) -> list[Outcome]:
+    def prepare(self, submissions: Sequence[Submission], wait: bool) -> list[Outcome]:
         """See `IDeliveryRun`."""
-        return self._session.preflight([item.envelope for item in items])
+        return self._session.preflight([submission.envelope for submission in submissions])
 
-    def rows(self, items: Sequence[Item]) -> list[Row]:
+    def to_stage(self, submissions: Sequence[Submission]) -> list[StagedSubmission]:
         """See `IDeliveryRun`: there is no queue."""
         return []
 
-    def send(self, items: Sequence[Item]) -> Generator[Outcome, None, None]:
+    def send(self, submissions: Sequence[Submission]) -> Generator[Outcome, None, None]:
         """See `IDeliveryRun`."""
-        self._envelopes = envelopes = [item.envelope for item in items]
+        self._envelopes = envelopes = [submission.envelope for submission in submissions]
         outcomes = list(self._session.send(envelopes, strict=True))
         if all(o.status is Status.ACCEPTED for o in outcomes):
             self._accepted = envelopes
@@ -247,7 +247,7 @@ class DummyMailer(Mailer):
 
     def _add(
         self,
-        delivery: IDelivery,
+        delivery: IDeliveryMethod,
         message: Sendable,
         chosen: Options,
         sender: str | None,
@@ -256,7 +256,7 @@ class DummyMailer(Mailer):
         if self.transactional:
             return super()._add(delivery, message, chosen, sender, recipients)
         envelope = self._envelope(message, sender, recipients)
-        outcomes = send_now(delivery, Item(envelope, chosen), self._last.set)
+        outcomes = send_now(delivery, Submission(envelope, chosen), self._last.set)
         check(outcomes, transient=False)
         return envelope.message_id
 

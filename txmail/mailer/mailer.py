@@ -31,11 +31,11 @@ from ..delivery.immediate import check, send_now
 from ..envelope import Envelope
 from ..events import Events
 from ..exceptions import ConfigurationError, DeliveryError
-from ..interfaces import IDelivery, IMailer, IQueue, ITransport
+from ..interfaces import IDeliveryMethod, IMailer, IQueue, ITransport
 from ..message import to_envelope
 from ..outcome import Outcome
 from ..secret import Unshown
-from ..submission import DEFAULT, Item, Options, options
+from ..submission import DEFAULT, Options, Submission, options
 from ..types import (
     DeliveryName,
     FallbackName,
@@ -148,7 +148,7 @@ class Mailer:
     def _setup(
         self,
         direct: DirectDelivery,
-        queued: IDelivery | None,
+        queued: IDeliveryMethod | None,
         delivery: str,
         default_sender: str | None,
         html_to_text: Callable[[str], str] | None,
@@ -291,14 +291,14 @@ class Mailer:
         )
         return self._add(delivery, message, chosen, sender, recipients)
 
-    def _needed(self) -> IDelivery:
+    def _needed(self) -> IDeliveryMethod:
         if self._queued is None:
             raise ConfigurationError("there is no queue: queue_url is needed", field="queue")
         return self._queued
 
     def _add(
         self,
-        delivery: IDelivery,
+        delivery: IDeliveryMethod,
         message: Sendable,
         chosen: Options,
         sender: str | None,
@@ -307,7 +307,7 @@ class Mailer:
         envelope = self._envelope(message, sender, recipients)
         manager = self._join()
         self._last.follow(manager)
-        manager.add(delivery, Item(envelope, chosen), self._last.set)
+        manager.add(delivery, Submission(envelope, chosen), self._last.set)
         return envelope.message_id
 
     def _envelope(
@@ -335,7 +335,7 @@ class Mailer:
 
     def _send_now(self, envelope: Envelope, fail_silently: bool) -> tuple[Outcome, ...]:
         try:
-            outcomes = send_now(self._direct, Item(envelope), self._last.set)
+            outcomes = send_now(self._direct, Submission(envelope), self._last.set)
         except DeliveryError as error:
             if not fail_silently:
                 raise

@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from ..interfaces import IBatch, IWitness
 from ..outcome import Outcome, Scope, Status
-from ..submission import Item, Row
+from ..submission import StagedSubmission, Submission
 from .commit_check import commit_surely
 from .schema import batch
 from .sql.dead import noted_owner
@@ -41,7 +41,7 @@ FINISH_TIMEOUT = 5.0
 #: Seconds for what is done in the background.
 BACKGROUND_TIMEOUT = 30.0
 
-Settled = Sequence[tuple[Item, Sequence[Outcome]]]
+Settled = Sequence[tuple[Submission, Sequence[Outcome]]]
 
 
 class Batch:
@@ -51,7 +51,7 @@ class Batch:
         self._queue = queue
         self._store = queue.store
         self.number = number
-        self._rows: dict[Item, Row] = {}
+        self._rows: dict[Submission, StagedSubmission] = {}
         self._written: Written = {}
         #: True if its row says already that it is to be published
         self._public = False
@@ -96,29 +96,31 @@ class Batch:
         return any(row.begun for row in self._rows.values())
 
     def _wakes(self) -> bool:
-        return any(row.item.options.wake for row in self._rows.values())
+        return any(row.submission.options.wake for row in self._rows.values())
 
     def _outcomes(self, settled: Settled) -> list[tuple[int, Outcome]]:
         """What became of the deliveries that the transaction has sent itself, with their ids."""
         found: list[tuple[int, Outcome]] = []
-        for item, outcomes in settled:
-            if item in self._rows and self._rows[item].begun:
-                found += self._with_ids(item, outcomes)
+        for submission, outcomes in settled:
+            if submission in self._rows and self._rows[submission].begun:
+                found += self._with_ids(submission, outcomes)
         return found
 
     def _known(self) -> list[tuple[int, Outcome]]:
         """What is known of the others: who was asked to wait is not tried again at once."""
         return [
             (id_, outcome)
-            for item, row in self._rows.items()
+            for submission, row in self._rows.items()
             if not row.begun and row.outcomes
-            for id_, outcome in self._with_ids(item, row.outcomes)
+            for id_, outcome in self._with_ids(submission, row.outcomes)
             if outcome.status is Status.DEFERRED and outcome.scope is not Scope.ROUTE
         ]
 
-    def _with_ids(self, item: Item, outcomes: Sequence[Outcome]) -> list[tuple[int, Outcome]]:
+    def _with_ids(
+        self, submission: Submission, outcomes: Sequence[Outcome]
+    ) -> list[tuple[int, Outcome]]:
         of = {o.recipient: o for o in outcomes}
-        ids = zip(self._written[item], item.envelope.recipients, strict=True)
+        ids = zip(self._written[submission], submission.envelope.recipients, strict=True)
         return [(id_, of[recipient]) for id_, recipient in ids if recipient in of]
 
     def _publish(self, connection: sa.Connection, outcomes: list[tuple[int, Outcome]]) -> bool:
@@ -150,7 +152,9 @@ class Batch:
         )
 
     def _has_keys(self) -> bool:
-        return any(row.item.options.idempotency_key is not None for row in self._rows.values())
+        return any(
+            row.submission.options.idempotency_key is not None for row in self._rows.values()
+        )
 
     def _settle_aborted(
         self, connection: sa.Connection, outcomes: list[tuple[int, Outcome]]
@@ -169,21 +173,27 @@ class Batch:
 class Change:
     """What there is to be done to have other rows than before."""
 
-    new: list[Row]
-    gone: list[Item]
+    new: list[StagedSubmission]
+    gone: list[Submission]
     #: rows that their transaction sends itself now and did not before, or the other way round
-    other: list[Row]
+    other: list[StagedSubmission]
 
     def __bool__(self) -> bool:
         return bool(self.new or self.gone or self.other)
 
     @classmethod
-    def between(cls, old: dict[Item, Row], rows: dict[Item, Row]) -> Change:
+    def between(
+        cls, old: dict[Submission, StagedSubmission], rows: dict[Submission, StagedSubmission]
+    ) -> Change:
         """From `old` to `rows`."""
         return cls(
-            [row for item, row in rows.items() if item not in old],
-            [item for item in old if item not in rows],
-            [row for item, row in rows.items() if item in old and old[item].begun != row.begun],
+            [row for submission, row in rows.items() if submission not in old],
+            [submission for submission in old if submission not in rows],
+            [
+                row
+                for submission, row in rows.items()
+                if submission in old and old[submission].begun != row.begun
+            ],
         )
 
 
@@ -221,13 +231,17 @@ class OwnBatch(Batch):
         self._decided = False
 
     def stage(
-        self, rows: Sequence[Row], resources: Sequence[Any], timeout: float, late: bool = False
+        self,
+        rows: Sequence[StagedSubmission],
+        resources: Sequence[Any],
+        timeout: float,
+        late: bool = False,
     ) -> None:
         """See `IBatch`."""
         if not rows and not self._rows:
             return
         others = {str(resource.sortKey()) for resource in resources}
-        wanted = {row.item: row for row in rows}
+        wanted = {row.submission: row for row in rows}
         change = Change.between(self._rows, wanted)
         if not (change or self._unsure or others - self._others):
             return
@@ -289,12 +303,12 @@ class OwnBatch(Batch):
             store.open_batch(connection, self.number, BatchState.STAGED, noted, now)
         else:
             store.note(connection, self.number, noted, now)
-        for item in change.gone:
-            store.remove(connection, self._written.pop(item))
+        for submission in change.gone:
+            store.remove(connection, self._written.pop(submission))
         for row in change.other:
-            store.mark_begun(connection, self._written[row.item], row.begun)
+            store.mark_begun(connection, self._written[row.submission], row.begun)
         if change.new:
-            count = sum(len(row.item.envelope.recipients) for row in change.new)
+            count = sum(len(row.submission.envelope.recipients) for row in change.new)
             self._queue.check_room(connection, count)
             self._written |= store.insert(connection, self.number, change.new, State.STAGED, now)
 
@@ -395,7 +409,7 @@ class OwnBatch(Batch):
             )
         self._close()
 
-    def leave(self, settled: Settled) -> None:
+    def mark_unknown(self, settled: Settled) -> None:
         """See `IBatch`."""
         if self._ended:
             return
@@ -403,9 +417,9 @@ class OwnBatch(Batch):
             self.abort(settled)
             return
         outcomes = self._outcomes(settled)
-        self._later_ended(lambda: self._leave(outcomes))
+        self._later_ended(lambda: self._mark_unknown(outcomes))
 
-    def _leave(self, outcomes: list[tuple[int, Outcome]]) -> None:
+    def _mark_unknown(self, outcomes: list[tuple[int, Outcome]]) -> None:
         # What is in doubt stays what it is in a batch that nobody has decided about: begun.
         accepted = [(i, o) for i, o in outcomes if o.status is Status.ACCEPTED]
         out = {id_ for id_, _ in sent(outcomes)}

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from ..common.logs import quiet_logger
 from ..exceptions import IllegalMove
 from ..interfaces import IWitness
-from ..witness_answer import Answer, Verdict
+from ..witness_answer import Answer, WitnessAnswer
 from .process_identity import Fate
 from .retry import DOUBT_DELAY
 from .schema import audit, batch
@@ -120,21 +120,21 @@ class Resolver:
         if row.state == BatchState.SENDING:
             reason = "it had committed, and its process died while sending"
             return self._publish(number, reason, delay)
-        verdict = self._ask(number, row.witnesses)
-        if verdict.answer is Answer.YES:
-            return self._publish(number, verdict.reason, delay)
-        if verdict.answer is Answer.NO:
-            return self._change(number, BatchState.DISCARDED, verdict.reason)
-        if row.state == BatchState.UNKNOWN and row.reason == verdict.reason:
+        said = self._ask(number, row.witnesses)
+        if said.answer is Answer.YES:
+            return self._publish(number, said.reason, delay)
+        if said.answer is Answer.NO:
+            return self._change(number, BatchState.DISCARDED, said.reason)
+        if row.state == BatchState.UNKNOWN and row.reason == said.reason:
             return None
-        return self._change(number, BatchState.UNKNOWN, verdict.reason)
+        return self._change(number, BatchState.UNKNOWN, said.reason)
 
-    def _ask(self, number: int, noted: str) -> Verdict:
+    def _ask(self, number: int, noted: str) -> WitnessAnswer:
         """What the witnesses of a batch say together."""
         try:
             content = json.loads(noted)
         except ValueError:
-            return Verdict(Answer.UNKNOWN, "what its witnesses noted cannot be read")
+            return WitnessAnswer(Answer.UNKNOWN, "what its witnesses noted cannot be read")
         asked: dict[str, Any] = content.get("witnesses", {})
         others: list[str] = content.get("others", [])
         unknown: list[str] = []
@@ -144,23 +144,23 @@ class Resolver:
             if witness is None:
                 unknown.append(f"{name} is not among the witnesses here")
                 continue
-            verdict = _answer(witness, number, what)
-            if verdict.answer is Answer.YES:
-                return Verdict(Answer.YES, f"{name}: {verdict.reason}")
-            if verdict.answer is Answer.NO:
-                denied = f"{name}: {verdict.reason}"
+            said = _answer(witness, number, what)
+            if said.answer is Answer.YES:
+                return WitnessAnswer(Answer.YES, f"{name}: {said.reason}")
+            if said.answer is Answer.NO:
+                denied = f"{name}: {said.reason}"
             else:
-                unknown.append(f"{name}: {verdict.reason}")
+                unknown.append(f"{name}: {said.reason}")
         if denied:
             # A transaction commits in all its databases or, but for a torn one, in none.
-            return Verdict(Answer.NO, denied)
+            return WitnessAnswer(Answer.NO, denied)
         if unknown:
-            return Verdict(Answer.UNKNOWN, "; ".join(unknown))
+            return WitnessAnswer(Answer.UNKNOWN, "; ".join(unknown))
         if others:
-            return Verdict(
+            return WitnessAnswer(
                 Answer.UNKNOWN, f"there is no witness for what else took part: {', '.join(others)}"
             )
-        return Verdict(Answer.NO, "nobody else took part, and it had not come to its vote")
+        return WitnessAnswer(Answer.NO, "nobody else took part, and it had not come to its vote")
 
     def _publish(self, number: int, reason: str, delay: int = DOUBT_DELAY) -> Decision | None:
         database, store = self._store.database, self._store
@@ -231,10 +231,10 @@ class Resolver:
             self._publish(number, reason)
 
 
-def _answer(witness: IWitness, number: int, noted: Any) -> Verdict:
+def _answer(witness: IWitness, number: int, noted: Any) -> WitnessAnswer:
     try:
         return witness.ask(number, noted)
     except Exception as error:
         # It must not, but if it does, the other batches have to be asked about all the same.
         log.exception("batch %x: %s cannot answer", number, witness.name)
-        return Verdict(Answer.UNKNOWN, f"it cannot answer: {type(error).__name__}")
+        return WitnessAnswer(Answer.UNKNOWN, f"it cannot answer: {type(error).__name__}")

@@ -21,7 +21,7 @@ from zope.interface import implementer
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch
 from ..outcome import Outcome
-from ..submission import Row
+from ..submission import StagedSubmission
 from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, OwnBatch, Settled, sent
 from .database.database import Database
 from .database.session_connection import SessionConnection, watch_returns
@@ -175,10 +175,14 @@ class SessionBatch(Batch):
         self._apart: IBatch | None = None
 
     def stage(
-        self, rows: Sequence[Row], resources: Sequence[Any], timeout: float, late: bool = False
+        self,
+        rows: Sequence[StagedSubmission],
+        resources: Sequence[Any],
+        timeout: float,
+        late: bool = False,
     ) -> None:
         """See `IBatch`."""
-        wanted = {row.item: row for row in rows}
+        wanted = {row.submission: row for row in rows}
         if late and not Change.between(self._rows, wanted):
             return
         if not wanted and not self._rows:
@@ -208,14 +212,16 @@ class SessionBatch(Batch):
             self._held = SessionConnection(connection, self._store.database, owned)
         return connection
 
-    def _write(self, connection: sa.Connection, rows: list[Row]) -> None:
+    def _write(self, connection: sa.Connection, rows: list[StagedSubmission]) -> None:
         store = self._store
         now = store.database.now(connection)
         begun = self._begun()
         self._later = begun or any(
-            row.item.options.idempotency_key is not None or row.outcomes for row in rows
+            row.submission.options.idempotency_key is not None or row.outcomes for row in rows
         )
-        self._queue.check_room(connection, sum(len(row.item.envelope.recipients) for row in rows))
+        self._queue.check_room(
+            connection, sum(len(row.submission.envelope.recipients) for row in rows)
+        )
         if begun:
             self._queue.opened(self.number)
             self._queue.beat_soon()
@@ -283,12 +289,12 @@ class SessionBatch(Batch):
                 self._settle_aborted(connection, outcomes)
         self._queue.closed(self.number)
 
-    def leave(self, settled: Settled) -> None:
+    def mark_unknown(self, settled: Settled) -> None:
         """See `IBatch`: if the rows are there, they have committed."""
         if self._ended:
             return
         if self._apart is not None:
-            self._apart.leave(settled)
+            self._apart.mark_unknown(settled)
         elif self._later:
             outcomes = self._outcomes(settled)
             self._later_ended(lambda: self._queue.abandon(self.number, outcomes))

@@ -45,7 +45,7 @@ _MOST = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class Login:
     """What settings say beside the URL: who we are, for servers whose URL does not say it."""
 
     user: str = ""
@@ -60,7 +60,7 @@ def from_url(
     *,
     field: str = "url",
     command: Command | None = None,
-    account: Account | None = None,
+    login: Login | None = None,
 ) -> ITransport:
     """The transport of `url`. Raises `ConfigurationError`, which calls the URL `field`.
 
@@ -75,19 +75,19 @@ def from_url(
     ``window`` (messages that may be on their way, and so in doubt, at once on one connection) and
     ``connections`` (used by one `ISession.send`). ``memory:``, ``console:`` and ``file:///folder``
     take none, ``sendmail:///path/of/program`` takes ``timeout`` (seconds for a call). `command` is
-    what ``sendmail:`` without a path runs, `account` who we are where the URL does not say it.
+    what ``sendmail:`` without a path runs, `login` who we are where the URL does not say it.
     """
     given = Unshown(url)
     del url
     try:
-        return _transport(given, field, command, account or Account())
+        return _transport(given, field, command, login or Login())
     except ConfigurationError as error:
         # A password may stand anywhere in a URL, and so in any variable that it was taken apart to.
         problem = bare(error)
     raise problem
 
 
-def _transport(given: Unshown, field: str, command: Command | None, account: Account) -> ITransport:
+def _transport(given: Unshown, field: str, command: Command | None, login: Login) -> ITransport:
     plain, user, password = _without_credentials(given.get(), field)
     scheme = _scheme(plain, field)
     if scheme in SCHEMES:
@@ -116,10 +116,10 @@ def _transport(given: Unshown, field: str, command: Command | None, account: Acc
             raise ConfigurationError(
                 "there is a password already", field=f"{field} option password_from"
             )
-        if password is None and not account.user:
-            password = account.password
-        account = dataclasses.replace(account, user=user, password=password)
-    return _smtp(_host(parts, field), port, scheme, options, account, field)
+        if password is None and not login.user:
+            password = login.password
+        login = dataclasses.replace(login, user=user, password=password)
+    return _smtp(_host(parts, field), port, scheme, options, login, field)
 
 
 if TYPE_CHECKING:
@@ -136,22 +136,22 @@ def from_urls(
     *,
     field: str = "url",
     command: Command | None = None,
-    account: Account | None = None,
+    login: Login | None = None,
 ) -> ITransport:
     """The transport of one URL, or of several: the first that works is used.
 
-    Raises `ConfigurationError`, as `from_url` does, and for the user of an `account` who would log
+    Raises `ConfigurationError`, as `from_url` does, and for the user of a `login` who would log
     in at several hosts: only one of them is whose password it is.
     """
     given = Unshown(urls)
     del urls
-    routes = [from_url(u, field=field, command=command, account=account) for u in given.get()]
+    routes = [from_url(u, field=field, command=command, login=login) for u in given.get()]
     hosts = {ascii_lower(r.options.tls_name) for r in routes if isinstance(r, SmtpTransport)}
-    if account is not None and account.user and len(hosts) > 1:
+    if login is not None and login.user and len(hosts) > 1:
         raise ConfigurationError(
             f"{field} has several servers, and all of them would get the password; "
             "name the user in each URL, as in smtp://USER@HOST",
-            field=account.prefix + "username",
+            field=login.prefix + "username",
         )
     return routes[0] if len(routes) == 1 else FailoverTransport(routes)
 
@@ -202,25 +202,25 @@ def _split(url: str, default: int) -> tuple[SplitResult, int] | None:
 
 
 def _smtp(
-    host: str, port: int, scheme: str, options: dict[str, Any], account: Account, field: str
+    host: str, port: int, scheme: str, options: dict[str, Any], login: Login, field: str
 ) -> SmtpTransport:
     mode = _tls_mode(scheme, options.pop("tls", None), host, field)
-    files, named = _files(options, account, field)
+    files, named = _files(options, login, field)
     if "x509_strict" in options:
         named["x509_strict"] = f"{field} option x509_strict"
     if named and mode is TlsMode.OFF:
         raise ConfigurationError("there is no TLS to use it for", field=min(named.values()))
-    password = options.pop("password_from", None) or account.password
-    if account.user and password is None:
+    password = options.pop("password_from", None) or login.password
+    if login.user and password is None:
         raise ConfigurationError("a user without a password", field=field)
-    if password is not None and not account.user:
-        raise ConfigurationError("a password without a user", field=_where(password, account))
-    if account.user and not options.get("auth_in_clear"):
+    if password is not None and not login.user:
+        raise ConfigurationError("a password without a user", field=_where(password, login))
+    if login.user and not options.get("auth_in_clear"):
         _check_safe_for_credentials(mode, host, field)
     connections = options.pop("connections", 1)
     pool = options.pop("pool", max(POOL_SIZE, connections))
     known = Options(
-        host, port, tls=mode, files=files, user=account.user, password=password, **options
+        host, port, tls=mode, files=files, user=login.user, password=password, **options
     )
     try:
         return SmtpTransport(known, pool, connections=connections)
@@ -243,21 +243,19 @@ def _check_safe_for_credentials(mode: TlsMode, host: str, field: str) -> None:
     )
 
 
-def _where(password: Secret, account: Account) -> str:
+def _where(password: Secret, login: Login) -> str:
     """What an error calls a password that has no user."""
-    return account.prefix + ("password" if password.source is None else "password_from")
+    return login.prefix + ("password" if password.source is None else "password_from")
 
 
-def _files(
-    options: dict[str, Any], account: Account, field: str
-) -> tuple[TlsFiles, dict[str, str]]:
+def _files(options: dict[str, Any], login: Login, field: str) -> tuple[TlsFiles, dict[str, str]]:
     """The files that are named, and what an error calls each of them."""
     names = [f.name for f in dataclasses.fields(TlsFiles)]
     own = {name: options.pop(name) for name in names if name in options}
     if own:
         return TlsFiles(**own), {name: f"{field} option {name}" for name in own}
-    named = [name for name in names if getattr(account.files, name) is not None]
-    return account.files, {name: account.prefix + name for name in named}
+    named = [name for name in names if getattr(login.files, name) is not None]
+    return login.files, {name: login.prefix + name for name in named}
 
 
 def _tls_mode(scheme: str, said: str | None, host: str, field: str) -> TlsMode:

@@ -76,7 +76,7 @@ class Seats:
                 connection_slots.give_back(connection, name, lane.seats, holder=self._holder)
                 self._taken[lane] = ()
         if not kept:
-            connection_slots.leave(connection, self._holder)
+            connection_slots.release_all(connection, self._holder)
             self._lost = True
         return kept
 
@@ -92,10 +92,10 @@ class Seats:
         self._taken.clear()
         self._lost = False
 
-    def leave(self, connection: Any) -> None:
+    def release_all(self, connection: Any) -> None:
         """The worker ends."""
         if self._limited:
-            connection_slots.leave(connection, self._holder)
+            connection_slots.release_all(connection, self._holder)
 
     def _on(self, lane: Lane) -> list[Lane]:
         return [other for other in self._limited if other.route is lane.route]

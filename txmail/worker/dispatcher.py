@@ -109,7 +109,7 @@ class Keeper(Ledger):
         """Say that this process has no worker any more, if it can be said."""
         with suppress(TxmailError), self._queue.database.write(durable=False) as connection:
             self._queue.store.retire(connection)
-            self._seats.leave(connection)
+            self._seats.release_all(connection)
 
     def start(self) -> None:
         """From now on it is this process's, which may be a child of that which has made it."""

@@ -55,7 +55,7 @@ _RENEW = (
     .where(_s.number.in_(sa.bindparam("held", expanding=True)))
     .values(until=sa.bindparam("new_until"))
 )
-_LEAVE = (
+_RELEASE_ALL = (
     slot.update().where(_s.holder == sa.bindparam("mine")).values(holder=0, until=0, process=None)
 )
 _GIVE_BACK = (
@@ -126,9 +126,9 @@ def give_back(
     connection.execute(_GIVE_BACK, {"name": name, "held": list(numbers), "mine": holder})
 
 
-def leave(connection: sa.Connection, holder: int) -> None:
+def release_all(connection: sa.Connection, holder: int) -> None:
     """Give back all that `holder` has."""
-    connection.execute(_LEAVE, {"mine": holder})
+    connection.execute(_RELEASE_ALL, {"mine": holder})
 
 
 def holders(connection: sa.Connection) -> set[str]:

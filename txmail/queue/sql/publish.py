@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from ...exceptions import QueueFull
 from ...outcome import Outcome, Status
-from ...submission import Item, Row
+from ...submission import StagedSubmission, Submission
 from ..database.database import Database
 from ..digest import digest_of
 from ..process_identity import Identity, process_id
@@ -69,8 +69,8 @@ _DELIVERY = (
     "reply",
 )
 
-#: the ids of a written item's deliveries, in the order of its recipients
-Written = dict[Item, Sequence[int]]
+#: the ids of a written submission's deliveries, in the order of its recipients
+Written = dict[Submission, Sequence[int]]
 
 
 class Store:
@@ -126,10 +126,15 @@ class Store:
         )
 
     def insert(
-        self, connection: sa.Connection, number: int, rows: Sequence[Row], state: State, now: int
+        self,
+        connection: sa.Connection,
+        number: int,
+        rows: Sequence[StagedSubmission],
+        state: State,
+        now: int,
     ) -> Written:
         """Write `rows` into batch `number`, their deliveries in `state`."""
-        count = sum(len(row.item.envelope.recipients) for row in rows)
+        count = sum(len(row.submission.envelope.recipients) for row in rows)
         messages = self.database.reserve(connection, message, len(rows))
         ids = self.database.reserve(connection, delivery, count)
         self.database.insert(connection, message, _MESSAGE, _messages(rows, messages, number, now))
@@ -139,8 +144,8 @@ class Store:
         written: Written = {}
         start = 0
         for row in rows:
-            end = start + len(row.item.envelope.recipients)
-            written[row.item] = ids[start:end]
+            end = start + len(row.submission.envelope.recipients)
+            written[row.submission] = ids[start:end]
             start = end
         return written
 
@@ -369,10 +374,10 @@ class Store:
 
 
 def _messages(
-    rows: Sequence[Row], ids: Sequence[int], number: int, now: int
+    rows: Sequence[StagedSubmission], ids: Sequence[int], number: int, now: int
 ) -> Iterator[tuple[Any, ...]]:
     for id_, row in zip(ids, rows, strict=True):
-        envelope, not_before = row.item.envelope, row.item.options.not_before
+        envelope, not_before = row.submission.envelope, row.submission.options.not_before
         yield (
             id_,
             number,
@@ -380,7 +385,7 @@ def _messages(
             envelope.message_id,
             envelope.sender,
             now,
-            row.item.options.idempotency_key,
+            row.submission.options.idempotency_key,
             envelope.size,
             envelope.content,
             digest_of(envelope.content),
@@ -389,16 +394,20 @@ def _messages(
 
 
 def _deliveries(
-    rows: Sequence[Row], messages: Sequence[int], ids: Sequence[int], state: State, now: int
+    rows: Sequence[StagedSubmission],
+    messages: Sequence[int],
+    ids: Sequence[int],
+    state: State,
+    now: int,
 ) -> Iterator[tuple[Any, ...]]:
     free = iter(ids)
     word = state.value
     for id_, row in zip(messages, rows, strict=True):
-        options = row.item.options
+        options = row.submission.options
         due = now if options.not_before is None else max(now, millis(options.not_before))
         expires = None if options.expires is None else millis(options.expires)
         known = {o.recipient: said(o) for o in row.outcomes if o.status is not Status.ACCEPTED}
-        for recipient in row.item.envelope.recipients:
+        for recipient in row.submission.envelope.recipients:
             code, reply = known.get(recipient, (None, None)) if known else (None, None)
             yield (
                 next(free),
