@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from payloads import BAD_ADDRESSES, CONTROLS, INJECTIONS
 
 from txmail.address import Address, Mailbox, parse_address, parse_mailbox
-from txmail.exceptions import ECHO_LIMIT, AddressError
+from txmail.common.shown import ECHO_LIMIT
+from txmail.exceptions import AddressError
 
 GOOD = [
     # text, local part, domain, needs SMTPUTF8

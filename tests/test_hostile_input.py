@@ -33,8 +33,9 @@ from payloads import (
 from sweeping import all_of
 
 from txmail.address import shown_name
+from txmail.common.shown import ECHO_LIMIT
 from txmail.envelope import Envelope
-from txmail.exceptions import ECHO_LIMIT, AddressError, BadHeaders, TxmailError
+from txmail.exceptions import AddressError, BadHeaders, TxmailError
 from txmail.message import Attachment, Message, to_envelope
 
 DANGEROUS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")

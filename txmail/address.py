@@ -21,7 +21,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from typing import Any
+from typing import Any, cast
 
 import idna
 
@@ -147,6 +147,13 @@ def plain_text(value: Any) -> Any:
     return value
 
 
+def plain_entry(value: Any) -> Any:
+    """`value`, an entry of an address list, with plain texts: as `plain_text`, pairs too."""
+    if isinstance(value, tuple):
+        return tuple([plain_text(part) for part in tuple.__iter__(value)])
+    return plain_text(value)
+
+
 class _Refused(Exception):
     """Why a text is not an address; becomes an `AddressError` that names its field."""
 
@@ -193,8 +200,7 @@ def parse_mailbox(value: str | tuple[str, str] | Mailbox, *, field: str = "addre
         address = parse_address(plain_text(value.address.text), field=field)
         made = Mailbox(_name(value.display_name, field), address)
         return value if type(value.display_name) is str and made == value else made
-    if isinstance(value, str):
-        value = str(plain_text(value))
+    value = cast("str | tuple[str, str]", plain_entry(value))
     if isinstance(value, tuple):
         if len(value) != 2 or not all(isinstance(part, str) for part in value):
             raise AddressError("a pair of name and address is needed", field=field, value=value)

@@ -28,6 +28,7 @@ from zope.interface import implementer
 
 from .budget import Budget
 from .common.logs import quiet_logger
+from .common.shown import echo
 from .delivery import unsent
 from .delivery.account import BufferedSubmission, Report, Sending, report, tell, tell_queued
 from .delivery.outcomes import Settled, in_order, is_left
@@ -124,7 +125,7 @@ class MailDataManager(CommitReport):
             )
         if self._closed or status is TransactionStatus.COMMITTED:
             raise TransactionClosed(
-                f"mail cannot be sent here: {self._closed or f'the status is {status!r}'}; "
+                f"mail cannot be sent here: {self._closed or f'the status is {echo(status)}'}; "
                 "no commit will follow that could send it"
             )
         if not self._joined:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from .address import parse_address, plain_text
 from .common.ascii_text import ascii_lower, ascii_strip
+from .common.shown import name_of
 from .exceptions import AddressError, InvalidMessage
 
 _MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(?:\r\n[ \t]+)?([^\r\n]*)", re.I | re.M)
@@ -163,4 +164,4 @@ def _recipients(recipients: Iterable[str]) -> tuple[str, ...]:
 
 def _no_octets(content: object) -> str:
     # Nothing of a content goes into an error.
-    return f"octets are needed, as bytes: a value of type {type(content).__name__}"
+    return f"octets are needed, as bytes: a value of type {name_of(type(content))}"

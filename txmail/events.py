@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .common.logs import quiet_logger
+from .common.shown import printable
 from .outcome import Outcome
-from .reply import printable
 
 log = quiet_logger("txmail")
 

@@ -33,28 +33,22 @@ from typing import TYPE_CHECKING, Any
 
 from transaction.interfaces import TransientError
 
+from .common.shown import echo, shown
+
 if TYPE_CHECKING:
     from .outcome import Outcome
     from .reply import Reply
 
-#: How much of a bad value an error repeats, in characters.
-ECHO_LIMIT = 60
-
+#: How long a name of an argument, a header or a setting may be there.
+_FIELD_LIMIT = 400
 _NO_VALUE: Any = object()
 
 
-def echo(value: object) -> str:
-    """Show a bad value in an error: escaped, at most `ECHO_LIMIT` characters of it."""
-    if isinstance(value, (bytes, bytearray)):
-        return ascii(bytes(value[:ECHO_LIMIT]))
-    if not isinstance(value, str):
-        return f"a value of type {type(value).__name__}"
-    shown = ascii(value[:ECHO_LIMIT])
-    return shown + "..." if len(value) > ECHO_LIMIT else shown
-
-
 class TxmailError(Exception):
-    """The root of all errors of this package."""
+    """The root of all errors of this package. Its text is printable and short, see `shown`."""
+
+    def __init__(self, problem: str = "") -> None:
+        super().__init__(shown(problem))
 
 
 class FieldError(TxmailError, ValueError):
@@ -63,6 +57,7 @@ class FieldError(TxmailError, ValueError):
     field: str = ""
 
     def __init__(self, problem: str = "", *, field: str = "", value: object = _NO_VALUE) -> None:
+        field = shown(field, _FIELD_LIMIT)
         text = f"{field}: {problem}" if field else problem
         if value is not _NO_VALUE:
             text = f"{text}: {echo(value)}"

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from .common.shown import printable
+
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?:\s|\Z)", re.ASCII)
 
 
@@ -79,10 +81,3 @@ class Reply:
 
     def __str__(self) -> str:
         return f"{self.code} {printable(self.text)}".rstrip(" ")
-
-
-def printable(text: str) -> str:
-    """`text` with everything that could steer a terminal or a page escaped."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )

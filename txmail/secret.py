@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, quote_plus
 
+from .address import plain_text
 from .common.ascii_text import ascii_lower, ascii_upper
+from .common.shown import name_of
 from .exceptions import ConfigurationError, TxmailError
 
 STARS = "********"
@@ -64,6 +66,7 @@ class Secret:
 
         Sources are asked on use.
         """
+        source, value = plain_text(source), plain_text(value)
         self.source = source
         if source is not None:
             self._ask: Callable[[], str] | None = _asker(source, field)
@@ -97,14 +100,14 @@ class Secret:
             )
         problem = "there is no password" if self.source is None else "its source has no value"
         try:
-            found = self._ask()
+            found = plain_text(self._ask())
             if isinstance(found, str) and found:
                 if UNUSABLE.search(found) is None:
                     return found
                 problem = "the password has control characters, or is no text"
             found = ""
         except Exception as error:
-            problem = f"its source failed with {type(error).__name__}"
+            problem = f"its source failed with {name_of(type(error))}"
         # Raised out here, because what a source raises may have the secret in its text or frames.
         raise ConfigurationError(problem, field=owner)
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 
+from .address import plain_text
 from .common.ascii_text import ascii_lower
 from .envelope import Envelope
-from .exceptions import ECHO_LIMIT, InvalidMessage
+from .exceptions import InvalidMessage
 from .outcome import Outcome
 
 #: Characters of an idempotency key.
@@ -82,6 +83,7 @@ def options(
 
     Raises `InvalidMessage`, naming the argument that was wrong. `now` is for tests.
     """
+    priority, key = plain_text(priority), plain_text(idempotency_key)
     chosen = PRIORITIES.get(priority) if isinstance(priority, str) else None
     if chosen is None:
         raise InvalidMessage(
@@ -91,11 +93,13 @@ def options(
         _check_time(name, moment)
     if expires is not None:
         if expires <= (now or datetime.now(UTC)):
-            raise InvalidMessage("it is in the past", field="expires", value=str(expires))
+            raise InvalidMessage("it is in the past", field="expires", value=_written(expires))
         if not_before is not None and expires <= not_before:
-            raise InvalidMessage("it is not after not_before", field="expires", value=str(expires))
-    _check_key(idempotency_key)
-    return Options(chosen, not_before, expires, idempotency_key, bool(wake))
+            raise InvalidMessage(
+                "it is not after not_before", field="expires", value=_written(expires)
+            )
+    _check_key(key)
+    return Options(chosen, not_before, expires, key, bool(wake))
 
 
 def _check_time(name: str, moment: datetime | None) -> None:
@@ -107,8 +111,13 @@ def _check_time(name: str, moment: datetime | None) -> None:
         raise InvalidMessage(
             "a datetime with a time zone is needed, such as datetime.now(UTC)",
             field=name,
-            value=str(moment),
+            value=_written(moment),
         )
+
+
+def _written(moment: datetime) -> str:
+    # Not by a method of a type that is derived from it.
+    return datetime.isoformat(moment, " ")
 
 
 def _check_key(key: str | None) -> None:
@@ -118,7 +127,7 @@ def _check_key(key: str | None) -> None:
         raise InvalidMessage("a string is needed", field="idempotency_key", value=key)
     if len(key) > MAX_KEY:
         problem = f"it is longer than {MAX_KEY} characters"
-        raise InvalidMessage(problem, field="idempotency_key", value=key[:ECHO_LIMIT])
+        raise InvalidMessage(problem, field="idempotency_key", value=key)
     if not key.isprintable():
         problem = "it has characters that cannot be printed"
         raise InvalidMessage(problem, field="idempotency_key", value=key)

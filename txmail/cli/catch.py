@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ..common.ascii_text import whole_number
-from ..reply import printable
+from ..common.shown import printable
 from ..transports.local.console import shown
 from ..transports.local.folder import Folder, new_name, reason_of
 from .exits import CannotRun, Exit

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..common.ascii_text import ascii_upper
+from ..common.shown import printable
 from ..config.settings import read_settings
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError
-from ..reply import printable
 from . import settings
 from .exits import CannotRun, Exit, require
 from .lines import complain

@@ -11,10 +11,10 @@ from enum import StrEnum
 from typing import Any
 
 from ..common.ascii_text import whole_number
+from ..common.shown import printable
 from ..config.settings import Settings, read_settings
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TransportError
 from ..interfaces import ITransport
-from ..reply import printable
 from . import settings
 from .exits import CannotRun, Exit, require
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TextIO
 
+from ..common.shown import printable
 from ..outcome import Outcome, Status
-from ..reply import printable
 
 _STYLES = {
     Status.ACCEPTED: "green",

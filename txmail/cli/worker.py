@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..common.ascii_text import whole_number
+from ..common.shown import printable
 from ..config.settings import Settings, read_settings
 from ..events import Events
 from ..exceptions import ConfigurationError, QueueUnavailable, SchemaError, TxmailError
-from ..reply import printable
 from . import metrics, settings
 from .exits import CannotRun, Exit, require
 from .lines import complain, logging_to_stderr

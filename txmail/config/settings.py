@@ -20,6 +20,7 @@ from functools import cache
 from typing import Any, cast
 from urllib.parse import quote
 
+from ..address import plain_text
 from ..budget import COMMIT_TIMEOUT
 from ..common.nearest import did_you_mean
 from ..delivery.direct import ABORT, PREFLIGHT, QUEUE
@@ -145,6 +146,7 @@ def _read(settings: Mapping[str, Any], prefix: str) -> Settings:
     combined: dict[str, Any] = {}
     ways: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
+        key, value = plain_text(key), _plain(value)
         if not isinstance(key, str) or not key.startswith(prefix):
             continue
         name = key.removeprefix(prefix)
@@ -172,6 +174,13 @@ def _read(settings: Mapping[str, Any], prefix: str) -> Settings:
             field=prefix + _ROUTE + min(ways),
         )
     return Settings(transport, queue=queue, routes=_routes(ways, transport, prefix), **found)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with plain texts, as `plain_text` has it; of a list of them too."""
+    if isinstance(value, (list, tuple)):
+        return [plain_text(one) for one in value]
+    return plain_text(value)
 
 
 def _read_route(ways: dict[str, dict[str, Any]], name: str, value: Any, key: str) -> None:

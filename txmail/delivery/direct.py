@@ -16,6 +16,7 @@ from typing import Any, Self, SupportsIndex
 
 from zope.interface import implementer
 
+from ..address import plain_text
 from ..budget import COMMIT_TIMEOUT, Budget
 from ..common.process_wide import is_of_a_database, the_one_like
 from ..common.waiting import in_two_phase_commit
@@ -86,6 +87,7 @@ class DirectDelivery:
         """
         if not ITransport.providedBy(transport):
             raise ConfigurationError("an ITransport is needed", field="transport", value=transport)
+        preflight = plain_text(preflight)
         if preflight not in PREFLIGHT:
             raise ConfigurationError(
                 f"one of {', '.join(PREFLIGHT)} is needed", field="preflight", value=preflight
@@ -155,6 +157,7 @@ class DirectDelivery:
 
 
 def _on(name: str, word: str | None, queue: IQueue | None) -> str:
+    word = plain_text(word)
     if word is None:
         return ABORT if queue is None else QUEUE
     if word not in (ABORT, QUEUE):

@@ -27,6 +27,7 @@ from jinja2.nodes import Node
 from jinja2.visitor import NodeTransformer
 from zope.interface import implementer
 
+from ..common.shown import echo, name_of
 from ..exceptions import TemplateError
 from ..interfaces import ITemplateEngine, ITemplateText
 from ..message.templates.template_values import Field, Pieces
@@ -77,7 +78,7 @@ class Jinja2Engine:
             problem = (error.message or "not a template")[:_ECHO]
             raise TemplateError(problem, field=part, line=error.lineno) from None
         except (RecursionError, MemoryError, SyntaxError, ValueError, OverflowError) as error:
-            problem = f"too complicated ({type(error).__name__})"
+            problem = f"too complicated ({name_of(type(error))})"
             raise TemplateError(problem, field=part) from None
         template = environment.template_class.from_code(environment, code, environment.globals)
         return _Text(template, pieces, part, self._max_output)
@@ -106,7 +107,7 @@ class _Text:
             line = self._line(error.__traceback__)
         except Exception as error:
             # Other errors may repeat the data.
-            problem = f"it failed ({type(error).__name__})"
+            problem = f"it failed ({name_of(type(error))})"
             line = self._line(error.__traceback__)
         raise TemplateError(problem, field=self._part, line=line)
 
@@ -184,7 +185,7 @@ class _Rewriter(NodeTransformer):
 
     def visit_Name(self, node: nodes.Name) -> Node:
         if node.name in _NAMES:
-            _refuse(f"{node.name!r} is not for templates of mail", node)
+            _refuse(f"{echo(node.name)} is not for templates of mail", node)
         return node
 
     def visit_Filter(self, node: nodes.Filter) -> Node:
@@ -193,12 +194,12 @@ class _Rewriter(NodeTransformer):
                 _refuse("|safe is for constants only: fields are data", node)
             return nodes.MarkSafe(node.node, lineno=node.lineno)
         if node.name not in FILTERS:
-            _refuse(f"there is no filter {node.name!r}", node)
+            _refuse(f"there is no filter {echo(node.name)}", node)
         return self.generic_visit(node)
 
     def visit_Test(self, node: nodes.Test) -> Node:
         if node.name not in TESTS:
-            _refuse(f"there is no test {node.name!r}", node)
+            _refuse(f"there is no test {echo(node.name)}", node)
         return self.generic_visit(node)
 
     def visit_For(self, node: nodes.For) -> Node:

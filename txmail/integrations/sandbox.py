@@ -18,6 +18,7 @@ from jinja2.utils import pass_context
 from markupsafe import Markup
 
 from ..common.ascii_text import ascii_split
+from ..common.shown import echo, name_of
 from ..message.templates.template_values import SCALARS, in_text
 from .sandbox_costs import (
     NODE,
@@ -185,7 +186,7 @@ def _as_written(value: Any) -> Any:
     if isinstance(value, (Markup, Undefined)):
         return value
     if type(value) not in SCALARS:
-        raise Refused(f"a value of type {type(value).__name__!r} cannot stand in text")
+        raise Refused(f"a value of type {echo(name_of(type(value)))} cannot stand in text")
     return in_text(value)
 
 

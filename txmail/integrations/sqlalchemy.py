@@ -27,6 +27,8 @@ from zope.interface import implementer
 from zope.sqlalchemy import mark_changed
 from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY, SessionDataManager
 
+from ..common.ascii_text import ascii_strip
+from ..common.shown import name_of, one_line
 from ..exceptions import ConfigurationError, QueueUnavailable
 from ..interfaces import IWitness
 from ..witness_answer import Answer, WitnessAnswer
@@ -233,5 +235,6 @@ def _problem(error: Exception) -> str:
         )
     if getattr(cause, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
         return "still undecided: the database is locked, perhaps by the transaction itself"
-    lines = str(cause).strip().splitlines() or [""]
-    return f"{type(cause).__name__}: {lines[0][:200]}"
+    # The first line only: the others have the statement and its parameters.
+    first = ascii_strip(str(cause)).partition("\n")[0]
+    return f"{name_of(type(cause))}: {one_line(first, 200)}"

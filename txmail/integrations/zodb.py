@@ -38,6 +38,7 @@ from ZODB.utils import z64
 from zope.interface import implementer
 
 from ..common.ascii_text import ascii_split
+from ..common.shown import name_of, one_line
 from ..interfaces import IWitness
 from ..witness_answer import Answer, WitnessAnswer
 
@@ -92,8 +93,8 @@ class ZodbWitness:
         except Exception as error:
             # An unknown waits for a person, an error would keep all other batches from being asked
             # about, too.
-            problem = " ".join(str(error).split())[:200]
-            doubt = f"cannot be read: {type(error).__name__}: {problem}"
+            problem = one_line(str(error), 200)
+            doubt = f"cannot be read: {name_of(type(error))}: {problem}"
         if doubt:
             return WitnessAnswer(Answer.UNKNOWN, f"the database {doubt}")
         return WitnessAnswer(Answer.NO, "the database does not have it")

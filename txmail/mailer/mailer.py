@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, SupportsIndex, cast
 import transaction
 from zope.interface import implementer
 
+from ..address import plain_text
 from ..budget import COMMIT_TIMEOUT
 from ..common.nearest import did_you_mean
 from ..common.process_wide import is_of_a_database, the_one_like
@@ -154,6 +155,7 @@ class Mailer:
         html_to_text: Callable[[str], str] | None,
         transaction_manager: TransactionManager | None = None,
     ) -> None:
+        delivery = plain_text(delivery)
         if delivery not in DELIVERY:
             raise ConfigurationError(
                 f"one of {', '.join(DELIVERY)} is needed", field="delivery", value=delivery

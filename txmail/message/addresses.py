@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from ..address import Mailbox, parse_address, parse_mailbox, plain_text
+from ..address import Mailbox, parse_address, parse_mailbox, plain_entry, plain_text
 from ..envelope import NULL_SENDER
 from ..exceptions import AddressError, FieldError, InvalidMessage
 from .mime.header_check import check_value
@@ -45,6 +45,7 @@ def mailbox_of(entry: Entry, field: str) -> Mailbox:
             return _mailbox_of_text(entry)
         except FieldError:
             pass  # said again below, with the name of the field
+    entry = plain_entry(entry)
     check_entry(entry, field)
     return parse_mailbox(entry, field=field)
 
@@ -59,7 +60,7 @@ def check_entry(entry: Any, field: str) -> None:
     """Raise `BadHeaders`, naming `field`, if a text of `entry` may not stand in a header."""
     texts = entry if isinstance(entry, tuple) else (entry,)
     if isinstance(entry, Mailbox):
-        texts = (entry.display_name,)
+        texts = (plain_text(entry.display_name),)
     for text in texts:
         # What is no text at all is an address error, told by whoever parses it.
         if isinstance(text, str):

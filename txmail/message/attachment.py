@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..common.ascii_text import ascii_lower, ascii_strip
-from ..exceptions import BadHeaders, InvalidMessage, echo
+from ..common.shown import echo, shown
+from ..exceptions import BadHeaders, InvalidMessage
 from ..types import Data
 from .mime.calendar_method import method_of
 from .mime.encodings import carries, crlf, crlf_lines, encode_body
@@ -115,7 +116,8 @@ class Attachment:
 
     def __repr__(self) -> str:
         size = "no data" if self._data is None else f"{len(self._data)} long"
-        return f"<{type(self).__name__} {self.filename!r} {self.content_type or '-'} {size}>"
+        name = None if self.filename is None else echo(self.filename)
+        return shown(f"<{type(self).__name__} {name} {self.content_type or '-'} {size}>")
 
     def validate(self) -> None:
         """Raise `BadHeaders` or `InvalidMessage`, naming the argument, for what cannot be sent."""

@@ -14,8 +14,9 @@ from zope.interface import implementer
 
 from ..address import Mailbox, parse_mailbox
 from ..common.ascii_text import ascii_lower
+from ..common.shown import echo
 from ..envelope import Envelope, pass_gate
-from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge, echo
+from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from ..interfaces import IMessage
 from ..types import Several
 from .addresses import (

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..address import Mailbox, parse_mailbox
 from ..common.ascii_text import ascii_lower
+from ..common.shown import name_of
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from .addresses import parse_mailboxes
 from .attachment import Attachment
@@ -190,7 +191,7 @@ def _text_of(html: str | Attachment, html_to_text: Callable[[str], str]) -> str:
         text = html_to_text(_string(html))
     except Exception as error:
         # Other people's parsers fail in many ways, and their errors may repeat the text.
-        problem = f"no text could be made of it ({type(error).__name__})"
+        problem = f"no text could be made of it ({name_of(type(error))})"
         raise InvalidMessage(problem, field="html") from None
     if not isinstance(text, str):
         raise InvalidMessage("what was made of it is no text", field="html")

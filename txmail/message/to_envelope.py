@@ -6,6 +6,7 @@ import email.message
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..common.shown import name_of
 from ..envelope import Envelope, pass_gate
 from ..exceptions import InvalidMessage
 from .addresses import Entry, overriding, reverse_path
@@ -56,7 +57,7 @@ def to_envelope(
             message, sender=sender, recipients=recipients, default_sender=default_sender
         )
     # Only its type is told: text handed in by mistake must not show up in an error.
-    kind = type(message).__qualname__
+    kind = name_of(type(message))
     if isinstance(message, type) or not callable(getattr(message, "to_envelope", None)):
         raise InvalidMessage(f"a value of type {kind} is no message", field="message")
     options: dict[str, Any] = {"html_to_text": html_to_text} if isinstance(message, Message) else {}

@@ -13,6 +13,7 @@ from typing import Any, Self, SupportsIndex
 import sqlalchemy as sa
 from zope.interface import implementer
 
+from ..address import plain_text
 from ..common.logs import quiet_logger
 from ..common.process_wide import is_of_a_database, the_one
 from ..exceptions import ConfigurationError
@@ -93,6 +94,7 @@ class Queue:
         by default the disk is the limit. `clock`, in seconds since 1970, is for tests; the
         database's own is used otherwise.
         """
+        on_doubt = plain_text(on_doubt)
         if on_doubt not in ON_DOUBT:
             raise ConfigurationError(
                 f"one of {', '.join(ON_DOUBT)} is needed", field="on_doubt", value=on_doubt

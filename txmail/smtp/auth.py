@@ -26,8 +26,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 from ..common.ascii_text import ascii_strip, ascii_upper
+from ..common.shown import printable
 from ..exceptions import ConfigurationError, TransportError
-from ..reply import Reply, printable
+from ..reply import Reply
 
 #: All mechanisms, strongest first.
 MECHANISMS = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 
+from ..common.shown import echo
 from ..envelope import Envelope
 from ..exceptions import TxmailError
 from .extensions import Extensions
@@ -33,7 +34,7 @@ class ControlInCommand(TxmailError):
 
 def _line(line: bytes) -> bytes:
     if _CONTROL.search(line):
-        raise ControlInCommand(f"control character in {line[:60]!a}")
+        raise ControlInCommand(f"control character in {echo(line)}")
     return line + b"\r\n"
 
 
@@ -82,7 +83,7 @@ def streamed(envelope: Envelope, extensions: Extensions, *, reset: bool) -> byte
     """A whole message but its octets: RSET if `reset`, MAIL, RCPTs and BDAT LAST."""
     sender, recipients, size = envelope.reverse_path, envelope.forward_paths, envelope.size
     if _CONTROL.search(sender) or _CONTROL.search(b"".join(recipients)):
-        raise ControlInCommand(f"control character in {sender!a} or {recipients!a}")
+        raise ControlInCommand(f"control character in {echo(sender)} or {echo(recipients)}")
     to = b"\r\nRCPT TO:".join(recipients)
     before = RSET if reset else b""
     return _STREAMED % (before, sender, _parameters(envelope, extensions, size), to, size)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 
 from ..common.logs import quiet_logger
-from ..reply import Reply, printable
+from ..common.shown import printable
+from ..reply import Reply
 from ..secret import STARS
 from .failure_policy import Stage
 

@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from ..common.shown import name_of
 from ..envelope import Envelope
 from ..exceptions import TransportError
 from ..outcome import Outcome, Status, accepted
@@ -110,7 +111,7 @@ class Source:
                 return None
             if not isinstance(back[0][1], Envelope):
                 wrong = type(back.popleft()[1])
-                raise TypeError(f"an Envelope is needed, not {wrong.__name__}")
+                raise TypeError(f"an Envelope is needed, not {name_of(wrong)}")
         return back[0]
 
     def put_back(self, position: int, envelope: Envelope) -> None:

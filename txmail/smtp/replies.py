@@ -11,6 +11,7 @@ import contextlib
 import re
 from functools import lru_cache
 
+from ..common.shown import echo
 from ..exceptions import TransportError
 from ..reply import Reply
 from ..secret import Censor, bare
@@ -173,7 +174,7 @@ class ReplyParser:
 def _split(line: bytes) -> tuple[bytes, bytes, bytes]:
     found = _LINE.fullmatch(line) if len(line) < LINE_LIMIT else None
     if found is None:
-        raise MalformedReply(ascii(line[:60].decode("latin-1")))
+        raise MalformedReply(echo(line.decode("latin-1")))
     return found[1], found[2] or b" ", found[3] or b""
 
 

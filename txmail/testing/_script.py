@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ..common.shown import echo
+
 #: Where a rule can apply: the commands, the greeting (``connect``) and the final reply (``.``).
 VERBS = frozenset(
     {"connect", "EHLO", "HELO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", ".", "BDAT", "RSET"}
@@ -75,9 +77,9 @@ def steps_of(action: Action) -> tuple[Step, ...]:
     if isinstance(action, Sequence):
         return action.steps
     if isinstance(action, str) and not _REPLY.match(action):
-        raise ValueError(f"not a reply: {action!r} (for a malformed one, give octets)")
+        raise ValueError(f"not a reply: {echo(action)} (for a malformed one, give octets)")
     if not isinstance(action, (str, bytes, Signal, Callback)):
-        raise TypeError(f"not an action: {action!r}")
+        raise TypeError(f"not an action: {echo(action)}")
     return (action,)
 
 
@@ -139,7 +141,7 @@ class Script:
     def add(self, rule: Rule) -> None:
         """Add `rule`; raises ValueError for a verb that the server does not know."""
         if rule.verb not in VERBS:
-            raise ValueError(f"not one of {', '.join(sorted(VERBS))}: {rule.verb!r}")
+            raise ValueError(f"not one of {', '.join(sorted(VERBS))}: {echo(rule.verb)}")
         self._rules.append(rule)
 
     def clear(self) -> None:

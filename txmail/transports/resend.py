@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from ..common.shown import name_of
 from ..envelope import Envelope
 from ..exceptions import TransportError
 from ..interfaces import ISession, ITransport
@@ -143,7 +144,7 @@ class _Course:
         try:
             position, envelope = next(self._envelopes)
             if not isinstance(envelope, Envelope):
-                raise TypeError(f"an Envelope is needed, not {type(envelope).__name__}")
+                raise TypeError(f"an Envelope is needed, not {name_of(type(envelope))}")
         except StopIteration:
             return None
         except Exception as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urlsplit
 
-from ..address import parse_domain
+from ..address import parse_domain, plain_text
 from ..common.ascii_text import ascii_lower, number_of
 from ..common.nearest import did_you_mean
 from ..exceptions import AddressError, ConfigurationError
@@ -160,6 +160,7 @@ def _without_credentials(url: object, field: str) -> tuple[str, str, Secret | No
     """The URL without user and password, and these two; unquoted."""
     if isinstance(url, Secret):
         url = url.reveal(field)
+    url = plain_text(url)
     if not isinstance(url, str):
         raise ConfigurationError("a string is needed", field=field)
     scheme, mark, rest = url.partition("://")

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ..common.shown import printable
 from ..events import Event, RouteSlowed
 from ..queue.sql import claim, route_state
 from ..queue.sql.claimed import Work
-from ..reply import printable
 from .lane import Lane
 from .login_watch import is_barred, logins_of_route, patience, refused_here
 from .router import LONGEST_PAUSE, Circuit, Route

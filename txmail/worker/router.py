@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ..address import plain_text
 from ..common.ascii_text import ascii_lower
 from ..exceptions import ConfigurationError
 from ..interfaces import ITransport
@@ -67,17 +68,17 @@ class Route:
         if not ITransport.providedBy(transport):
             raise ConfigurationError("an ITransport is needed", field=f"route {name}")
         numbers = set()
-        for word in priorities:
+        for word in map(plain_text, priorities):
             if word not in PRIORITIES:
                 raise ConfigurationError(
                     f"one of {', '.join(PRIORITIES)} is needed", field="priorities", value=word
                 )
             numbers.add(int(PRIORITIES[word]))
         route = cls(
-            name,
+            plain_text(name),
             transport,
-            frozenset(ascii_lower(s) for s in senders),
-            frozenset(ascii_lower(d) for d in domains),
+            frozenset(ascii_lower(plain_text(s)) for s in senders),
+            frozenset(ascii_lower(plain_text(d)) for d in domains),
             frozenset(numbers),
             window,
             rate,

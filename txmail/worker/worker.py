@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Unpack, cast
 
 from ..common.logs import quiet_logger
+from ..common.shown import printable
 from ..envelope import Envelope
 from ..events import (
     Events,
@@ -26,7 +27,6 @@ from ..outcome import Action, Outcome, Scope, Status
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy
 from ..queue.sql.claimed import Work
-from ..reply import printable
 from ..submission import Priority
 from ..transports.login_limit import close_idle
 from ..transports.resend import send_all

@@ -19,13 +19,13 @@ from typing import Any
 
 from ...address import Mailbox, parse_mailbox
 from ...common.ascii_text import ascii_lower, ascii_strip
+from ...common.shown import echo, name_of
 from ...envelope import Envelope, pass_gate
 from ...exceptions import (
     BadHeaders,
     InvalidMessage,
     MessageTooLarge,
     TxmailError,
-    echo,
 )
 from ..addresses import Entry, overriding, reverse_path
 from ..mime import gate
@@ -69,7 +69,7 @@ def envelope_of_stdlib(
     except Exception as error:
         # A tree of other people's objects can fail in any way, and the standard library's parsers
         # do on odd headers. Nothing of the text goes into the error.
-        problem = f"the standard library cannot handle it ({type(error).__name__})"
+        problem = f"the standard library cannot handle it ({name_of(type(error))})"
         raise InvalidMessage(problem, field="content") from None
 
 

@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypedDict, Unpack
 
 from ...address import Mailbox
+from ...common.shown import echo
 from ...exceptions import (
     BadHeaders,
     ConfigurationError,
     InvalidMessage,
     TemplateError,
-    echo,
 )
 from ...interfaces import ITemplateEngine, ITemplateText
 from ...types import Several
@@ -101,7 +101,7 @@ class Template:
             raise InvalidMessage("neither text nor html", field="text")
         for name in constants:
             if name not in Constants.__annotations__:
-                raise TypeError(f"Template() got an unexpected keyword argument {name!r}")
+                raise TypeError(f"Template() got an unexpected keyword argument {echo(name)}")
         # Lists are copied, and what is no list is refused.
         given = Message(extra_headers=extra_headers, **constants)
         self.constants: dict[str, Any] = {name: getattr(given, name) for name in constants}

@@ -14,7 +14,8 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from ...exceptions import TemplateError, echo
+from ...common.shown import echo, name_of
+from ...exceptions import TemplateError
 
 #: How many values the fields of one message may have, all lists and mappings counted through.
 MAX_VALUES = 100_000
@@ -63,7 +64,8 @@ def plain_fields(fields: Mapping[str, Any] | None) -> dict[str, Any]:
     if not isinstance(fields, Mapping):
         raise TemplateError("a mapping of names to values is needed", field="fields", value=fields)
     left = [MAX_VALUES]
-    return {_key(name, "fields"): _plain(fields[name], str(name), left) for name in fields}
+    named = {_key(name, "fields"): fields[name] for name in fields}
+    return {name: _plain(value, name, left) for name, value in named.items()}
 
 
 def _key(name: Any, path: str) -> str:
@@ -104,7 +106,7 @@ def _underived(value: Any, path: str) -> Any:
         return datetime.combine(_underived_date(value), value.timetz())
     if isinstance(value, date):
         return _underived_date(value)
-    kind = type(value).__qualname__
+    kind = name_of(type(value))
     raise TemplateError(f"{echo(kind)} is no plain data", field=_shown_path(path))
 
 

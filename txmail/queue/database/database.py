@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ...address import plain_text
 from ...exceptions import (
     ConfigurationError,
     QueueUnavailable,
@@ -126,7 +127,7 @@ class Database:
         Nothing is opened yet. `clock`, for tests, replaces the database's; it returns seconds
         since 1970. Raises `ConfigurationError`, which does not show the URL.
         """
-        given = Unshown(url)
+        given = Unshown(plain_text(url))
         del url
         try:
             return cls(_backend(given), owned=True, clock=clock)

@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ...common.shown import one_line
 from ...exceptions import (
     ConfigurationError,
     QueueFull,
@@ -277,7 +278,7 @@ class Postgresql:
         kind = type(error).__name__
         if not state:
             said = self._censor.clean(str(error).encode("utf-8", "replace")).decode("utf-8")
-            reason = " ".join(said.split()) if _is_about_connecting(error) else kind
+            reason = one_line(said) if _is_about_connecting(error) else kind
             return QueueUnavailable(f"{self.name}: {reason}")
         what = f"{self.name}: {kind} (SQLSTATE {state})"
         if state in settings.REASONS:

@@ -13,6 +13,7 @@ from sqlalchemy import exc
 
 from ...common.ascii_text import ascii_lower, whole_number
 from ...common.nearest import did_you_mean
+from ...common.shown import echo
 from ...exceptions import ConfigurationError, TxmailError
 from ...secret import Unshown, bare
 
@@ -124,7 +125,7 @@ def _options(url: sa.URL, field: str) -> dict[str, Any]:
         if name not in known:
             hint = did_you_mean(name, known)
             raise ConfigurationError(
-                f"PostgreSQL has no option {name[:60]!a}, which the URL names{hint}", field=field
+                f"PostgreSQL has no option {echo(name)}, which the URL names{hint}", field=field
             )
     dialect: Any = url.set(drivername="postgresql+psycopg").get_dialect()()
     problem = None

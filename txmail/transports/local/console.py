@@ -16,11 +16,11 @@ from typing import Any, TextIO
 
 from zope.interface import implementer
 
+from ...common.shown import printable
 from ...envelope import Envelope
 from ...interfaces import ITransport
 from ...message.stdlib.costs import Purse
 from ...outcome import Action, Status
-from ...reply import printable
 from .session import LocalSession, Result, deferred, in_doubt
 
 #: Characters shown of one message, and of one line of it: what a person still reads.

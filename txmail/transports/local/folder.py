@@ -25,11 +25,11 @@ from zope.interface import implementer
 
 from ...common import system
 from ...common.private_folder import WritableByAll, make_private_folder
+from ...common.shown import printable
 from ...envelope import Envelope
 from ...exceptions import ConfigurationError, TransportError
 from ...interfaces import ITransport
 from ...outcome import Action, Status
-from ...reply import printable
 from .session import LocalSession, Result, deferred, in_doubt
 
 #: The names of what is in front of the content. Whoever sends such a file again takes them off:

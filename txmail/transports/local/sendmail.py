@@ -25,11 +25,11 @@ from zope.interface import implementer
 
 from ...common import system
 from ...common.ascii_text import ascii_split
+from ...common.shown import one_line, printable
 from ...envelope import Envelope
 from ...exceptions import ConfigurationError, TransportError
 from ...interfaces import ITransport
 from ...outcome import Action, Outcome, Scope, Status
-from ...reply import printable
 from .session import LocalSession, Result, deferred, in_doubt, unsent
 from .subprocess import Program
 
@@ -237,7 +237,7 @@ class SendmailSession(LocalSession):
         return deferred(reason, Action.STOP_ROUTE)
 
     def _reason(self, what: str, program: Program) -> str:
-        said = printable(" ".join(program.said.split()))
+        said = one_line(program.said)
         return f"{self.host}: {what}" + (f": {said}" if said else "")
 
 
