@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,38 @@ def test_no_line_is_longer_than_a_screen(path):
 
 def test_the_pages_are_found():
     assert len(DOCUMENTS) > 15
+
+
+#: names in pages, such as ``txmail.worker`` or ``txmail/queue/states.py``
+_NAME = re.compile(r"(?<![\w/\"'-])txmail(?:\.[A-Za-z_]\w*)+")
+_FILE = re.compile(r"(?<![\w/.])(?:txmail|benchmarks|docs)/[\w/.]*\w")
+_LINK = re.compile(r"<([\w./-]+\.(?:rst|cf))>`_")
+PAGES = [path for path in DOCUMENTS if path.suffix == ".rst"]
+
+
+def exists(name):
+    """True if `name` can be imported, or is an attribute of what can be."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        module = ".".join(parts[:count])
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+def test_what_a_page_names_is_there(path):
+    """Kind: a module that has moved, a page that has another name."""
+    text = path.read_text("utf-8")
+    names = set(_NAME.findall(text)) - {"txmail.db"}  # a file of pyramid_mailer's `queue_path`
+    assert sorted(name for name in names if not exists(name)) == []
+    assert sorted(file for file in set(_FILE.findall(text)) if not (ROOT / file).exists()) == []
+    links = set(_LINK.findall(text))
+    assert sorted(link for link in links if not (path.parent / link).exists()) == []
