@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 import txmail
+from txmail.testing import ScriptedServer
 
 ROOT = Path(txmail.__file__).parents[1]
 #: characters of a line, tables and code included
@@ -71,3 +76,36 @@ def test_what_a_page_names_is_there(path):
     assert sorted(file for file in set(_FILE.findall(text)) if not (ROOT / file).exists()) == []
     links = set(_LINK.findall(text))
     assert sorted(link for link in links if not (path.parent / link).exists()) == []
+
+
+def test_the_first_try_of_the_queue_works_in_an_empty_folder(tmp_path):
+    """Kind: an example that needs what the reader does not see."""
+    page = (ROOT / "docs" / "queue.rst").read_text("utf-8")
+    section = page.partition("\nA first try\n")[2].partition("\nIn a transaction\n")[0]
+    script = section.partition(".. code-block:: python\n\n")[2].partition("\nThe mail is now")[0]
+    commands = [line.strip() for line in section.splitlines() if line.startswith("    txmail ")]
+    assert commands[0] == "txmail catch"
+    status, worker = commands[1:]
+    with ScriptedServer() as server:
+
+        def run(*words):
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    *(word.replace("smtp://localhost:2525", server.url) for word in words),
+                ],
+                cwd=tmp_path,
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        said = run("-W", "error", "-c", textwrap.dedent(script))
+        assert said == "ann@example.com unsent (in the queue)\n"
+        assert re.search(r"^ +ready +1$", run("-m", *status.split()), re.MULTILINE)
+        run("-m", *worker.split())
+        assert [message.recipients for message in server.messages] == [("ann@example.com",)]
