@@ -43,6 +43,7 @@ def give() -> str:
 def quick(monkeypatch, caplog):
     caplog.set_level(logging.INFO, "txmail")
     monkeypatch.setattr(dispatcher, "ROUND", 0.05)
+    monkeypatch.setattr(dispatcher, "POLL", 0.05)
     monkeypatch.setattr(login_watch, "LOOK", 0.01)
     monkeypatch.setattr(login_watch, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(login_counts, "ITERATIONS", 10)

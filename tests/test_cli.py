@@ -67,6 +67,7 @@ def test_without_a_command_the_help_says_what_to_do():
     assert "demo" in done.stderr
 
 
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("arguments", [("mend",), ("demo", "--loud"), ("demo", "now"), ("--loud",)])
 def test_wrong_arguments_are_a_usage_error(arguments):
     done = txmail_command(*arguments)

@@ -17,6 +17,7 @@ from authority import Authority
 from commits import note
 from secrecy import attributes, dumped, forms, has, leaks, new_objects_only
 from smtp_helpers import RawServer, greeted
+from thin import forget_the_collected
 
 from txmail import mailer_from_settings, transport_from_url
 from txmail.exceptions import ConfigurationError, DeliveryError, TxmailError
@@ -48,8 +49,14 @@ def contexts(authority):
     return {True: bound, False: authority.server()}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _all_objects():
+    yield
+    forget_the_collected()
+
+
 @pytest.fixture(autouse=True)
-def _objects_of_this_test():
+def _objects_of_this_test(_all_objects):
     with new_objects_only():
         yield
 

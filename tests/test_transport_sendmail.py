@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from letters import SENDER, letter, statuses
 from postfix import AVAILABLE, MAILBOXES_CF, NEEDS, running_postfix, within
+from thin import one_in
 from zope.interface.verify import verifyObject
 
 from txmail import Envelope, Mailer, Message, mailer_from_settings, transport_from_url
@@ -311,6 +312,7 @@ def test_a_program_that_has_read_all_and_takes_too_long_leaves_a_doubt(program, 
     lifeline.wait_for_death()
 
 
+@pytest.mark.sweep
 def test_a_part_of_a_message_never_ends_like_a_whole_one(program, tmp_path, lifeline):
     # A grandchild that has left the process group survives, and reads what it can.
     path = program(
@@ -400,7 +402,7 @@ def test_whenever_it_is_interrupted_nobody_takes_a_part_for_the_whole(program, k
     whole = str(len(content.replace(b"\r\n", b"\n")))
     session = transport_of(path).open()
     seen = set()
-    for step in range(60):
+    for step in range(0, 60, one_in(3)):
         taken.write_text("")
         sending = session.send([envelope(content=content)])
         timer = threading.Timer(step * 0.0005, os.kill, (os.getpid(), signal.SIGINT))
