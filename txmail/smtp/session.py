@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from zope.interface import implementer
 
@@ -24,24 +24,30 @@ from .ask_again import AskingAgain
 from .driver import Driver
 from .extensions import Extensions
 from .failure_policy import Stage
+from .handshake import Handshake
 from .log import Dialogue
-from .opening import Opening
 from .options import Options
 from .preflight import ASKED_ENOUGH, NO_RESET, PROBES_LIMIT, Preflight
 from .progress import Source
-from .protocol import Protocol
+from .protocol import Protocol as ClientProtocol
 from .sending import FRESH, REFUSALS_LIMIT, WINDOW, Sending
 from .server_memory import ServerMemory
 from .stream import Stream
 from .streamed_message import is_unknown
 from .streaming import WINDOW_OCTETS
-from .tls import SpeaksInClear, TlsMode
 from .transactions import AskAgain, ConnectionEnded, Group, MailTransaction, ResetRefused
 
-if TYPE_CHECKING:
-    from .pool import Pool
-
 log = quiet_logger("txmail")
+
+
+class Owner(Protocol):
+    """Keeps sessions between their users: see `txmail.smtp.pool.Pool`."""
+
+    def give(self, session: Session, *, dirty: bool = False) -> None:
+        """Take `session` back."""
+
+    def renewed(self, session: Session) -> None:
+        """`session` has a new connection."""
 
 
 @implementer(ISession)
@@ -67,7 +73,7 @@ class Session:
         self._connect = connect
         self.extensions = Extensions()
         #: where `close` gives the connection back to; None closes it
-        self.pool: Pool | None = None
+        self.pool: Owner | None = None
         #: see `ISession`
         self.fresh = True
         #: for the pool, by its clock: when it was opened, and last given back
@@ -79,7 +85,7 @@ class Session:
         self._stream = stream
         self._clock = clock
         self._dialogue = Dialogue(options.name)
-        self._protocol = Protocol(self._dialogue)
+        self._protocol = ClientProtocol(self._dialogue)
         #: for who drives several connections at once
         self.driver = Driver(stream, self._protocol, options.name, options.timeout, clock)
         self._name = options.local_hostname or stream.local_literal
@@ -143,75 +149,13 @@ class Session:
         `TransportError`, or `ConfigurationError` if there is no password any more; the connection
         is closed then.
         """
-        opening = Opening(self._protocol, self.options, self._name)
+        handshake = Handshake(self._stream, self._protocol, self.driver, self.options, self._name)
         with self.bounded(timeout):
             try:
-                password = self._password(password)
-                if self.options.tls is TlsMode.IMPLICIT:
-                    self._encrypt(tls)
-                self.driver.run(opening.greeting())
-                self.driver.run(opening.introduction())
-                if self._starttls_is_due(opening.extensions):
-                    self.driver.run(opening.starttls())
-                    self._encrypt(tls)
-                    self.driver.run(opening.introduction())
-                if password is not None:
-                    self._authenticate(opening, password)
+                self.extensions = handshake.run(tls, password)
             except BaseException:
                 self._break()
                 raise
-        self.extensions = opening.extensions
-
-    def _starttls_is_due(self, extensions: Extensions) -> bool:
-        if self.options.tls is TlsMode.REQUIRED and not extensions.starttls:
-            raise TransportError(f"{self.host} does not offer STARTTLS, and TLS is required")
-        wanted = self.options.tls in (TlsMode.REQUIRED, TlsMode.OPPORTUNISTIC)
-        return wanted and extensions.starttls
-
-    def _encrypt(self, tls: ssl.SSLContext | None) -> None:
-        assert tls is not None
-        self.driver.expect()
-        try:
-            self._stream.start_tls(tls, self.options.tls_name, self.driver.left)
-        except TransportError as error:
-            implicit = self.options.tls is TlsMode.IMPLICIT
-            if implicit and getattr(error.__cause__, "reason", None) == "WRONG_VERSION_NUMBER":
-                raise SpeaksInClear(self.host) from error.__cause__
-            raise
-
-    def _password(self, given: Secret | None) -> Secret | None:
-        """The password, asked once for a connection: a token may be another one the next time.
-
-        That is done before anything is read: a server that has heard it on another connection may
-        have it in its greeting.
-        """
-        given, account = given or self.options.password, self.options.account
-        if given is None:
-            return None
-        password = Secret(given.reveal(account))
-        self._protocol.censor.hide(password.reveal(account))
-        return password
-
-    def _authenticate(self, opening: Opening, password: Secret) -> None:
-        self._check_safe_for_credentials()
-        self.driver.run(opening.authentication(password, self._stream.channel_binding()))
-
-    def _check_safe_for_credentials(self) -> None:
-        """Raise `TransportError` unless the password goes to the right server alone (CWE-295)."""
-        options, stream = self.options, self._stream
-        if options.auth_in_clear:
-            return
-        if not stream.encrypted:
-            raise TransportError(
-                f"{self.host} offers no encryption, and {options.account} does not log in in clear",
-                temporary=False,
-            )
-        if not (options.tls.verified or stream.loopback):
-            raise TransportError(
-                f"{self.host} has not proved who it is, and {options.account} does not log in "
-                "with an unknown server: say tls=required",
-                temporary=False,
-            )
 
     # -- ISession
 
