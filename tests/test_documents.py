@@ -39,6 +39,14 @@ def test_no_line_is_longer_than_a_screen(path):
     assert too_long == []
 
 
+def test_the_readme_opens_with_two_commands_each_on_a_line_of_its_own():
+    opening = (ROOT / "README.rst").read_text("utf-8").splitlines()[:30]
+    demo, tests = (number for number, line in enumerate(opening) if line.startswith("    python3"))
+    venv = "    python3 -m venv .venv && .venv/bin/pip install"
+    assert opening[demo] == f"{venv} '.[demo]' && .venv/bin/txmail demo"
+    assert opening[tests] == f"{venv} -e '.[test]' && .venv/bin/pytest"
+
+
 def test_the_pages_are_found():
     assert len(DOCUMENTS) > 15
 
