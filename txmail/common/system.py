@@ -20,8 +20,6 @@ import os
 import select
 from collections.abc import Callable
 
-from ..exceptions import ConfigurationError
-
 
 def at_fork(
     *,
@@ -37,17 +35,13 @@ def at_fork(
     register(**{name: hook for name, hook in hooks.items() if hook is not None})
 
 
-def require(what: str, *names: str) -> None:
-    """Raise `ConfigurationError`, about `what`, if this system has not all of `names`.
+def lacks(*names: str) -> str:
+    """Say that this system has not all of `names`; empty if it has.
 
     They are those of `os`; ``poll``, of `select`; and ``dir_fd``, for functions that take one.
     """
-    missing = [name for name in names if not _has(name)]
-    if missing:
-        raise ConfigurationError(
-            f"it does not work on this operating system, which has no {', '.join(missing)}",
-            field=what,
-        )
+    missing = ", ".join(name for name in names if not _has(name))
+    return missing and f"it does not work on this operating system, which has no {missing}"
 
 
 def _has(name: str) -> bool:

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from ..common import system
 from ..common.logs import quiet_logger
-from ..exceptions import TransportError
+from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import ITransport
 from ..secret import Secret
 from ..smtp.happy_eyeballs import Connector
@@ -118,7 +118,8 @@ class SmtpTransport:
         Raises `ConfigurationError`, which names user and host, if there is no password, and on a
         system on which it does not work.
         """
-        system.require(self.name, "poll")
+        if problem := system.lacks("poll"):
+            raise ConfigurationError(problem, field=self.name)
         seconds = self.options.timeout if timeout is None else timeout
         if self._connections == 1:
             return self._pool.take(seconds, wait=wait, fresh=fresh, verify=verify)

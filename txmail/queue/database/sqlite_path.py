@@ -40,7 +40,8 @@ def guard(path: str, *, create: bool = True) -> None:
     been looked into. Raises `ConfigurationError` for what others could have put there, `QueueFull`,
     and `QueueUnavailable` if the disk fails or the file was cut to nothing.
     """
-    system.require(f"sqlite:///{path}", "O_DIRECTORY", "geteuid")
+    if problem := system.lacks("O_DIRECTORY", "geteuid"):
+        raise ConfigurationError(problem, field=f"sqlite:///{path}")
     try:
         if create:
             make_private_folder(os.path.realpath(os.path.dirname(path)))

@@ -203,7 +203,8 @@ class FileTransport:
 
         Raises `ConfigurationError` on a system on which it does not work.
         """
-        system.require(self.name, "O_DIRECTORY", "O_NOFOLLOW", "dir_fd")
+        if problem := system.lacks("O_DIRECTORY", "O_NOFOLLOW", "dir_fd"):
+            raise ConfigurationError(problem, field=self.name)
         try:
             self._folder.make()
             if not os.access(self.path, os.W_OK | os.X_OK):

@@ -136,7 +136,8 @@ class SendmailTransport:
 
         Raises `ConfigurationError` on a system on which it does not work.
         """
-        system.require(self.name, "poll", "killpg")
+        if problem := system.lacks("poll", "killpg"):
+            raise ConfigurationError(problem, field=self.name)
         program = self.command.program
         try:
             runnable = stat.S_ISREG(os.stat(program).st_mode) and os.access(program, os.X_OK)
