@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .reply import Reply
 
 #: How long a name of an argument, a header or a setting may be there.
-_FIELD_LIMIT = 400
+FIELD_LIMIT = 400
 _NO_VALUE: Any = object()
 
 
@@ -57,7 +57,7 @@ class FieldError(TxmailError, ValueError):
     field: str = ""
 
     def __init__(self, problem: str = "", *, field: str = "", value: object = _NO_VALUE) -> None:
-        field = shown(field, _FIELD_LIMIT)
+        field = shown(field, FIELD_LIMIT)
         text = f"{field}: {problem}" if field else problem
         if value is not _NO_VALUE:
             text = f"{text}: {echo(value)}"
