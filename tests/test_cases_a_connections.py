@@ -343,6 +343,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(driver, "KEPT_TIMEOUT", 0.2)
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("extensions", [CHUNKING, ("PIPELINING",), ()])
 @pytest.mark.parametrize("preflight", ["auto", "never"])
 def test_a8_a_kept_connection_that_is_silent_is_replaced(
@@ -624,6 +625,7 @@ def test_a9_no_socket_stays_open(monkeypatch, silent):
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("extensions", [CHUNKING, ()])
 def test_a8_one_that_has_been_idle_for_long_has_half_of_the_time_as_well(
     tm, mailers, monkeypatch, extensions

@@ -83,6 +83,7 @@ def app(make_queue):
     return quiet(make_queue(OWN_POSTGRESQL, door=True))
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_q4_a_publication_whose_answer_is_lost_has_committed(app, tm, server, way):
     """The kind: an error in place of an answer says nothing about what has taken place."""

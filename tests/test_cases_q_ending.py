@@ -67,7 +67,7 @@ while "sending" not in mailer.queue.counts():
 }
 
 
-@pytest.mark.representative(every=4)
+@pytest.mark.representative(every=8)
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 @kinds(OWN_SQLITE)
 def test_q3_a_worker_in_a_thread_gives_back_what_it_has_when_its_process_ends(

@@ -119,7 +119,7 @@ def works(url, kind, *, slowly=False):
         queue.close()
 
 
-@pytest.mark.representative(every=8)
+@pytest.mark.representative(every=16)
 @pytest.mark.parametrize(("where", "kind"), [("database", "own"), ("role", "application")])
 @pytest.mark.parametrize(("name", "value"), ALL)
 def test_q5_a_default_of_the_administrator_harms_no_mail(place, kind, where, name, value):
@@ -129,6 +129,7 @@ def test_q5_a_default_of_the_administrator_harms_no_mail(place, kind, where, nam
     works(url, kind, slowly=name.endswith("timeout"))
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("kind", ["own", "application"])
 def test_q5_all_of_them_together(place, kind):
     url, change = place

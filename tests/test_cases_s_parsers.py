@@ -118,6 +118,7 @@ def test_s7_what_is_shown_on_a_console_is_paid_for_too():
     assert 'To: "" ""' in shown("a@b.c", ["a@b.c"], content)
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_s7_a_thousand_recipients_are_no_more_work_than_they_are(policy):
     """The other side of it: a long list of short mailboxes is read, in proportion."""

@@ -128,6 +128,7 @@ def test_s2_each_pattern_takes_linear_steps(most):
         assert_linear(pattern, method, most, f"{name}.{method}")
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize(
     ("pattern", "method"),
     [

@@ -187,6 +187,7 @@ def test_an_action_is_needed(arguments, capsys):
     assert "init" in capsys.readouterr().err
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize("missing", ["sqlalchemy", "alembic"])
 def test_without_its_extra_it_says_what_to_install(missing, tmp_path):
     program = (

@@ -73,6 +73,7 @@ def test_one_thread_drives_them_all(server, tier):
 # A small one beside a large one
 
 
+@pytest.mark.representative(every=5)
 @pytest.mark.parametrize("lazily", [False, True], ids=["list", "generator"])
 @pytest.mark.parametrize("size", LARGE)
 @pytest.mark.parametrize("ahead", [0, 3])
@@ -118,6 +119,7 @@ def test_a_small_message_finds_the_one_connection_that_no_large_one_keeps_busy(s
 # Connections that end
 
 
+@pytest.mark.representative(every=5)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", ".", "RSET"])
 def test_the_others_go_on_when_one_ends(server, tier, verb, fault):
@@ -250,6 +252,7 @@ def test_what_needs_another_server_is_not_tried_for_ever():
 # Time
 
 
+@pytest.mark.representative(every=3)
 def test_the_time_is_for_all_of_it(server, tier):
     server.on(".", HANG, times=None)
     server.on("connect", HANG, connection=3)

@@ -35,6 +35,7 @@ HANGS = [
 
 
 @pytest.mark.representative(every=4)
+@pytest.mark.representative(every=4)
 @pytest.mark.parametrize("transient", [False, True])
 @pytest.mark.parametrize(("verb", "after", "kind", "expected"), HANGS)
 def test_commit_timeout_bounds_a_commit_wherever_the_server_hangs(

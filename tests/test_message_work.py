@@ -67,7 +67,7 @@ def test_a_text_is_rendered_without_a_loop_over_octets(text, size):
     assert len(found) >= len(large.body.encode())
 
 
-@pytest.mark.representative(every=3)
+@pytest.mark.representative(every=10)
 @pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
 @pytest.mark.parametrize("data", [b"x", b"=", bytes(range(256)), b"\r", b" \r\n"])
 def test_a_file_of_ten_megabytes_is_encoded_without_a_loop_over_octets(encoding, data):

@@ -571,6 +571,7 @@ def test_a_url_that_is_not_supported_is_refused_and_not_shown(url):
     assert SECRET not in everything(caught.value)
 
 
+@pytest.mark.representative(every=2)
 @pytest.mark.parametrize(
     ("missing", "url", "extra"),
     [

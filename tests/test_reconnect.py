@@ -207,6 +207,7 @@ def test_if_none_can_be_opened_the_rest_is_unsent_and_says_why(server, tier, rep
     assert len(server.connections) == 1 + after
 
 
+@pytest.mark.representative(every=3)
 def test_the_time_is_for_all_connections(server, tier):
     server.on(".", CLOSE, after=2)
     server.on(".", HANG, times=None, after=5)

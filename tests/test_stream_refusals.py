@@ -369,6 +369,7 @@ def planned(seed):
     return found[:300]
 
 
+@pytest.mark.representative(every=3)
 @pytest.mark.parametrize("exim_like", [True, False])
 @pytest.mark.parametrize("window", [1, 16, 64])
 def test_each_of_three_hundred_outcomes_belongs_to_its_message(dialogue, window, exim_like):
