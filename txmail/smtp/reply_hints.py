@@ -48,7 +48,8 @@ _NEEDS_LOGIN = re.compile(
 )
 _OUR_ADDRESS = re.compile(
     r"client host|blocked using|\b(?:rbl|dnsbl)\b|spamhaus|your (?:ip|host|server|network)\b"
-    r"|(?:ip|host|server|client|network)\b.{0,60}\b(?:blocked|banned|(?:black|block) ?list|reputation)",
+    r"|(?:ip|host|server|client|network)\b.{0,60}"
+    r"\b(?:blocked|banned|(?:black|block) ?list|reputation)",
     re.ASCII | re.IGNORECASE,
 )
 
