@@ -9,7 +9,7 @@ import pytest
 from txmail import Mailer, Template, mailer_from_settings, transport_from_url
 from txmail.common.nearest import nearest
 from txmail.common.shown import shown
-from txmail.config.settings import template_engine
+from txmail.config.template_engine import template_engine
 from txmail.debug import DebugMailer
 from txmail.exceptions import FIELD_LIMIT, ConfigurationError
 

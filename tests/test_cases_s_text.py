@@ -106,7 +106,7 @@ ALLOWED = {
         ("postgresql_settings.py", "int(version[0])"),
         ("values.py", "int(count)"),
         ("values.py", "int(port)"),
-        ("render.py", "int(time.time())"),
+        ("date.py", "int(time.time())"),
         ("retry.py", "int(tried)"),
         ("route_state.py", "int(allowance)"),
         ("router.py", "int(PRIORITIES[word])"),

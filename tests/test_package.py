@@ -10,6 +10,7 @@ import pytest
 
 import txmail
 from txmail import Envelope, Outcome, exceptions
+from txmail.envelope import pass_gate
 from txmail.events import Event, Events, MessageSettled
 from txmail.exceptions import (
     AddressError,
@@ -154,6 +155,39 @@ def test_an_envelope_knows_which_extensions_it_needs(sender, content, smtputf8, 
     envelope = Envelope(sender, ["b@example.com"], content)
     assert envelope.needs_smtputf8 is smtputf8
     assert envelope.needs_8bitmime is eightbit
+
+
+@pytest.mark.parametrize("subject", [b"x", "\xe9".encode()])
+@pytest.mark.parametrize("sender", ["a@example.com", "\xe9@example.com", ""])
+@pytest.mark.parametrize("kept", [["b@example.com"], ["\xe9@c.example", "B@example.com"]])
+def test_an_envelope_for_some_recipients_is_the_one_that_would_be_made_for_them(
+    subject, sender, kept
+):
+    content = b"Message-ID: <1@b.c>\r\nSubject: %s\r\n\r\nx\r\n" % subject
+    everybody = ["b@example.com", "B@example.com", "\xe9@c.example"]
+    envelope = pass_gate(Envelope(sender, everybody, content))
+    part = envelope.only(iter(kept))
+    made = pass_gate(Envelope(sender, kept, content))
+    for field in dataclasses.fields(Envelope):
+        assert getattr(part, field.name) == getattr(made, field.name), field.name
+    assert part.canonical
+    assert envelope.recipients == tuple(everybody)
+
+
+@pytest.mark.parametrize(
+    ("kept", "error", "problem"),
+    [
+        ([], InvalidMessage, "there is none"),
+        ("b@example.com", InvalidMessage, "not a string"),
+        (["b@EXAMPLE.com"], AddressError, "no such recipient: 'b@EXAMPLE.com'"),
+        ([None], AddressError, "a string is needed"),
+    ],
+)
+def test_an_envelope_has_no_part_for_others_than_its_recipients(kept, error, problem):
+    envelope = Envelope("a@example.com", ["b@example.com"], CONTENT)
+    with pytest.raises(error, match=problem) as caught:
+        envelope.only(kept)
+    assert caught.value.field == "recipients"
 
 
 def test_an_envelope_shows_no_content():

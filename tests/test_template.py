@@ -23,7 +23,7 @@ from test_hostile_input import DANGEROUS, decoded, shape, split_headers
 from test_message_differential import SCRIPTS
 
 from txmail import Attachment, DummyMailer, Template
-from txmail.config.settings import template_engine
+from txmail.config.template_engine import template_engine
 from txmail.exceptions import (
     AddressError,
     BadHeaders,

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
+from .config.template_engine import template_engine
 from .datamanager import MailDataManager
 from .envelope import Envelope
 from .mailer import DummyMailer, Mailer, mailer_from_settings
 from .message import Attachment, Message, Template
+from .message.templates.default_engine import default_engine
 from .outcome import Outcome
 from .transports import transport_from_url
 
@@ -40,6 +42,8 @@ __all__ = [
     "start_worker",
     "transport_from_url",
 ]
+
+default_engine.register(template_engine)
 
 
 def includeme(config: Any) -> None:

@@ -7,6 +7,7 @@ that happens to the caller's message afterwards can reach it.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,10 @@ _MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(?:\r\n[ \t]+)?([^\r\n]*)", re.I |
 
 #: The null reverse-path of notifications (RFC 5321 section 4.5.5).
 NULL_SENDER = "<>"
+
+
+#: What an envelope knows of its addresses.
+_ADDRESSES = ("sender", "recipients", "reverse_path", "forward_paths")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +86,42 @@ class Envelope:
         self._describe(utf8)
 
     def with_content(self, content: bytes) -> Envelope:
-        """The same with this `content`. The addresses are not looked at again."""
+        """An envelope with the same addresses, which are not parsed again, and this `content`."""
         if not isinstance(content, bytes):
             raise InvalidMessage(_no_octets(content), field="content")
         made = object.__new__(Envelope)
-        for name in ("sender", "recipients", "reverse_path", "forward_paths"):
+        for name in _ADDRESSES:
             object.__setattr__(made, name, getattr(self, name))
         object.__setattr__(made, "content", plain_text(content))
-        made._describe(not b"".join((self.reverse_path, *self.forward_paths)).isascii())
+        made._describe(made._has_utf8_path())
         return made
+
+    def only(self, recipients: Iterable[str]) -> Envelope:
+        """An envelope with the same sender and content, to some of the recipients.
+
+        Nothing is parsed again. Raises `InvalidMessage` if there is no recipient, and
+        `AddressError` for a recipient that this envelope does not have.
+        """
+        paths = dict(zip(self.recipients, self.forward_paths, strict=True))
+        kept = tuple(dict.fromkeys(_recipients(recipients)))
+        for recipient in kept:
+            if recipient not in paths:
+                problem = "the envelope has no such recipient"
+                raise AddressError(problem, field="recipients", value=recipient)
+        made = copy.copy(self)
+        set_ = object.__setattr__
+        set_(made, "recipients", kept)
+        set_(made, "forward_paths", tuple([paths[recipient] for recipient in kept]))
+        if self.needs_smtputf8:
+            # It may have been a recipient who is left out.
+            set_(made, "needs_smtputf8", made._has_utf8_path() or made._has_utf8_header())
+        return made
+
+    def _has_utf8_path(self) -> bool:
+        return not b"".join((self.reverse_path, *self.forward_paths)).isascii()
+
+    def _has_utf8_header(self) -> bool:
+        return self.needs_8bitmime and not header_section(self.content).isascii()
 
     def _describe(self, utf8: bool) -> None:
         """Find out about the content; `utf8` if the addresses need SMTPUTF8."""

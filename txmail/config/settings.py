@@ -16,7 +16,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -25,8 +24,7 @@ from ..budget import COMMIT_TIMEOUT
 from ..common.nearest import did_you_mean
 from ..delivery.direct import ABORT, PREFLIGHT, QUEUE
 from ..exceptions import ConfigurationError
-from ..interfaces import IQueue, ITemplateEngine, ITransport, IWitness
-from ..message import Template
+from ..interfaces import IQueue, ITransport, IWitness
 from ..secret import Secret, Unshown, bare
 from ..smtp.tls import TlsFiles
 from ..submission import PRIORITIES
@@ -394,20 +392,6 @@ def _html_to_text(value: Any, field: str) -> Callable[[str], str] | None:
         problem = "it needs inscriptis: pip install 'txmail[html]'"
         raise ConfigurationError(problem, field=field) from error
     return cast("Callable[[str], str]", module.HtmlToText())
-
-
-@cache
-def template_engine() -> ITemplateEngine:
-    """The engine of templates that name none. Raises `ConfigurationError` without its library."""
-    try:
-        module = importlib.import_module("txmail.integrations.jinja2")
-    except ImportError as error:
-        problem = "it needs Jinja2: pip install 'txmail[templates]'"
-        raise ConfigurationError(problem, field="Template") from error
-    return cast("ITemplateEngine", module.Jinja2Engine())
-
-
-Template.default_engine = template_engine
 
 
 def _debug(value: Any, field: str) -> None:

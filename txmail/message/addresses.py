@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..address import Mailbox, parse_address, parse_mailbox, plain_entry, plain_text
 from ..envelope import NULL_SENDER
@@ -21,6 +21,23 @@ _CACHED_ENTRY = 400
 
 #: An item of a list and the comma or end behind it; a comma in a quoted string parts nothing.
 _ITEM = re.compile(r'((?:[^",\\]++|"(?:[^"\\]++|\\.)*+"|\\.)*+)(?:,|\Z)', re.DOTALL | re.ASCII)
+
+
+class AddressHeaders(NamedTuple):
+    """The mailboxes of the address headers of a message."""
+
+    #: From
+    author: Mailbox
+    to: list[Mailbox]
+    cc: list[Mailbox]
+    #: it has no header, only recipients
+    bcc: list[Mailbox]
+    reply_to: list[Mailbox]
+
+    @property
+    def recipients(self) -> list[Mailbox]:
+        """The mailboxes of To, Cc and Bcc."""
+        return [*self.to, *self.cc, *self.bcc]
 
 
 def entries_of(entries: Iterable[Entry] | None, field: str) -> list[Entry]:

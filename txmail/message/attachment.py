@@ -11,7 +11,7 @@ from ..common.ascii_text import ascii_lower, ascii_strip
 from ..common.shown import echo, shown
 from ..exceptions import BadHeaders, InvalidMessage
 from ..types import Data
-from .mime.calendar_method import method_of
+from .icalendar import calendar_method
 from .mime.encodings import carries, crlf, crlf_lines, encode_body
 from .mime.header_check import check_value, has_ascii_line_ends, is_charset
 from .mime.header_write import parameter_header
@@ -175,7 +175,7 @@ class Attachment:
         )
         if ascii_lower(media_type) == default_type:
             options = {**(parameters or {}), **options}
-        if ascii_lower(media_type) == "text/calendar" and (method := method_of(self.text)):
+        if ascii_lower(media_type) == "text/calendar" and (method := calendar_method(self.text)):
             # The part has to say it too (RFC 5545 section 8.1).
             options = {"method": method, **options}
         kind = ascii_lower(media_type.partition("/")[0])

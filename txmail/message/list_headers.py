@@ -15,15 +15,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..common.ascii_text import ascii_lower
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from .mime.header_check import MAX_HEADERS, check_value, looks_encoded
 from .mime.header_write import LINE, fold, phrase
-
-if TYPE_CHECKING:
-    from .message import Message
 
 _URI_FIELDS = {
     "list_help": "List-Help",
@@ -56,12 +53,21 @@ _LIST_ID = re.compile(rf"(?=.{{1,255}}\Z){_LABEL}(?:\.{_LABEL})+", re.ASCII)
 _NAMED = re.compile(r'(?P<name>[^"<>]*)<(?P<id>[^<>]*)>', re.ASCII)
 
 
-def has_list_headers(message: Message) -> bool:
+class ListArguments(Protocol):
+    """The arguments of a `Message` that this module reads."""
+
+    list_id: Any
+    list_unsubscribe: Any
+    one_click: bool
+    auto_submitted: str | None
+
+
+def has_list_headers(message: ListArguments) -> bool:
     """True if `list_headers` has anything to do."""
     return any(map(vars(message).get, _FIELDS))
 
 
-def list_headers(message: Message) -> list[str]:
+def list_headers(message: ListArguments) -> list[str]:
     """The headers that the arguments of `message` ask for; what is empty asks for none.
 
     Raises `BadHeaders` or `InvalidMessage`, naming the argument, if one cannot be made.

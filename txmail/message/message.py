@@ -7,19 +7,18 @@ import email.policy
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from email.message import EmailMessage
-from functools import lru_cache
 from typing import Any
 
 from zope.interface import implementer
 
-from ..address import Mailbox, parse_mailbox
-from ..common.ascii_text import ascii_lower
+from ..address import parse_mailbox
 from ..common.shown import echo
 from ..envelope import Envelope, pass_gate
 from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from ..interfaces import IMessage
 from ..types import Several
 from .addresses import (
+    AddressHeaders,
     Entry,
     check_entry,
     entries_of,
@@ -29,10 +28,12 @@ from .addresses import (
     reverse_path,
 )
 from .attachment import Attachment
-from .list_headers import ARGUMENTS, has_list_headers, list_headers
-from .mime.header_check import HEADER_NAME, MAX_HEADERS, MAX_NAME, check_value
-from .plain import plain_copy
-from .render import People, calendar_text, render
+from .extra_headers import check_extra_name, copy_headers
+from .icalendar import calendar_text
+from .list_headers import has_list_headers, list_headers
+from .mime.header_check import MAX_HEADERS, check_value
+from .plain_copy import plain_copy
+from .render import render
 
 
 @implementer(IMessage)
@@ -161,7 +162,7 @@ class Message:
 
     @extra_headers.setter
     def extra_headers(self, headers: Any) -> None:
-        self._extra_headers = _pairs(headers)
+        self._extra_headers = copy_headers(headers)
 
     @property
     def send_to(self) -> set[str]:
@@ -216,7 +217,7 @@ class Message:
         each names the argument.
         """
         own = plain_copy(self)
-        own.people(None)
+        own.address_headers(None)
         for part in (own.body, own.html, own.calendar, *own.attachments):
             if isinstance(part, Attachment):
                 part.validate()
@@ -225,7 +226,7 @@ class Message:
         """The message as the standard library reads it. Raises what `validate` raises."""
         self.validate()
         own = plain_copy(self)
-        content = render(own, own.people(None))
+        content = render(own, own.address_headers(None))
         return email.message_from_bytes(content, policy=email.policy.SMTP)
 
     def to_envelope(
@@ -243,30 +244,23 @@ class Message:
         HTML only.
         """
         own = plain_copy(self)
-        people = own.people(default_sender)
-        chosen = people.everybody if recipients is None else overriding(recipients)
-        content = render(own, people, html_to_text)
+        addresses = own.address_headers(default_sender)
+        chosen = addresses.recipients if recipients is None else overriding(recipients)
+        content = render(own, addresses, html_to_text)
         if sender is None:
             sender = own.envelope_sender
-        path = people.author.address.text if sender is None else reverse_path(sender)
+        path = addresses.author.address.text if sender is None else reverse_path(sender)
         return pass_gate(Envelope(path, tuple([m.address.text for m in chosen]), content))
-
-    def replies(self) -> list[Mailbox]:
-        """The mailboxes of Reply-To."""
-        if self.reply_to is None:
-            return []
-        entries = self.reply_to if isinstance(self.reply_to, list) else [self.reply_to]
-        return mailboxes_of(entries, "reply_to")
 
     def header_pairs(self) -> list[tuple[str, str]]:
         """The extra headers as pairs, whichever way they were given."""
         headers = self._extra_headers
         if not headers:
             return []
-        return list(headers.items()) if isinstance(headers, dict) else _pairs(headers)
+        return list(headers.items()) if isinstance(headers, dict) else copy_headers(headers)
 
-    def people(self, default_sender: Entry | None) -> People:
-        """Check what can be told without rendering; who writes, and to whom."""
+    def address_headers(self, default_sender: Entry | None) -> AddressHeaders:
+        """The mailboxes of the address headers. All that `validate` checks is checked first."""
         self._check_presence()
         self._check_headers()
         # Before a million of them are parsed: there has to be room for "a@b, " each.
@@ -282,12 +276,15 @@ class Message:
             author = mailbox_of(default_sender, "default_sender")
         else:
             raise InvalidMessage("there is none, and no default", field="sender")
-        return People(
+        replies = [] if self.reply_to is None else self.reply_to
+        if not isinstance(replies, list):
+            replies = [replies]
+        return AddressHeaders(
             author,
             mailboxes_of(self.recipients, "recipients"),
             mailboxes_of(self.cc, "cc"),
             mailboxes_of(self.bcc, "bcc"),
-            self.replies(),
+            mailboxes_of(replies, "reply_to"),
         )
 
     def _check_presence(self) -> None:
@@ -316,7 +313,7 @@ class Message:
             problem = f"more than {MAX_HEADERS} octets of headers"
             raise MessageTooLarge(problem, field="extra_headers")
         for name, value in self.header_pairs():
-            _check_extra(name)
+            check_extra_name(name)
             check_value(value, name, tab=True)
         if has_list_headers(self):
             list_headers(self)
@@ -331,58 +328,3 @@ class Message:
     def __repr__(self) -> str:
         count = len(self.recipients) + len(self.cc) + len(self.bcc)
         return f"<{type(self).__name__} {echo(self.subject)} to {count} recipient(s)>"
-
-
-#: Headers that have an argument.
-_ARGUMENTS = {
-    "from": "sender",
-    "to": "recipients",
-    **{name: name for name in ("cc", "bcc", "subject", "date")},
-    "reply-to": "reply_to",
-    "message-id": "message_id",
-    **ARGUMENTS,
-}
-#: Headers that are made of the parts.
-_MIME = frozenset(
-    {"mime-version", "content-type", "content-transfer-encoding", "content-disposition"}
-    | {"content-id"}
-)
-#: Headers that belong to those who carry mail.
-_TRACE = frozenset({"received", "return-path", "delivered-to"})
-
-
-def _check_extra(name: Any) -> None:
-    """Raise `BadHeaders` unless `name` can be that of an extra header."""
-    if not isinstance(name, str):
-        raise BadHeaders("the name of a header is a string", field="extra_headers", value=name)
-    if problem := _refusal(name[: MAX_NAME + 1]):
-        raise BadHeaders(problem, field="extra_headers", value=name)
-
-
-@lru_cache(256)
-def _refusal(name: str) -> str:
-    """Why `name`, or more than can be a name, is not one for an extra header; empty if it is."""
-    lower = ascii_lower(name)
-    if lower in _ARGUMENTS:
-        return f"cannot be an extra header, there is {_ARGUMENTS[lower]} for it"
-    if lower in _MIME:
-        return "cannot be an extra header, it is made of the parts (see Attachment)"
-    if lower in _TRACE:
-        return "cannot be an extra header, it is made by those who carry mail"
-    if lower.startswith("resent-"):
-        return "cannot be an extra header; it goes with a message of the standard library"
-    return "" if HEADER_NAME.fullmatch(name) else "not the name of a header"
-
-
-def _pairs(headers: Any) -> Any:
-    """`headers` copied: a dict for a mapping, a list of pairs otherwise."""
-    if headers is None:
-        return {}
-    if isinstance(headers, Mapping):
-        return dict(headers)
-    if not isinstance(headers, (str, bytes)) and isinstance(headers, Iterable):
-        headers = list(headers)
-        if all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in headers):
-            return [tuple(pair) for pair in headers]
-    problem = "a mapping or a list of pairs is needed"
-    raise BadHeaders(problem, field="extra_headers", value=headers)

@@ -14,37 +14,25 @@ What goes where (RFC 2046 section 5.1, RFC 2387)::
 
 from __future__ import annotations
 
-import os
-import re
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
-from email.utils import format_datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
 
-from ..address import Mailbox, parse_mailbox
+from ..address import parse_mailbox
 from ..common.ascii_text import ascii_lower
 from ..common.shown import name_of
-from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
-from .addresses import parse_mailboxes
+from ..exceptions import InvalidMessage, MessageTooLarge
+from .addresses import AddressHeaders, parse_mailboxes
 from .attachment import Attachment
-from .list_headers import has_list_headers, list_headers
+from .content_ids import content_ids
+from .icalendar import calendar_method, calendar_text
+from .list_headers import ListArguments, has_list_headers, list_headers
 from .mime import gate
-from .mime.calendar_method import method_of
+from .mime.date import date_text, new_date
 from .mime.encodings import crlf_text, encode_text
 from .mime.header_write import MAILBOX_LISTS, header, mailbox_header, text_header
+from .mime.message_id import message_id_of
 from .mime.parts import Part, check_headers, header_names, multipart, write
-from .mime.related import content_ids
-
-if TYPE_CHECKING:
-    from .message import Message
-
-_MESSAGE_ID = re.compile(
-    r"<[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+|\[[!-Z^-~]*\])>",
-    re.ASCII,
-)
-_MAX_MESSAGE_ID = 250
 
 #: Extra headers that hold mailboxes, not text.
 MAILBOX_HEADERS = MAILBOX_LISTS | {"sender"}
@@ -52,31 +40,38 @@ MAILBOX_HEADERS = MAILBOX_LISTS | {"sender"}
 _OTHER_PARTS = 6
 
 
-class People(NamedTuple):
-    """Who writes a message, and to whom."""
-
-    author: Mailbox
-    to: list[Mailbox]
-    cc: list[Mailbox]
-    bcc: list[Mailbox]
-    replies: list[Mailbox]
+class Renderable(ListArguments, Protocol):
+    """The arguments of a `Message` that this module reads."""
 
     @property
-    def everybody(self) -> list[Mailbox]:
-        """The recipients, in the order of their headers."""
-        return [*self.to, *self.cc, *self.bcc]
+    def subject(self) -> str: ...
+    @property
+    def body(self) -> str | Attachment | None: ...
+    @property
+    def html(self) -> str | Attachment | None: ...
+    @property
+    def calendar(self) -> str | bytes | Attachment | None: ...
+    @property
+    def attachments(self) -> Sequence[Attachment]: ...
+    @property
+    def message_id(self) -> str | None: ...
+    @property
+    def date(self) -> datetime | None: ...
+
+    def header_pairs(self) -> list[tuple[str, str]]:
+        """The extra headers."""
 
 
 def render(
-    message: Message, people: People, html_to_text: Callable[[str], str] | None = None
+    message: Renderable, addresses: AddressHeaders, html_to_text: Callable[[str], str] | None = None
 ) -> bytes:
     """The content of `message`, past the gate. With `html_to_text`, HTML never goes alone.
 
     Raises `MessageError` or `AddressError`, naming the argument at fault.
     """
     part = body_of(message, html_to_text)
-    message_id = message_id_of(message.message_id, people.author)
-    headers = headers_of(message, people, message_id)
+    message_id = message_id_of(message.message_id, addresses.author)
+    headers = headers_of(message, addresses, message_id)
     names = [line.partition(":")[0] for line in headers] + header_names(part)
     check_headers(part)
     content, boundaries = write(headers, part, message_id)
@@ -84,45 +79,18 @@ def render(
     return content
 
 
-def new_message_id(author: Mailbox) -> str:
-    """A Message-ID nobody else has, in the author's domain; it tells nothing of this host."""
-    return f"<{os.urandom(16).hex()}@{author.address.domain}>"
-
-
-def new_date() -> str:
-    """The present time as a Date header has it, in UTC (RFC 5322 section 3.3)."""
-    return _date(int(time.time()))
-
-
-def date_text(moment: datetime) -> str:
-    """`moment` as a Date header has it: its zone in hours and minutes (RFC 5322 section 3.3).
-
-    The same moment is given in a zone of whole minutes where its own has seconds.
-    """
-    offset = moment.utcoffset()
-    if offset is not None and offset % timedelta(minutes=1):
-        whole = offset // timedelta(minutes=1) * timedelta(minutes=1)
-        moment = moment.astimezone(timezone(whole))
-    return format_datetime(moment)
-
-
-@lru_cache(4)
-def _date(seconds: int) -> str:
-    return format_datetime(datetime.fromtimestamp(seconds, UTC))
-
-
-def headers_of(message: Message, people: People, message_id: str) -> list[str]:
+def headers_of(message: Renderable, addresses: AddressHeaders, message_id: str) -> list[str]:
     """The header fields of `message`, each folded and with its line end; those of MIME apart.
 
     Raises `MessageError`, naming the argument at fault.
     """
-    headers = [mailbox_header("From", [people.author])]
-    if people.to:
-        headers.append(mailbox_header("To", people.to))
-    if people.cc:
-        headers.append(mailbox_header("Cc", people.cc))
-    if people.replies:
-        headers.append(mailbox_header("Reply-To", people.replies))
+    headers = [mailbox_header("From", [addresses.author])]
+    if addresses.to:
+        headers.append(mailbox_header("To", addresses.to))
+    if addresses.cc:
+        headers.append(mailbox_header("Cc", addresses.cc))
+    if addresses.reply_to:
+        headers.append(mailbox_header("Reply-To", addresses.reply_to))
     if message.subject:
         headers.append(text_header("Subject", message.subject))
     date = new_date() if message.date is None else date_text(message.date)
@@ -141,19 +109,7 @@ def headers_of(message: Message, people: People, message_id: str) -> list[str]:
     return headers
 
 
-def message_id_of(given: str | None, author: Mailbox) -> str:
-    """The Message-ID that was `given`, or a new one at the domain of `author`.
-
-    Raises `BadHeaders` if it is no msg-id (RFC 5322 section 3.6.4).
-    """
-    if given is None:
-        return new_message_id(author)
-    if len(given) > _MAX_MESSAGE_ID or "=?" in given or _MESSAGE_ID.fullmatch(given) is None:
-        raise BadHeaders("not a Message-ID", field="message_id", value=given)
-    return given
-
-
-def body_of(message: Message, html_to_text: Callable[[str], str] | None) -> Part:
+def body_of(message: Renderable, html_to_text: Callable[[str], str] | None) -> Part:
     """The MIME part that is the body of `message`, with all that is in it.
 
     Raises `MessageTooLarge` for too many parts, and `InvalidMessage` for one that cannot be sent.
@@ -211,7 +167,7 @@ def _calendar(calendar: str | bytes | Attachment) -> Part:
         parameters = {"charset": "utf-8"} if _is_utf8(calendar.data) else {}
         return calendar.to_part("text/calendar", parameters=parameters)
     text = calendar_text(calendar) if isinstance(calendar, bytes) else calendar
-    method = method_of(text)
+    method = calendar_method(text)
     return _text(text, "calendar", "calendar", f"; method={method}" if method else "")
 
 
@@ -223,15 +179,6 @@ def _is_utf8(data: str | bytes | None) -> bool:
         return bool(data.decode("utf-8"))
     except UnicodeDecodeError:
         return False
-
-
-def calendar_text(octets: bytes) -> str:
-    """The text of a calendar. Raises `InvalidMessage` if the octets are not UTF-8."""
-    try:
-        return octets.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        problem = "octets that are not UTF-8; an Attachment can say their charset"
-        raise InvalidMessage(problem, field="calendar") from None
 
 
 def _text(text: str | Attachment, subtype: str, field: str, parameters: str = "") -> Part:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.message
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from ..common.shown import name_of
@@ -41,17 +42,12 @@ def to_envelope(
         if not message.gated:
             gate.check(message.content)
             pass_gate(message)
-        if sender is None and recipients is None:
-            return message
-        return pass_gate(
-            Envelope(
-                message.sender if sender is None else reverse_path(sender),
-                message.recipients
-                if recipients is None
-                else tuple(m.address.text for m in overriding(recipients)),
-                message.content,
-            )
-        )
+        changed: dict[str, Any] = {}
+        if sender is not None:
+            changed["sender"] = reverse_path(sender)
+        if recipients is not None:
+            changed["recipients"] = tuple(m.address.text for m in overriding(recipients))
+        return pass_gate(replace(message, **changed)) if changed else message
     if isinstance(message, email.message.Message):
         return envelope_of_stdlib(
             message, sender=sender, recipients=recipients, default_sender=default_sender

@@ -129,7 +129,7 @@ class MemorySession:
         """Keep `envelope`, as far as it was accepted."""
         takers = tuple(o.recipient for o in outcomes if o.status is Status.ACCEPTED)
         if takers and takers != envelope.recipients:
-            envelope = Envelope(envelope.sender, takers, envelope.content)
+            envelope = envelope.only(takers)
         if takers:
             self._transport.envelopes.append(envelope)
 

@@ -263,4 +263,4 @@ def _only(envelope: Envelope, unsent: list[Outcome]) -> Envelope:
     """`envelope` for those to whom nothing was sent."""
     if len(unsent) == len(envelope.recipients):
         return envelope
-    return Envelope(envelope.sender, tuple(o.recipient for o in unsent), envelope.content)
+    return envelope.only([outcome.recipient for outcome in unsent])

@@ -14,10 +14,11 @@ import copy
 import os
 import re
 from collections.abc import Iterable, Iterator
+from email.header import Header
 from email.message import Message
 from typing import Any
 
-from ...address import Mailbox, parse_mailbox
+from ...address import Mailbox, parse_mailbox, plain_text
 from ...common.ascii_text import ascii_lower, ascii_strip
 from ...common.shown import echo, name_of
 from ...envelope import Envelope, pass_gate
@@ -29,11 +30,11 @@ from ...exceptions import (
 )
 from ..addresses import Entry, overriding, reverse_path
 from ..mime import gate
+from ..mime.date import new_date
 from ..mime.encodings import encode_body
 from ..mime.header_check import check_name, check_value, has_ascii_line_ends
 from ..mime.header_write import mailbox_header
-from ..plain import make_plain
-from ..render import new_date, new_message_id
+from ..mime.message_id import new_message_id
 from .costs import Purse
 from .headers import PARAMETER_HEADERS, groups_of, text_of
 from .signed import (
@@ -85,7 +86,7 @@ def _envelope(
     purse = Purse()
     signed = False
     for part in _walk(own):
-        make_plain(part)
+        _make_plain(part)
         purse.pay(part)
         _check_part(part)
         signed = signed or is_signed_message(part) or is_signed_part(part)
@@ -101,6 +102,23 @@ def _envelope(
     chosen = _addressees(own) if recipients is None else overriding(recipients)
     _complete(own, author)
     return pass_gate(Envelope(path, tuple(m.address.text for m in chosen), _content(own)))
+
+
+def _make_plain(part: AnyMessage) -> None:
+    """Make the headers and the body of `part`, a copy of a message of the standard library, plain.
+
+    Headers that the standard library has parsed stay: what is written of them is looked at again.
+    """
+    own = vars(part)
+    own["_headers"] = [
+        (
+            plain_text(name),
+            value if isinstance(value, Header) or hasattr(value, "defects") else plain_text(value),
+        )
+        for name, value in part.raw_items()
+    ]
+    for name in ("_payload", "preamble", "epilogue"):
+        own[name] = plain_text(own.get(name))
 
 
 def _walk(message: AnyMessage, *, signed: bool = True) -> Iterator[AnyMessage]:

@@ -19,6 +19,7 @@ from ...address import Address, Mailbox, parse_address, shown_name
 from ...common.ascii_text import ascii_lower
 from ...exceptions import AddressError, BadHeaders, TxmailError
 from ..addresses import items_of, parse_mailboxes
+from ..mime.date import date_text
 from ..mime.gate import MAX_LINE
 from ..mime.header_check import ADDRESS_HEADERS, check_value, hides_address
 from ..mime.header_write import (
@@ -31,7 +32,6 @@ from ..mime.header_write import (
     parameter_header,
     phrase,
 )
-from ..render import date_text
 from .costs import parse
 
 _ADDRESS_HEADERS = MAILBOX_LISTS | ADDRESS_HEADERS

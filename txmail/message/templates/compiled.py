@@ -23,16 +23,17 @@ from ...envelope import Envelope, pass_gate
 from ...exceptions import FieldError
 from ..addresses import Entry, mailbox_of, reverse_path
 from ..attachment import Attachment
+from ..content_ids import UNKNOWN, content_ids
 from ..message import Message
 from ..mime import gate
 from ..mime.header_check import check_value
+from ..mime.message_id import message_id_of
 from ..mime.parts import Part, check_headers, header_names, write
-from ..mime.related import UNKNOWN, content_ids
-from ..render import body_of, headers_of, message_id_of
+from ..render import body_of, headers_of
 from .compiled_body import Body, Filled, NotPlain, Places, constant, has_fields, plain
 from .compiled_headers import Headers
 from .compiled_layout import Layout
-from .template import MailboxTemplate, Template, UriTemplate
+from .template_parts import Compilable, MailboxTemplate, UriTemplate
 from .template_values import in_html
 
 _MARKUP = re.compile("[&<>\"']", re.ASCII)
@@ -47,7 +48,7 @@ class CompiledTemplate:
 
     def __init__(
         self,
-        template: Template,
+        template: Compilable,
         *,
         default_sender: Entry | None = None,
         html_to_text: Callable[[str], str] | None = None,
@@ -88,7 +89,7 @@ class CompiledTemplate:
             default_sender=self._default_sender, html_to_text=self._html_to_text
         )
 
-    def __reduce__(self) -> tuple[Callable[[Template], CompiledTemplate], tuple[Template]]:
+    def __reduce__(self) -> tuple[Callable[[Compilable], CompiledTemplate], tuple[Compilable]]:
         again = partial(
             type(self), default_sender=self._default_sender, html_to_text=self._html_to_text
         )
@@ -103,22 +104,22 @@ class _Plan:
 
     def __init__(
         self,
-        template: Template,
+        template: Compilable,
         default_sender: Entry | None,
         html_to_text: Callable[[str], str] | None,
     ) -> None:
         self._places = Places()
         prototype = _prototype(template)
-        people = prototype.people(default_sender)
-        self._author = people.author
-        self._others = tuple([m.address.text for m in (*people.cc, *people.bcc)])
+        addresses = prototype.address_headers(default_sender)
+        self._author = addresses.author
+        self._others = tuple([m.address.text for m in (*addresses.cc, *addresses.bcc)])
         path = prototype.envelope_sender
-        self._path = people.author.address.text if path is None else reverse_path(path)
+        self._path = addresses.author.address.text if path is None else reverse_path(path)
         part = body_of(prototype, html_to_text)
         self._bodies: list[Body] = []
         self._layout = Layout(part, self._find_bodies(template, part, html_to_text is not None))
         _check_places(template, prototype.attachments)
-        headers = headers_of(prototype, people, _STAND_IN_ID)
+        headers = headers_of(prototype, addresses, _STAND_IN_ID)
         self._headers = Headers(template, prototype, headers, self._places)
         names = [header.partition(":")[0] for header in headers]
         self._names = names + header_names(part)
@@ -127,7 +128,7 @@ class _Plan:
         content, boundaries = write(headers, part, _STAND_IN_ID)
         gate.check(content, intended_headers=self._names, boundaries=boundaries, known_parts=True)
 
-    def _find_bodies(self, template: Template, part: Part, makes_text: bool) -> list[Part]:
+    def _find_bodies(self, template: Compilable, part: Part, makes_text: bool) -> list[Part]:
         """Note the bodies that have fields in them; the parts in which the prototype has them."""
         texts = [(plain(template.text.pieces), False)] if template.text else []
         texts += [(plain(template.html.pieces), True)] if template.html else []
@@ -180,7 +181,7 @@ def _leaves(part: Part) -> Iterator[Part]:
         yield from _leaves(child)
 
 
-def _check_places(template: Template, attachments: Iterable[Attachment]) -> None:
+def _check_places(template: Compilable, attachments: Iterable[Attachment]) -> None:
     """Raise `NotPlain` if it may depend on a field whether an attachment is shown in the HTML."""
     pieces = plain(template.html.pieces) if template.html else ()
     if not has_fields(pieces):
@@ -192,7 +193,7 @@ def _check_places(template: Template, attachments: Iterable[Attachment]) -> None
             raise NotPlain
 
 
-def _prototype(template: Template) -> Message:
+def _prototype(template: Compilable) -> Message:
     """A message with all that those of `template` have in common; raises `NotPlain`."""
 
     def stand_in(pieces: Any) -> str:

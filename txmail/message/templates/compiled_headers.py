@@ -8,14 +8,14 @@ from datetime import datetime
 
 from ...address import Mailbox
 from ...common.ascii_text import ascii_lower
-from ..list_headers import list_headers
-from ..message import Message
+from ..list_headers import ListArguments, list_headers
+from ..mime.date import date_text, new_date
 from ..mime.header_check import check_value
 from ..mime.header_write import header as written_header
 from ..mime.header_write import mailbox_header
-from ..render import MAILBOX_HEADERS, date_text, new_date
+from ..render import MAILBOX_HEADERS
 from .compiled_body import NotPlain, Places, has_fields, plain
-from .template import HeaderTemplate, MailboxTemplate, Template, UriTemplate
+from .template_parts import Compilable, HeaderTemplate, MailboxTemplate, UriTemplate
 from .template_values import in_uri
 
 #: Makes a header, or the value of one, from the values of the fields.
@@ -29,7 +29,7 @@ class Headers:
     """
 
     def __init__(
-        self, template: Template, prototype: Message, fixed: list[str], places: Places
+        self, template: Compilable, prototype: ListArguments, fixed: list[str], places: Places
     ) -> None:
         self._fixed = fixed
         self._prototype = prototype

@@ -5,26 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
-from ...address import Mailbox
 from ...common.shown import echo
-from ...exceptions import (
-    BadHeaders,
-    ConfigurationError,
-    InvalidMessage,
-    TemplateError,
-)
-from ...interfaces import ITemplateEngine, ITemplateText
+from ...exceptions import InvalidMessage
+from ...interfaces import ITemplateEngine
 from ...types import Several
-from ..addresses import Entry, mailbox_of
+from ..addresses import Entry
 from ..attachment import Attachment
 from ..message import Message
-from ..mime.header_check import FORBIDDEN, check_value
-from .template_values import Field, in_text, in_uri, plain_fields
-
-if TYPE_CHECKING:
-    from .compiled import CompiledTemplate
+from .compiled import CompiledTemplate
+from .default_engine import default_engine
+from .template_parts import HeaderTemplate, MailboxTemplate, render_uris, uri_templates
+from .template_values import plain_fields
 
 #: Arguments that are URIs, or lists of them (`txmail.message.list_headers`).
 URI_FIELDS = (
@@ -75,10 +68,6 @@ class Template:
     `ConfigurationError` if there is no engine, and what `Message` raises for its arguments.
     """
 
-    #: Makes the engine of templates that are given none. `txmail.config` sets it, which alone loads
-    #: what is optional.
-    default_engine: ClassVar[Callable[[], ITemplateEngine] | None] = None
-
     def __init__(
         self,
         subject: str | None = None,
@@ -106,7 +95,7 @@ class Template:
         given = Message(extra_headers=extra_headers, **constants)
         self.constants: dict[str, Any] = {name: getattr(given, name) for name in constants}
         self._engine = engine
-        using = engine or self._find_engine()
+        using = engine or default_engine.get()
         self.subject = HeaderTemplate.of(subject or "", "subject", using)
         self.text = using.compile(text, "text") if text else None
         self.html = using.compile(html, "html", html=True) if html else None
@@ -118,7 +107,7 @@ class Template:
         ]
         values = (list_help, list_unsubscribe, list_subscribe, list_post, list_owner, list_archive)
         self.uris = {
-            field: _uris(value, field, using)
+            field: uri_templates(value, field, using)
             for field, value in zip(URI_FIELDS, values, strict=True)
             if value
         }
@@ -131,12 +120,6 @@ class Template:
             "reply_to": entries,
             **dict(zip(URI_FIELDS, values, strict=True)),
         }
-
-    @classmethod
-    def _find_engine(cls) -> ITemplateEngine:
-        if cls.default_engine is None:
-            raise ConfigurationError("there is none", field="engine")
-        return cls.default_engine()
 
     def render(
         self,
@@ -184,8 +167,6 @@ class Template:
         The arguments are those of `Message.to_envelope`: as no mailer renders these messages, they
         have to be told here what a mailer would tell.
         """
-        from .compiled import CompiledTemplate
-
         return CompiledTemplate(self, default_sender=default_sender, html_to_text=html_to_text)
 
     def __reduce__(self) -> tuple[Callable[[], Template], tuple[()]]:
@@ -199,99 +180,3 @@ class Template:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {echo(self._sources['subject'] or '')}>"
-
-
-class HeaderTemplate(NamedTuple):
-    """A template for the value of a header; one without fields needs no engine."""
-
-    text: ITemplateText | None
-    constant: str
-    field: str
-
-    @classmethod
-    def of(cls, source: str, field: str, engine: ITemplateEngine) -> HeaderTemplate:
-        check_value(source, field, tab=True)
-        compiled = engine.compile(source, field) if "{" in source else None
-        return cls(compiled, source, field)
-
-    @property
-    def pieces(self) -> tuple[str | Field, ...] | None:
-        """See `ITemplateText`."""
-        return self.text.pieces if self.text else (self.constant,)
-
-    def render(self, fields: Mapping[str, Any]) -> str:
-        """The value. Raises `BadHeaders` if it may not stand in a header."""
-        if self.text is None:
-            return self.constant
-        value = self.text.render(fields)
-        check_value(value, self.field, tab=True)
-        return value
-
-
-class MailboxTemplate(NamedTuple):
-    """A mailbox whose display name is a template."""
-
-    name: HeaderTemplate
-    mailbox: Mailbox
-
-    @classmethod
-    def of(cls, entry: Entry, field: str, engine: ITemplateEngine) -> MailboxTemplate:
-        mailbox = mailbox_of(entry, field)
-        return cls(HeaderTemplate.of(mailbox.display_name, field, engine), mailbox)
-
-    def render(self, fields: Mapping[str, Any]) -> Mailbox:
-        """The mailbox with its name. Raises `BadHeaders` if that may not stand in a header."""
-        name = self.name.render(fields)
-        check_value(name, self.name.field)
-        return Mailbox(name, self.mailbox.address)
-
-
-class UriTemplate(NamedTuple):
-    """A template for a URI."""
-
-    pieces: tuple[str | Field, ...]
-    field: str
-
-    def render(self, fields: Mapping[str, Any]) -> str:
-        """The URI. Raises `TemplateError` for a field that is missing, or `BadHeaders`."""
-        alone = len(self.pieces) == 1
-        found = []
-        for piece in self.pieces:
-            if isinstance(piece, Field):
-                value = in_text(self._value(piece, fields))
-                if FORBIDDEN.search(value):
-                    problem = "a control character or line separator"
-                    raise BadHeaders(problem, field=self.field, value=value)
-                found.append(value if alone else in_uri(value))
-            else:
-                found.append(piece)
-        return "".join(found)
-
-    def _value(self, piece: Field, fields: Mapping[str, Any]) -> Any:
-        value = fields.get(piece.name, piece.default)
-        if value is None and piece.name not in fields:
-            raise TemplateError(f"{echo(piece.name)} is undefined", field=self.field)
-        if isinstance(value, (list, dict)):
-            problem = f"{echo(piece.name)} is a list or mapping, which cannot stand in text"
-            raise TemplateError(problem, field=self.field)
-        return value
-
-
-def render_uris(uris: list[UriTemplate], fields: Mapping[str, Any]) -> str | list[str]:
-    """The URIs as `Message` takes them: one on its own may be a word that is none."""
-    found = [uri.render(fields) for uri in uris]
-    return found[0] if len(found) == 1 else found
-
-
-def _uris(value: Any, field: str, engine: ITemplateEngine) -> list[UriTemplate]:
-    sources = [value] if isinstance(value, str) else value
-    if not isinstance(sources, (list, tuple)):
-        raise InvalidMessage("a URI is needed, or a list of them", field=field, value=value)
-    found = []
-    for source in sources:
-        check_value(source, field)
-        pieces = engine.compile(source, field).pieces if "{" in source else (source,)
-        if pieces is None:
-            raise TemplateError("only text and {{ field }} can stand in a URI", field=field)
-        found.append(UriTemplate(tuple(pieces), field))
-    return found

@@ -79,12 +79,11 @@ class Work:
 
     def only(self, places: Sequence[int]) -> Work:
         """The same for those of its recipients who have these places."""
-        recipients = tuple(self.envelope.recipients[place] for place in places)
         return replace(
             self,
             ids=tuple(self.ids[place] for place in places),
             attempts=tuple(self.attempts[place] for place in places),
-            envelope=Envelope(self.envelope.sender, recipients, self.envelope.content),
+            envelope=self.envelope.only([self.envelope.recipients[place] for place in places]),
         )
 
     def fill(self, found: Any) -> None:

@@ -189,8 +189,7 @@ class LocalSession:
         seconds = None if deadline is None else deadline - self._clock()
         part = envelope
         if len(indexes) < len(envelope.recipients):
-            recipients = tuple(envelope.recipients[index] for index in indexes)
-            part = Envelope(envelope.sender, recipients, envelope.content)
+            part = envelope.only([envelope.recipients[index] for index in indexes])
         self.result = _NOTHING
         if self._guard is not None:
             self._guard()

@@ -7,8 +7,6 @@ written. So all is copied at the door, and what was checked is what is written.
 from __future__ import annotations
 
 import copy
-from email.header import Header
-from email.message import Message
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -53,20 +51,3 @@ def _is_plain(values: Any) -> bool:
     if values and type(values[0]) is tuple and {tuple}.issuperset(map(type, values)):
         values = chain.from_iterable(values)
     return _HARMLESS.issuperset(map(type, values))
-
-
-def make_plain(part: Message[Any, Any]) -> None:
-    """Make the headers and the body of `part`, a copy of a message of the standard library, plain.
-
-    Headers that the standard library has parsed stay: what is written of them is looked at again.
-    """
-    own = vars(part)
-    own["_headers"] = [
-        (
-            plain_text(name),
-            value if isinstance(value, Header) or hasattr(value, "defects") else plain_text(value),
-        )
-        for name, value in part.raw_items()
-    ]
-    for name in ("_payload", "preamble", "epilogue"):
-        own[name] = plain_text(own.get(name))

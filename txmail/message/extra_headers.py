@@ -1,0 +1,66 @@
+"""The extra headers of a `Message`: which names they may have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from ..common.ascii_text import ascii_lower
+from ..exceptions import BadHeaders
+from .list_headers import ARGUMENTS
+from .mime.header_check import HEADER_NAME, MAX_NAME
+
+#: Headers that have an argument.
+_ARGUMENTS = {
+    "from": "sender",
+    "to": "recipients",
+    **{name: name for name in ("cc", "bcc", "subject", "date")},
+    "reply-to": "reply_to",
+    "message-id": "message_id",
+    **ARGUMENTS,
+}
+#: Headers that are made of the parts.
+_MIME = frozenset(
+    {"mime-version", "content-type", "content-transfer-encoding", "content-disposition"}
+    | {"content-id"}
+)
+#: Headers that belong to those who carry mail.
+_TRACE = frozenset({"received", "return-path", "delivered-to"})
+
+
+def check_extra_name(name: Any) -> None:
+    """Raise `BadHeaders` unless `name` can be that of an extra header."""
+    if not isinstance(name, str):
+        raise BadHeaders("the name of a header is a string", field="extra_headers", value=name)
+    if problem := _refusal(name[: MAX_NAME + 1]):
+        raise BadHeaders(problem, field="extra_headers", value=name)
+
+
+@lru_cache(256)
+def _refusal(name: str) -> str:
+    """Why `name`, or more than can be a name, is not one for an extra header; empty if it is."""
+    lower = ascii_lower(name)
+    if lower in _ARGUMENTS:
+        return f"cannot be an extra header, there is {_ARGUMENTS[lower]} for it"
+    if lower in _MIME:
+        return "cannot be an extra header, it is made of the parts (see Attachment)"
+    if lower in _TRACE:
+        return "cannot be an extra header, it is made by those who carry mail"
+    if lower.startswith("resent-"):
+        return "cannot be an extra header; it goes with a message of the standard library"
+    return "" if HEADER_NAME.fullmatch(name) else "not the name of a header"
+
+
+def copy_headers(headers: Any) -> Any:
+    """`headers` copied: a dict for a mapping, a list of pairs otherwise."""
+    if headers is None:
+        return {}
+    if isinstance(headers, Mapping):
+        return dict(headers)
+    if not isinstance(headers, (str, bytes)) and isinstance(headers, Iterable):
+        headers = list(headers)
+        if all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in headers):
+            return [tuple(pair) for pair in headers]
+    problem = "a mapping or a list of pairs is needed"
+    raise BadHeaders(problem, field="extra_headers", value=headers)
