@@ -18,20 +18,15 @@ from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from ..interfaces import IMessage
 from ..types import Several
 from .addresses import (
-    AddressHeaders,
     Entry,
     check_entry,
     entries_of,
-    mailbox_of,
-    mailboxes_of,
     overriding,
     reverse_path,
 )
 from .attachment import Attachment
-from .extra_headers import check_extra_name, copy_headers
-from .icalendar import calendar_text
-from .list_headers import has_list_headers, list_headers
-from .mime.header_check import MAX_HEADERS, check_value
+from .checks import address_headers, check_header_texts
+from .extra_headers import copy_headers
 from .plain_copy import plain_copy
 from .render import render
 
@@ -201,7 +196,7 @@ class Message:
             "reply_to": replies,
         }
         try:
-            own._check_headers()
+            check_header_texts(own)
             for field, of_field in entries.items():
                 for entry in of_field:
                     check_entry(entry, field)
@@ -217,7 +212,7 @@ class Message:
         each names the argument.
         """
         own = plain_copy(self)
-        own.address_headers(None)
+        address_headers(own, None)
         for part in (own.body, own.html, own.calendar, *own.attachments):
             if isinstance(part, Attachment):
                 part.validate()
@@ -226,7 +221,7 @@ class Message:
         """The message as the standard library reads it. Raises what `validate` raises."""
         self.validate()
         own = plain_copy(self)
-        content = render(own, own.address_headers(None))
+        content = render(own, address_headers(own, None))
         return email.message_from_bytes(content, policy=email.policy.SMTP)
 
     def to_envelope(
@@ -244,7 +239,7 @@ class Message:
         HTML only.
         """
         own = plain_copy(self)
-        addresses = own.address_headers(default_sender)
+        addresses = address_headers(own, default_sender)
         chosen = addresses.recipients if recipients is None else overriding(recipients)
         content = render(own, addresses, html_to_text)
         if sender is None:
@@ -258,65 +253,6 @@ class Message:
         if not headers:
             return []
         return list(headers.items()) if isinstance(headers, dict) else copy_headers(headers)
-
-    def address_headers(self, default_sender: Entry | None) -> AddressHeaders:
-        """The mailboxes of the address headers. All that `validate` checks is checked first."""
-        self._check_presence()
-        self._check_headers()
-        # Before a million of them are parsed: there has to be room for "a@b, " each.
-        if (len(self.recipients) + len(self.cc)) * 5 > MAX_HEADERS:
-            problem = f"more than {MAX_HEADERS} octets of headers; others can go to bcc"
-            raise MessageTooLarge(problem, field="recipients")
-        if self.envelope_sender is not None:
-            check_entry(self.envelope_sender, "envelope_sender")
-            reverse_path(self.envelope_sender, field="envelope_sender")
-        if self.sender:
-            author = mailbox_of(self.sender, "sender")
-        elif default_sender:
-            author = mailbox_of(default_sender, "default_sender")
-        else:
-            raise InvalidMessage("there is none, and no default", field="sender")
-        replies = [] if self.reply_to is None else self.reply_to
-        if not isinstance(replies, list):
-            replies = [replies]
-        return AddressHeaders(
-            author,
-            mailboxes_of(self.recipients, "recipients"),
-            mailboxes_of(self.cc, "cc"),
-            mailboxes_of(self.bcc, "bcc"),
-            mailboxes_of(replies, "reply_to"),
-        )
-
-    def _check_presence(self) -> None:
-        if not (self.recipients or self.cc or self.bcc):
-            raise InvalidMessage("there is none", field="recipients")
-        for field in ("body", "html", "calendar"):
-            value = getattr(self, field)
-            kinds = (str, Attachment, bytes) if field == "calendar" else (str, Attachment)
-            if value is not None and not isinstance(value, kinds):
-                raise InvalidMessage("text or an Attachment is needed", field=field, value=value)
-        if isinstance(self.calendar, bytes):
-            calendar_text(self.calendar)
-        if self.body in (None, "") and self.html in (None, ""):
-            raise InvalidMessage("No body: neither text nor HTML", field="body")
-        if self.date is not None and (
-            not isinstance(self.date, datetime) or self.date.utcoffset() is None
-        ):
-            raise InvalidMessage("an aware datetime is needed", field="date")
-
-    def _check_headers(self) -> None:
-        """Check what goes into headers, the people apart."""
-        check_value(self.subject, "subject", tab=True)
-        if self.message_id is not None:
-            check_value(self.message_id, "message_id")
-        if len(self._extra_headers) * len("X:\r\n") > MAX_HEADERS:
-            problem = f"more than {MAX_HEADERS} octets of headers"
-            raise MessageTooLarge(problem, field="extra_headers")
-        for name, value in self.header_pairs():
-            check_extra_name(name)
-            check_value(value, name, tab=True)
-        if has_list_headers(self):
-            list_headers(self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):

@@ -23,6 +23,7 @@ from ...envelope import Envelope, pass_gate
 from ...exceptions import FieldError
 from ..addresses import Entry, mailbox_of, reverse_path
 from ..attachment import Attachment
+from ..checks import address_headers
 from ..content_ids import UNKNOWN, content_ids
 from ..message import Message
 from ..mime import gate
@@ -110,7 +111,7 @@ class _Plan:
     ) -> None:
         self._places = Places()
         prototype = _prototype(template)
-        addresses = prototype.address_headers(default_sender)
+        addresses = address_headers(prototype, default_sender)
         self._author = addresses.author
         self._others = tuple([m.address.text for m in (*addresses.cc, *addresses.bcc)])
         path = prototype.envelope_sender
