@@ -113,7 +113,7 @@ def postgresql() -> Iterator[str]:
         if not is_installed(package):
             raise Skip(f"{package} is not installed")
     # How to run one is a matter of the tests, too.
-    sys.path.insert(0, str(HERE.parent / "tests"))
+    sys.path.insert(0, str(HERE.parent / "tests" / "support"))
     from databases import postgresql_server
 
     with postgresql_server() as url:

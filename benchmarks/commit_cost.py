@@ -25,7 +25,7 @@ from peers import RECIPIENT, SENDER, contents
 from txmail import Envelope, mailer_from_settings
 
 # How to run a Postfix of one's own is a matter of the tests, too.
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 from postfix import AVAILABLE, NEEDS, Postfix, running_postfix, within
 
 MAIN_CF = HERE.parent / "docs" / "smarthost" / "main.cf"

@@ -3,10 +3,10 @@
 Every session is some transactions over connections without a socket to a server that answers
 nonsense, too much, too early, too little or not at all, cuts, floods or falls silent. After each
 commit what the client says of every recipient is compared with what went over its connections
-(``../tests/fuzzing.py``): only our errors; never accepted without a final 2yz in order; never
-called unsent, deferred or failed if the message came whole and was not refused; no more in doubt
-than the window allows. The last commit of a session is to a server that behaves, and it has to
-succeed.
+(``../tests/support/fuzzing.py``): only our errors; never accepted without a final 2yz in order;
+never called unsent, deferred or failed if the message came whole and was not refused; no more in
+doubt than the window allows. The last commit of a session is to a server that behaves, and it has
+to succeed.
 
 It stops at the first session that is wrong, with its seed: ``--seed N --sessions 1`` repeats it.
 """
@@ -23,7 +23,7 @@ import transaction
 from _harness import HERE, header
 
 # The servers, and what they hold a client to, are a matter of the tests, too.
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 from fuzzing import Counts
 from seeded import seeded_session
 

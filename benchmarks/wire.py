@@ -36,7 +36,7 @@ from _harness import (
 from _plot import Series, plot
 
 # How to run a Postfix of one's own is a matter of the tests, too.
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 from postfix import AVAILABLE, MAIN_CF, NEEDS, running_postfix
 
 PACKAGES = ("txmail", "aiosmtplib", "python-slimta", "gevent")

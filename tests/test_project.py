@@ -186,9 +186,9 @@ def test_ci_runs_what_contributors_and_workflows_run():
 
 def test_a_new_migration_follows_the_newest(tmp_path):
     pytest.importorskip("alembic")
-    from txmail.queue import schema, upgrade
+    from txmail.queue import schema
 
-    migrations = Path(upgrade.__file__).with_name("migrations")
+    migrations = Path(schema.__file__).with_name("migrations")
     shutil.copytree(migrations, tmp_path / migrations.relative_to(ROOT))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     command = [

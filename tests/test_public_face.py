@@ -2,7 +2,7 @@
 
 A change of that file is a change for every application. To write it anew::
 
-    PYTHONPATH=tests python tests/public_face.py > tests/public_face.txt
+    PYTHONPATH=tests/support python tests/support/public_face.py > tests/public_face.txt
 """
 
 from __future__ import annotations

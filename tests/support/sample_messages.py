@@ -28,7 +28,7 @@ FIXED = {"message_id": "<sample@example.com>", "date": WHEN}
 SHOP = "Shop <shop@example.com>"
 ANN = "ann@example.com"
 CALENDAR = "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nBEGIN:VEVENT\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
-EML = Path(__file__).parent / "eml"
+EML = Path(__file__).parents[1] / "message" / "eml"
 
 TEXTS = {
     "ascii": "Dear Ann,\nyour order has left.\n",

@@ -635,7 +635,7 @@ def _(play, where, event):
 def test_the_page_shows_the_table():
     """An ``include`` would show nothing where most people will read it."""
     page = failure_page.PAGE.read_text("utf-8")
-    assert f"\n\n{failure_page.shown()}\n" in page, "run python tests/failure_page.py"
+    assert f"\n\n{failure_page.shown()}\n" in page, "run python tests/support/failure_page.py"
 
 
 def test_the_page_shows_every_row():

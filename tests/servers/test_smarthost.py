@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(OPENSSL is None, reason="no openssl command to make certificates with"),
 ]
 
-MAIN_CF = Path(__file__).parent.parent / "docs" / "smarthost" / "main.cf"
+MAIN_CF = Path(__file__).parents[2] / "docs" / "smarthost" / "main.cf"
 APPENDED = """
 queue_directory = {base}/queue
 data_directory = {base}/data

@@ -369,7 +369,7 @@ def test_gunicorn_s_preforked_workers_send(tls_server, authority, tmp_path):
     (tmp_path / "shop.py").write_text(APPLICATION)
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     url = f"smtp://{USER}:s3cret%3F%3Eword@127.0.0.1:{tls_server.port}"
     with listener:
         master = subprocess.Popen(
