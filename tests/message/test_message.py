@@ -54,7 +54,7 @@ def test_a_message_becomes_an_envelope():
 def test_bcc_is_in_the_envelope_only():
     content = hello(bcc=["secret@x.y"]).to_envelope().content
     assert b"secret" not in content
-    assert b"bcc" not in content.lower()
+    assert b"\r\nbcc" not in content.lower()
 
 
 def test_a_message_to_bcc_only_has_no_to():

@@ -34,11 +34,12 @@ ROOT = Path(txmail.__file__).parents[1]
 PROGRAM = """
 import logging, sys, threading
 from txmail import transport_from_url
-from txmail.queue import database, listening, queue as queues
-from txmail.worker import Worker, keeper, loop
+from txmail.queue import queue as queues
+from txmail.queue.database import database, listener
+from txmail.worker import Worker, dispatcher, worker as loop
 from txmail.worker.router import Route
 logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
-keeper.ROUND, loop.LONGEST_PAUSE, listening.AGAIN = 0.3, 1.0, 0.3
+dispatcher.ROUND, loop.LONGEST_PAUSE, listener.AGAIN = 0.3, 1.0, 0.3
 queue, transport = queues.Queue(sys.argv[1]), transport_from_url(sys.argv[2])
 exec(sys.argv[4])
 worker = Worker(queue, transport, **eval(sys.argv[3]))

@@ -227,7 +227,7 @@ WORKER = """
 import sys
 from txmail import transport_from_url
 from txmail.queue.queue import Queue
-from txmail.worker import Worker, keeper
+from txmail.worker import Worker
 queue, transport = Queue(sys.argv[1]), transport_from_url(sys.argv[2])
 worker = Worker(queue, transport, lease=float(sys.argv[3]))
 import threading

@@ -32,7 +32,7 @@ from txmail.testing import Callback, then  # noqa: E402
 
 MESSAGES = 1500
 #: A worker that is told of mail by nobody does not look for it within any test.
-DEAF = "keeper.POLL = 10_000.0"
+DEAF = "dispatcher.POLL = 10_000.0"
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_worker_is_told_of_mail_again_after_a_restart(postgresql, app, server,
 @pytest.mark.sweep
 def test_mail_that_came_while_nobody_listened_is_found(postgresql, app, server, workers):
     """What is told while the connection is broken, nobody hears."""
-    workers.start(url_of(app), server.url, setup=f"{DEAF}; listening.AGAIN = 3.0")
+    workers.start(url_of(app), server.url, setup=f"{DEAF}; listener.AGAIN = 3.0")
     wait_for(lambda: postgresql.listening() == 1, "it does not listen")
     put(app, note("first"))
     server.wait_for(lambda: received(server) == ["first@example.net"])
