@@ -86,6 +86,29 @@ def test_what_a_page_names_is_there(path):
     assert sorted(link for link in links if not (path.parent / link).exists()) == []
 
 
+#: in the page about the house, a file of the package and perhaps what is in it
+_STEP = re.compile(r"``([a-z_/]+\.py)``(?:, ``([A-Za-z_.]+)``)?")
+
+
+def test_the_page_about_the_house_names_what_is_there():
+    """Kind: a map of streets that have other names by now."""
+    page = " ".join((ROOT / "docs" / "architecture.rst").read_text("utf-8").split())
+    steps = _STEP.findall(page)
+    assert len(steps) > 30
+    wrong = []
+    for file, name in steps:
+        if file.startswith("tests/"):
+            found = (ROOT / file).exists()
+        else:
+            module = "txmail." + file.removesuffix(".py").replace("/", ".")
+            found = exists(f"{module}.{name}" if name else module)
+        if not found:
+            wrong.append((file, name))
+    assert wrong == []
+    packages = {path.parent.name for path in (ROOT / "txmail").glob("*/__init__.py")}
+    assert sorted(package for package in packages if f"``{package}/``" not in page) == []
+
+
 def test_the_first_try_of_the_queue_works_in_an_empty_folder(tmp_path):
     """Kind: an example that needs what the reader does not see."""
     page = (ROOT / "docs" / "queue.rst").read_text("utf-8")
