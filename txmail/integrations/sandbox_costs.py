@@ -40,7 +40,7 @@ _WIDE_FORMAT = re.compile(
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)
 #: The format of a date with flags (``%-d``, ``%^a``, ``%:z``) but without widths: with a width, a C
 #: library makes as many characters as somebody asks for.
-_PLAIN_TIME = re.compile(r"(?:[^%]++|%(?:[-_0^#+]*+|:{1,3})[A-Za-z%])*+", re.ASCII)
+_PLAIN_TIME = re.compile(r"(?:[^%]++|(?>%(?:[-_0^#+]*+|:{1,3})[A-Za-z%]))*+", re.ASCII)
 
 Numbers = (int, float, Decimal)
 

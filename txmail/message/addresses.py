@@ -20,7 +20,7 @@ _CACHE_SIZE = 4096
 _CACHED_ENTRY = 400
 
 #: An item of a list and the comma or end behind it; a comma in a quoted string parts nothing.
-_ITEM = re.compile(r'((?:[^",\\]++|"(?:[^"\\]++|\\.)*+"|\\.)*+)(?:,|\Z)', re.DOTALL | re.ASCII)
+_ITEM = re.compile(r'((?:[^",\\]++|(?>"(?:[^"\\]++|\\.)*+")|\\.)*+)(?:,|\Z)', re.DOTALL | re.ASCII)
 
 
 class AddressHeaders(NamedTuple):

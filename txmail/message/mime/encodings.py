@@ -23,14 +23,14 @@ _BLOCK = 128
 
 # Possessive: each octet can be matched in one way only, and nothing is ever tried twice. They say
 # nothing of a line feed on its own, which is counted where there can be one.
-_READABLE_LINES = re.compile(rb"(?:[^\r]{0,%d}+\r\n)*+" % _READABLE)
-_LONGEST_LINES = re.compile(rb"(?:[^\r]{0,%d}+\r\n)*+[^\r]{0,%d}+" % (_LONGEST, _LONGEST))
-_ENCODED_LINES = re.compile(rb"(?:[^\r]{0,%d}+(?<![ \t])\r\n)*+" % _ENCODED)
+_READABLE_LINES = re.compile(rb"(?:(?>[^\r]{0,%d}+\r\n))*+" % _READABLE)
+_LONGEST_LINES = re.compile(rb"(?:(?>[^\r]{0,%d}+\r\n))*+[^\r]{0,%d}+" % (_LONGEST, _LONGEST))
+_ENCODED_LINES = re.compile(rb"(?:(?>[^\r]{0,%d}+(?<![ \t])\r\n))*+" % _ENCODED)
 # Lines that are short enough, and then either the end or as much of a longer one as fits beside an
 # equals sign without tearing an escape. It matches at any place, the end included, and before a CR
 # on its own, which there is none of: a search that fails would begin again at each octet.
 _UP_TO_SOFT_BREAK = re.compile(
-    rb"(?:[^\r]{0,%d}+\r\n)*+(?:[^\r]{0,%d}+\Z|[^\r]{%d,%d}(?<!=)(?<!=.)|[^\r]{0,%d}+\r)"
+    rb"(?:(?>[^\r]{0,%d}+\r\n))*+(?:[^\r]{0,%d}+\Z|[^\r]{%d,%d}(?<!=)(?<!=.)|[^\r]{0,%d}+\r)"
     % (_ENCODED, _ENCODED, _ENCODED - 3, _ENCODED - 1, _ENCODED)
 )
 

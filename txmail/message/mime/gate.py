@@ -58,10 +58,14 @@ _AT_MOST_ONCE = frozenset(
 _NEVER = frozenset({b"bcc", b"resent-bcc"})
 
 # Possessive, because each octet can be matched in one way only.
-_LINES = re.compile(rb"(?:[^\r]{0,%d}+\r\n)++" % MAX_LINE)
+# What repeats is an atomic group: before 3.11.5, Python forgets where a possessive repetition began
+# when its body fails half-way (python/cpython#106052), and Debian 12 has Python 3.11.2.
+_LINES = re.compile(rb"(?:(?>[^\r]{0,%d}+\r\n))++" % MAX_LINE)
 _TEXT = rb"[\t -~\x80-\xff]*+"
-_SECTION = re.compile(rb"(?:[!-9;-~]++:%b(?:\r\n[\t ]++[!-~\x80-\xff]%b)*+\r\n)*+" % (_TEXT, _TEXT))
-_FIELD = re.compile(rb"(?<![^\n])([!-9;-~]++):([^\r\n]*+(?:\r\n[\t ][^\r\n]*+)*+)\r\n")
+_SECTION = re.compile(
+    rb"(?:(?>[!-9;-~]++:%b(?:(?>\r\n[\t ]++[!-~\x80-\xff]%b))*+\r\n))*+" % (_TEXT, _TEXT)
+)
+_FIELD = re.compile(rb"(?<![^\n])([!-9;-~]++):([^\r\n]*+(?:(?>\r\n[\t ][^\r\n]*+))*+)\r\n")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 _BARE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _NUL = re.compile(rb"\0")

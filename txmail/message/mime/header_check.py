@@ -66,7 +66,7 @@ _NO_ASCII = re.compile(
 
 _FIELD_TEXT = rb"[\t -~\x80-\xff]*+"
 _FIELD = re.compile(
-    rb"([!-9;-~]++):(%b(?:\r\n[\t ]++[!-~\x80-\xff]%b)*+)\r\n" % (_FIELD_TEXT, _FIELD_TEXT)
+    rb"([!-9;-~]++):(%b(?:(?>\r\n[\t ]++[!-~\x80-\xff]%b))*+)\r\n" % (_FIELD_TEXT, _FIELD_TEXT)
 )
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 

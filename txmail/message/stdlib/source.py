@@ -12,7 +12,7 @@ from ..mime import gate
 from ..mime.encodings import crlf
 from .signed import AnyMessage, is_signed_message, is_signed_part
 
-_FIELD = re.compile(rb"(?<![^\n])([!-9;-~]++):[^\n]*+\n(?:[ \t][^\n]*+\n)*+")
+_FIELD = re.compile(rb"(?<![^\n])([!-9;-~]++):[^\n]*+\n(?:(?>[ \t][^\n]*+\n))*+")
 
 
 def with_source(

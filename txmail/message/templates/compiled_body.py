@@ -26,7 +26,7 @@ _UNBROKEN = 76
 
 #: Lines of quoted-printable up to a line end that is not a soft one. CR and LF occur in line ends
 #: only, all others are escaped.
-_HARD_LINES = re.compile(rb"(?<![^\n])(?<!=\r\n)(?:[^\r\n]*+(?<==)\r\n)*+[^\r\n]*+\r\n")
+_HARD_LINES = re.compile(rb"(?<![^\n])(?<!=\r\n)(?:(?>[^\r\n]*+(?<==)\r\n))*+[^\r\n]*+\r\n")
 
 
 class NotPlain(Exception):
