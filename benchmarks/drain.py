@@ -337,7 +337,6 @@ def claimed(
                 now=now,
                 lease=now + 60_000,
                 limit=BATCH,
-                skip_locked=not database.is_sqlite,
             )
         taken += len(found)
         if contents:  # as a worker does it: when others may write again

@@ -215,7 +215,7 @@ def test_without_health_all_is_looked_at(doctor, database, server):
     assert f"ok   {server.url} answers" in out.splitlines()
     assert "1 failed" in out
     assert "note what has failed or is in doubt waits for a person" in out.splitlines()
-    assert ("SQLite " in out) == database.is_sqlite
+    assert ("SQLite " in out) == database.is_in_process
     assert "EHLO" in server.commands[0]
     assert not server.messages
 

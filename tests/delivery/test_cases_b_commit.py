@@ -347,12 +347,12 @@ def test_b7_with_a_queue_it_is_published_all_the_same(make_queue, tm, server, ki
     app = make_queue(kind)
     mailer = app.mailer()
     broken(mailer)
-    app.queue.listeners.append(lambda: fail(ZeroDivisionError()))
+    app.queue.host.notifier.listeners.append(lambda: fail(ZeroDivisionError()))
     with tm:
         mailer.enqueue(letter("one", ONE))
         mailer.send(letter("two", TWO))
     assert app.states() == {ONE: "ready", TWO: "sent"}
-    app.queue.listeners.clear()
+    app.queue.host.notifier.listeners.clear()
 
 
 def test_b7_an_interrupt_of_a_subscriber_spoils_nothing(tm, mailer, server):

@@ -104,7 +104,7 @@ def test_b_what_is_published_is_looked_for_once(
     monkeypatch.setattr(batch, "CHUNK", chunk)
     plans.clear()
     put_many(app, "new", COUNT)
-    assert app.queue.upkeep.flush(PATIENCE)
+    assert app.queue.host.background.flush(PATIENCE)
     assert plans
     for plan in plans:
         limits = [node for node in nodes(plan) if node["Node Type"] == "Limit"]

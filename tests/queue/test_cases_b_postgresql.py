@@ -89,14 +89,14 @@ def test_b10_listening_is_given_up_with_one_line(pooled, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "txmail.queue")
     for _ in range(3):
         listener = threading.Event().set
-        queue.attend(listener)
-        queue._listening._thread.join(20)
-        assert not queue._listening._thread.is_alive()
-        queue.neglect(listener)
+        queue.subscribe(listener)
+        queue.host.notifier._listening._thread.join(20)
+        assert not queue.host.notifier._listening._thread.is_alive()
+        queue.unsubscribe(listener)
     said = [r for r in caplog.records if "LISTEN" in r.getMessage()]
     assert len(said) == 1
     assert "PgBouncer" in said[0].getMessage()
-    with queue.database._process().engine.connect() as connection:
+    with queue.database.engine.connect() as connection:
         assert not connection.execute(sa.text("SELECT pg_listening_channels()")).all()
     queue.close()
 
@@ -105,12 +105,12 @@ def test_b10_a_server_without_a_pooler_is_listened_to(postgresql_url):
     queue = Queue(postgresql_database(postgresql_url, "direct"))
     upgrade.init(queue.database)
     other, heard = Queue(queue._url), threading.Event()
-    queue.attend(heard.set)
+    queue.subscribe(heard.set)
     wait_for(heard.is_set, "it does not listen")
     heard.clear()
     other._announce()
     assert heard.wait(10)
-    queue.neglect(heard.set)
+    queue.unsubscribe(heard.set)
     queue.close()
     other.close()
 
@@ -136,7 +136,7 @@ def test_b10_options_of_the_url_have_their_types(postgresql_url, option, name, v
     query = "&" if "?" in postgresql_url else "?"
     url = postgresql_url + (query + option if option else "")
     queue = Queue(url)
-    driver = queue.database._process().engine.raw_connection().driver_connection
+    driver = queue.database.engine.raw_connection().driver_connection
     assert getattr(driver, name) == value
     queue.close()
     for make in (
@@ -296,7 +296,7 @@ def test_b11_s13_a_connection_that_cannot_be_made(closing, what, own, way):
         with pytest.raises(TxmailError) as caught:
             way(queue)
     finally:
-        queue.upkeep._tasks.clear()
+        queue.host.background._tasks.clear()
         queue.close()
     assert words in str(caught.value)
     assert leaked(caught.value, PASSWORD) == []

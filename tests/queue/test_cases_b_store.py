@@ -504,7 +504,7 @@ def test_b12_closing_a_queue_that_was_refused_waits_for_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(threading.Condition, "wait", note)
         mailer.close()
-    assert not queue.upkeep._tasks or sum(waited) < 5
+    assert not queue.host.background._tasks or sum(waited) < 5
 
 
 def test_b12_a_server_that_is_not_there(manager):
@@ -516,7 +516,7 @@ def test_b12_a_server_that_is_not_there(manager):
     with pytest.raises(QueueUnavailable):
         manager.commit()
     manager.abort()
-    assert not queue.upkeep._tasks
+    assert not queue.host.background._tasks
     mailer.close()
 
 

@@ -74,7 +74,7 @@ def run_elsewhere(app):
 
 def quiet(app):
     """Nobody else commits in the background."""
-    app.queue.upkeep._round = lambda: None
+    app.queue.host.background._round = lambda: None
     return app
 
 
@@ -313,7 +313,7 @@ def test_q4_a_driver_that_reports_an_error_at_commit(make_queue, tm, kind, commi
     mailer = app.mailer()
     tm.begin()
     mailer.enqueue(note("one"))
-    engine = app.queue.database._process().engine
+    engine = app.queue.database.engine
 
     def arm():
         @sa.event.listens_for(engine, "commit", once=True)

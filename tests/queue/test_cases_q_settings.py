@@ -185,7 +185,7 @@ def test_q5_a_database_that_takes_no_writes_says_so(place, where, kind, capsys):
         tm.commit()
     tm.abort()
     assert "default_transaction_read_only" in str(caught.value)
-    queue.upkeep._tasks.clear()
+    queue.host.background._tasks.clear()
     queue.close()
     assert main(["doctor", "--url", "memory:", "--queue-url", url, "--workers", "0"]) == 1
     said = capsys.readouterr().out

@@ -195,7 +195,7 @@ def test_q10_only_processes_older_than_the_upgrade_allows_stop(
     if how == "a round":
         database.look_again()
     else:
-        database._process().engine.dispose()
+        database.engine.dispose()
     for use in (database.write, database.read):
         if goes_on:
             with use():

@@ -237,7 +237,7 @@ def test_nothing_is_left_when_all_that_was_written_is_taken_back(
         tm.commit()
         assert other.ready() == [TWO]
     assert app.is_empty()
-    assert not app.queue._mine.open
+    assert not app.queue.host.open
 
 
 # -- hooks and retries
@@ -443,7 +443,7 @@ def test_a_large_batch_is_made_ready_in_steps(app, mailer, tm, no_warnings):
 def test_more_keys_than_fit_into_a_step(make_queue, tm, kind, monkeypatch):
     app = make_queue(kind)
     monkeypatch.setattr("txmail.queue.batch.CHUNK", 3)
-    monkeypatch.setattr("txmail.queue.queue.CHUNK", 3)
+    monkeypatch.setattr("txmail.queue.host.CHUNK", 3)
     mailer = app.mailer()
     with tm:
         for number in range(10):
@@ -460,7 +460,7 @@ def test_more_keys_than_fit_into_a_step(make_queue, tm, kind, monkeypatch):
 @pytest.mark.parametrize("wake", [True, False])
 def test_workers_are_woken_unless_it_is_said_otherwise(app, mailer, tm, wake):
     woken = threading.Event()
-    app.queue.listeners.append(woken.set)
+    app.queue.host.notifier.listeners.append(woken.set)
     with tm:
         mailer.enqueue(letter("one", ONE), wake=wake)
     app.queue.flush(20)
@@ -562,7 +562,7 @@ def test_direct_and_queued_mail_in_one_transaction(app, mailer, tm, server, no_w
     assert [o.recipient for o in mailer.last_outcomes] == [ONE, TWO, THREE]
     assert statuses(mailer.last_outcomes) == ["accepted", "unsent", "accepted"]
     assert app.batches() == ["published"]
-    assert not app.queue._mine.open
+    assert not app.queue.host.open
 
 
 def test_mailers_can_be_told_to_queue_what_is_sent(app, tm, server):
@@ -702,7 +702,7 @@ def test_a_child_of_a_process_in_mid_transaction_has_nothing_of_it(make_queue, t
         with manager:
             mailer.bind(transaction_manager=manager).enqueue(letter("two", TWO))
             manager.get().join(Recorder(FIRST))
-        return alive, app.queue.flush(10), sorted(app.queue._mine.open)
+        return alive, app.queue.flush(10), sorted(app.queue.host.open)
 
     tm.get().join(Recorder(BETWEEN, do={"vote": lambda: said.append(in_child(child))}))
     mailer.enqueue(letter("one", ONE))
@@ -738,7 +738,7 @@ def test_a_closed_queue_opens_nothing_by_itself(make_queue, tm):
         with tm:
             mailer.enqueue(letter("one", "x@example.com"))
         app.queue.close()
-        thread = app.queue.upkeep._thread
+        thread = app.queue.host.background._thread
         if thread is not None:
             thread.join(10)
-        assert app.queue.database._processes == {}
+        assert app.queue.database._connections._states.known() is None

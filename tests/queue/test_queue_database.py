@@ -88,7 +88,9 @@ def database(request):
 @pytest.fixture
 def url(database, file, request):
     """The URL of `database`."""
-    return f"sqlite:///{file}" if database.is_sqlite else request.getfixturevalue("postgresql_url")
+    return (
+        f"sqlite:///{file}" if database.is_in_process else request.getfixturevalue("postgresql_url")
+    )
 
 
 def put(connection, *names, value="x"):
@@ -223,7 +225,7 @@ def blocked(database):
 
     def hold():
         with Database.write(database) as connection:
-            if not database.is_sqlite:
+            if not database.is_in_process:
                 connection.exec_driver_sql("LOCK TABLE txmail_control")
             entered.set()
             leave.wait(30)
@@ -492,7 +494,7 @@ def test_an_engine_can_be_adopted_later(database, engine):
         pass
     theirs.adopt(engine)
     theirs.adopt(sa.create_engine("sqlite://", poolclass=sa.NullPool))
-    assert theirs.is_sqlite == database.is_sqlite
+    assert theirs.is_in_process == database.is_in_process
     assert names(theirs) == []
 
 
@@ -519,7 +521,7 @@ def test_an_engine_that_shares_its_connection_is_refused():
 
 def test_an_engine_that_commits_by_itself_is_refused(database, url):
     database.prepare()
-    if database.is_sqlite:
+    if database.is_in_process:
         if sys.version_info < (3, 12):
             pytest.skip("Python 3.12 has this mode of SQLite")
         engine = sa.create_engine(url, connect_args={"autocommit": True})

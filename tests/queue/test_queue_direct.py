@@ -63,7 +63,7 @@ def agree(app, mailer):
         assert row.begun == 0
         assert outcome.queued is (outcome.status != "accepted")
     assert app.batches() == ["published"]
-    assert not app.queue._mine.open
+    assert not app.queue.host.open
     return [STATES[o.status] for o in mailer.last_outcomes]
 
 
@@ -448,7 +448,7 @@ def test_another_manager_that_fails_before_our_vote_leaves_nothing(
     tm.abort()
     assert server.messages == []
     assert app.is_empty()
-    assert not app.queue._mine.open
+    assert not app.queue.host.open
 
 
 @pytest.mark.parametrize("kind", [IN_SQLITE, IN_POSTGRESQL])
@@ -573,7 +573,7 @@ def test_a_message_sent_immediately_ends_as_its_outcome(make_queue, server, kind
     assert outcomes == mailer.last_outcomes
     assert [STATES[o.status] for o in outcomes] == [expected]
     assert app.states() == {ONE: expected}
-    assert not app.queue._mine.open
+    assert not app.queue.host.open
 
 
 def test_a_message_in_doubt_that_may_not_go_on_is_an_error(make_queue, server):

@@ -58,5 +58,5 @@ def test_but_not_for_ever(queue_at):
 
 def test_a_batch_that_was_given_up_is_resolved_at_once(queue_at):
     queue = queue_at(0)
-    queue.abandon(7, [])
+    queue.host.abandon(7, [])
     assert resolved(queue) == ["published"]

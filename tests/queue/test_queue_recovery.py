@@ -64,7 +64,7 @@ class Shop:
         """The queue as somebody else has it, who knows the same witnesses."""
         options = {"witnesses": self.witnesses, "clock": lambda: self.now, **options}
         queue = Queue(f"sqlite:///{self.folder}/mail.db", **options)
-        queue.upkeep._round = lambda: None
+        queue.host.background._round = lambda: None
         self.made.append(queue)
         return queue
 
@@ -72,7 +72,7 @@ class Shop:
         """The process is killed, and another one takes its place."""
         self.life.dead = True
         self.tm.abort()
-        self.queue.upkeep.tasks.clear()
+        self.queue.host.background.tasks.clear()
         self.lives += 1
         self.reader.bury(f"dead {self.lives}")
         self.start(**options)

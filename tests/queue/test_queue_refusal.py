@@ -68,7 +68,7 @@ def taken(app, mailer, tm, way="enqueue"):
 def put_right(app):
     """What the background had to do is done, with nobody's help."""
     assert app.queue.flush(20)
-    assert not app.queue._mine.open
+    assert not app.queue.host.open
 
 
 # -- full
@@ -123,7 +123,7 @@ def test_deferred_mail_takes_room(make_queue, tm, server):
 def test_a_database_file_that_may_not_grow(make_queue, tm, server, way):
     app = make_queue(OWN_SQLITE)
     mailer = app.mailer()
-    engine = app.queue.database._process().engine
+    engine = app.queue.database.engine
     more = [8]
 
     @sa.event.listens_for(engine, "checkout")
@@ -293,7 +293,7 @@ def test_a_postgresql_that_stops_within_the_commit(make_queue, tm, server):
     tm.commit()
     # It has committed: the living process goes on trying.
     assert {row.state for row in app.deliveries().values()} == {"staged"}
-    assert app.queue._mine.open
+    assert app.queue.host.open
     app.door.open()
     assert app.states() == {ONE: "ready", TWO: "sent"}
     put_right(app)
@@ -399,7 +399,7 @@ def test_a_publish_that_fails_is_tried_again_and_the_commit_does_not_raise(
     tm.commit()
     assert app.database.values() == ["order"]
     assert {row.state for row in app.deliveries().values()} == {"staged"}
-    assert app.queue._mine.open or (kind, way) == (IN_SQLITE, "enqueue")
+    assert app.queue.host.open or (kind, way) == (IN_SQLITE, "enqueue")
     other.execute("ROLLBACK")
     other.close()
     assert app.states() == {ONE: "sent" if way == "send" else "ready"}
@@ -413,7 +413,7 @@ def test_what_is_published_late_is_told_to_workers(make_queue, tm, monkeypatch):
     tm.begin().join(Recorder("!", do={"vote": app.door.shut}))
     mailer.enqueue(letter("one", ONE))
     woken = threading.Event()
-    app.queue.listeners.append(woken.set)
+    app.queue.host.notifier.listeners.append(woken.set)
     tm.commit()
     assert not woken.is_set()
     app.door.open()

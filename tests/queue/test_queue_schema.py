@@ -27,7 +27,7 @@ from alembic.migration import MigrationContext  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.queue.database import upgrade, version  # noqa: E402
 from txmail.queue.database.database import Database  # noqa: E402
-from txmail.queue.sql import claim  # noqa: E402
+from txmail.queue.sql import claim, leases, parked, schedule  # noqa: E402
 from txmail.queue.sql.round_robin import Turns  # noqa: E402
 
 ROOT = Path(txmail.__file__).parents[1]
@@ -77,7 +77,7 @@ def described(database):
 
     SQLite repeats what it was told, and puts other spaces around a column that was added.
     """
-    if database.is_sqlite:
+    if database.is_in_process:
         queries = ["SELECT name, sql FROM sqlite_master WHERE name LIKE '%txmail%'"]
     else:
         queries = [
@@ -250,7 +250,7 @@ def test_a_missing_table_has_the_version_looked_at_again(database):
         connection.exec_driver_sql("DROP TABLE txmail_audit")
     with pytest.raises(SchemaError), database.write() as connection:
         connection.execute(sa.select(schema.audit))
-    if not database.is_sqlite:
+    if not database.is_in_process:
         with pytest.raises(SchemaError, match="txmail db init"):
             database.prepare()
 
@@ -442,7 +442,7 @@ def finished(request, tmp_path_factory):
             messages = ((n, n, "plain", "<m>", "", 1, 1, b"x") for n in range(20_000))
             columns = ("id", "batch", "kind", "message_id", "sender", "created", "size", "content")
             database.insert(connection, schema.message, columns, messages)
-        if not database.is_sqlite:
+        if not database.is_in_process:
             with database.write() as connection:
                 connection.exec_driver_sql("ANALYZE")
     yield databases
@@ -462,9 +462,11 @@ def test_what_is_finished_costs_nothing(finished, kind, index):
         )
         values = compiled.params
         parameters = (
-            tuple(values[name] for name in compiled.positiontup) if database.is_sqlite else values
+            tuple(values[name] for name in compiled.positiontup)
+            if database.is_in_process
+            else values
         )
-        explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
+        explain = "EXPLAIN QUERY PLAN" if database.is_in_process else "EXPLAIN"
         plan = connection.exec_driver_sql(f"{explain} {compiled}", parameters).all()
     text = str(plan)
     assert index in text, text
@@ -479,7 +481,7 @@ class Undone(Exception):
 def test_nothing_that_a_worker_asks_reads_what_is_finished(finished):
     """Each statement as it is run, with its parameters: SQLite plans by these."""
     database = finished["SQLite"]
-    engine, asked, plans = database._process().engine, [], {}
+    engine, asked, plans = database.engine, [], {}
 
     def note(connection, cursor, statement, parameters, context, many):
         asked.append((statement, parameters[0] if many else parameters))
@@ -504,16 +506,16 @@ def test_nothing_that_a_worker_asks_reads_what_is_finished(finished):
 
 
 def _ask_as_a_worker(connection):
-    claim.wake(connection, 10)
-    claim.end_leases(connection, 10, 10)
-    claim.renew(connection, [1, 2], 10)
+    schedule.wake(connection, 10)
+    leases.end_leases(connection, 10, 10)
+    leases.renew(connection, [1, 2], 10)
     claim.unclaim(connection, [1, 2], 10)
-    claim.unpark(connection, {"default"}, 10)
-    claim.is_parked(connection, "default")
-    claim.oldest_due(connection)
+    parked.unpark(connection, {"default"}, 10)
+    parked.is_parked(connection, "default")
+    schedule.oldest_due(connection)
     sum(1 for _ in Turns().others(connection, 4, 0))
     for options in ({"turn": Turns()}, {"route": "default"}):
-        claim.take(connection, token=1, now=10, lease=20, limit=64, skip_locked=False, **options)
+        claim.take(connection, token=1, now=10, lease=20, limit=64, **options)
 
 
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])

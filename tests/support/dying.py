@@ -8,6 +8,7 @@ import select
 import signal
 from collections.abc import Callable, Iterator
 
+from claiming import claim_and_load
 from workers import another, change
 
 from txmail.queue import schema
@@ -61,13 +62,12 @@ def hold(app, *, ready: int = 0, begun: int = 0, lease: float = 300.0) -> Callab
             for token, limit in ((1, begun), (2, ready)):
                 if not limit:
                     continue
-                works, _ = claim.claim(
+                works = claim_and_load(
                     connection,
                     token=token,
                     now=now,
                     lease=until,
                     limit=limit,
-                    skip_locked=not queue.database.is_sqlite,
                 )
                 if token == 1:
                     claim.begin(connection, works)

@@ -230,7 +230,7 @@ def work(job: Committing) -> None:
     said = os.open(job.said, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     application = Application(job)
     if job.synchronous:
-        engine = application.queue.database._process().engine
+        engine = application.queue.database.engine
         sa.event.listen(engine, "checkout", lambda c, *_: _set_synchronous(c, job.synchronous))
     for name in job.transactions:
         try:

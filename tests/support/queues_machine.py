@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from txmail.exceptions import QueueUnavailable
 from txmail.interfaces import ISession, ITransport, IWitness
-from txmail.queue.background import Upkeep
+from txmail.queue.background import Background
 from txmail.queue.process_identity import process_id
 
 #: states of a delivery of which somebody will try to send it
@@ -68,10 +68,10 @@ class Life:
             self.step()
 
         queue.database.write = mortal
-        queue.upkeep = Later(self)
+        queue.host.background = Later(self)
 
 
-class Later(Upkeep):
+class Later(Background):
     """What is to be done in the background is done when it is waited for."""
 
     def __init__(self, life: Life) -> None:
@@ -80,14 +80,14 @@ class Later(Upkeep):
         self.tasks: list[Callable[[], object]] = []
 
     def do(self, task) -> None:
-        """See `Upkeep`."""
+        """See `Background`."""
         self.tasks.append(task)
 
     def start(self) -> None:
-        """See `Upkeep`: there are no rounds here."""
+        """See `Background`: there are no rounds here."""
 
     def flush(self, timeout=None) -> bool:
-        """See `Upkeep`."""
+        """See `Background`."""
         if self._life.dead:
             self.tasks.clear()
         while self.tasks:

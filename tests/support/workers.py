@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
+from claiming import claim_and_load
 from commits import note
 
 from txmail import Mailer, transport_from_url
@@ -134,13 +135,12 @@ def claim(app, limit: int = 64, *, token: int = 1, lease: float = 60.0, begun=Fa
     database = app.queue.database
     with database.write() as connection:
         now = database.now(connection)
-        works, _ = claims.claim(
+        works = claim_and_load(
             connection,
             token=token,
             now=now,
             lease=now + int(lease * 1000),
             limit=limit,
-            skip_locked=not database.is_sqlite,
             **options,
         )
         if begun:

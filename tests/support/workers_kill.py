@@ -116,11 +116,11 @@ def attended(queue: Queue):
     def listener() -> None:
         """The run looks by itself."""
 
-    queue.attend(listener)
+    queue.subscribe(listener)
     try:
         yield
     finally:
-        queue.neglect(listener)
+        queue.unsubscribe(listener)
 
 
 @contextmanager

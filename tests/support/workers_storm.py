@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from killing import Job, serve
 
 from txmail import transport_from_url
+from txmail.queue import retry
 from txmail.queue.queue import Queue
-from txmail.queue.sql import claim
 from txmail.worker import Worker
 from txmail.worker.router import Route
 
@@ -33,7 +33,7 @@ class Storming(Job):
 
 def work(job: Storming) -> None:
     """What the process does."""
-    claim.DOUBT_DELAY = DOUBT_DELAY
+    retry.DOUBT_DELAY = DOUBT_DELAY
     route = Route.to("default", transport_from_url(job.server), window=WINDOW)
     Worker(Queue(job.queue), [route], batch=BATCH, lease=LEASE).run()
 

@@ -118,7 +118,7 @@ class Commits:
 
     def check_not_locked(self):
         """Others can write at once, without any collector of garbage."""
-        if self.app is None or not self.app.queue.database.is_sqlite:
+        if self.app is None or not self.app.queue.database.is_in_process:
             return
         other = sqlite3.connect(self.app.engine.url.database, timeout=5)
         other.execute("BEGIN IMMEDIATE")

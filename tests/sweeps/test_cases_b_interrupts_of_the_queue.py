@@ -39,7 +39,7 @@ def database(request, tmp_path):
     def opened(url):
         made = Database.from_url(url)
         where, name = made._backend, "_connect"
-        if made.is_sqlite:
+        if made.is_in_process:
             where, name = made._backend._file, "connect"
         connect = getattr(where, name)
 

@@ -226,7 +226,7 @@ class Machine(RuleBasedStateMachine):
             if work.settling and work.fate is ABORTED and work.failures:
                 work.fate = OPEN  # it could not take back what it had written
         self.tm.abort()
-        self.queue.upkeep.tasks.clear()
+        self.queue.host.background.tasks.clear()
         self.mailer.close()
         self.reader.bury(f"dead {self.lives}")
         self.live()
@@ -394,7 +394,7 @@ class Machine(RuleBasedStateMachine):
     def _ended(self, fate):
         work, self.work = self.work, Work()
         work.fate = fate
-        work.settling = work.killed or bool(self.queue.upkeep.tasks)
+        work.settling = work.killed or bool(self.queue.host.background.tasks)
         self.ended.append(work)
 
     def _killed(self):

@@ -212,7 +212,7 @@ def commit_and_die(app, *, key=None):
         tm.begin()
         app.database.write("order")
         mailer.enqueue(letter("one", "one@example.com"), idempotency_key=key)
-        app.queue.upkeep.do = app.queue.upkeep._start = lambda *_: None
+        app.queue.host.background.do = app.queue.host.background._start = lambda *_: None
         SessionBatch.finish = lambda *_: None
         tm.commit()
 
@@ -251,7 +251,7 @@ def test_q1_what_a_dead_process_was_sending_itself_is_due_again_soon(kind, make_
         app._tm.begin()
         for name in ("a", "b"):
             mailer.send(note(name))
-        app.queue.upkeep.do = lambda *_: None
+        app.queue.host.background.do = lambda *_: None
         # It dies behind its vote, and before the queue hears of it.
         OwnBatch.finish = SessionBatch.finish = lambda *_: None
         app._tm.commit()

@@ -15,7 +15,7 @@ from txmail import mailer_from_settings, transport_from_url  # noqa: E402
 from txmail.exceptions import ConfigurationError  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402
 from txmail.queue.retry import RetryPolicy, Settlement  # noqa: E402
-from txmail.queue.sql import claim  # noqa: E402
+from txmail.queue.sql import schedule  # noqa: E402
 from txmail.queue.states import State  # noqa: E402
 from txmail.testing import CLOSE, Callback, then  # noqa: E402
 from txmail.worker import run_once  # noqa: E402
@@ -105,7 +105,7 @@ def test_q12_workers_that_die_of_a_message_are_counted_like_servers(kind, make_q
         assert row.state == "in_doubt"
         assert (row.due is None) is (number == 3)
         clock.advance(HOUR)
-        in_write(app, claim.wake)
+        in_write(app, schedule.wake)
 
 
 @kinds(OWN_SQLITE, IN_SQLITE)

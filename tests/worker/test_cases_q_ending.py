@@ -201,9 +201,11 @@ def test_q13_a_worker_that_stops_does_not_wait_for_a_poll(kind, make_queue, memo
     monkeypatch.setattr(listener.Bell.wait, "__defaults__", (None, PATIENCE * 10))
     with working(app.queue, memory) as worker:
         worker.wait_rounds()
-        wait_for(lambda: app.queue._listening._thread is not None, "it does not listen")
-    app.queue._listening._thread.join(PATIENCE)
-    assert not app.queue._listening._thread.is_alive()
+        wait_for(
+            lambda: app.queue.host.notifier._listening._thread is not None, "it does not listen"
+        )
+    app.queue.host.notifier._listening._thread.join(PATIENCE)
+    assert not app.queue.host.notifier._listening._thread.is_alive()
 
 
 @kinds(OWN_POSTGRESQL)
@@ -289,7 +291,7 @@ def test_q11_a_thread_that_listens_begins_again_whatever_it_meets(
     with Heard("txmail.queue") as heard, working(queue, memory):
         heard.wait_for(f"cannot listen: {type(error).__name__}; trying again")
         wait_for(lambda: len(failed) == 2, "it is not tried again")
-        wait_for(lambda: queue._listening._thread.is_alive(), "it has died")
+        wait_for(lambda: queue.host.notifier._listening._thread.is_alive(), "it has died")
     queue.close()
 
 
@@ -304,13 +306,13 @@ def test_q11_what_a_listener_raises_does_not_end_it(kind, make_queue, memory, mo
         calls.append(True)
         raise RuntimeError("a listener of somebody else")
 
-    queue.listeners.append(raises)
+    queue.host.notifier.listeners.append(raises)
     with working(queue, memory):
         put(app, note("a"))
         wait_for(lambda: calls, "it has heard of nothing")
         before = len(calls)
         put(app, note("b"))
         wait_for(lambda: len(calls) > before or app.queue.counts() == {"sent": 2}, "it has died")
-        assert queue._listening._thread.is_alive()
-    queue.listeners.remove(raises)
+        assert queue.host.notifier._listening._thread.is_alive()
+    queue.host.notifier.listeners.remove(raises)
     queue.close()

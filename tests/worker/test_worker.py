@@ -13,6 +13,7 @@ from queues import IN_SQLITE, OWN_POSTGRESQL, OWN_QUEUES, OWN_SQLITE, kinds
 
 sa = pytest.importorskip("sqlalchemy")
 
+from claiming import claim_and_load
 from workers import (  # noqa: E402
     Clock,
     Heard,
@@ -33,7 +34,7 @@ from txmail.envelope import Envelope  # noqa: E402
 from txmail.outcome import Outcome  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.queue.retry import Settlement  # noqa: E402
-from txmail.queue.sql import claim as claims  # noqa: E402
+from txmail.queue.sql import leases, settlements  # noqa: E402
 from txmail.queue.states import State  # noqa: E402
 from txmail.testing import Callback, then  # noqa: E402
 from txmail.worker import Worker, dispatcher, run_once  # noqa: E402
@@ -326,9 +327,7 @@ def test_who_claims_does_not_wait_for_one_who_is_claiming(app):
     connection = first.__enter__()
     try:
         now = database.now(connection)
-        mine, _ = claims.claim(
-            connection, token=1, now=now, lease=now + 1000, limit=10, skip_locked=True
-        )
+        mine = claim_and_load(connection, token=1, now=now, lease=now + 1000, limit=10)
         others = claim(app, 20, token=2)
     finally:
         first.__exit__(None, None, None)
@@ -347,11 +346,12 @@ def test_a_result_without_its_token_is_not_written_and_leaves_no_trace(app):
     failed = Settlement(State.FAILED, None, 1, False, 550, "550 no")
     for made in (SENT, failed):
         assert (
-            in_write(app, lambda c, now, m=made: claims.settle(c, [(work.ids[0], 8, m)], now)) == 0
+            in_write(app, lambda c, now, m=made: settlements.settle(c, [(work.ids[0], 8, m)], now))
+            == 0
         )
     assert app.deliveries()["a@example.net"] == before
     assert app.attempts("a@example.net") == []
-    assert in_write(app, lambda c, now: claims.settle(c, [(work.ids[0], 7, failed)], now)) == 1
+    assert in_write(app, lambda c, now: settlements.settle(c, [(work.ids[0], 7, failed)], now)) == 1
     (attempt,) = app.attempts("a@example.net")
     assert (attempt.state, attempt.code, attempt.reply) == ("failed", 550, "550 no")
 
@@ -361,8 +361,8 @@ def test_a_result_is_written_once(app):
     put(app, note("a"))
     (work,) = claim(app, token=7)
     results = [(work.ids[0], 7, SENT)]
-    assert in_write(app, lambda c, now: claims.settle(c, results, now)) == 1
-    assert in_write(app, lambda c, now: claims.settle(c, results, now)) == 0
+    assert in_write(app, lambda c, now: settlements.settle(c, results, now)) == 1
+    assert in_write(app, lambda c, now: settlements.settle(c, results, now)) == 0
     assert app.deliveries()["a@example.net"].attempts == 1
 
 
@@ -372,7 +372,7 @@ def test_what_is_given_back_is_ready_for_anybody_and_has_cost_nothing(app):
     (work,) = claim(app, token=7, begun=True)
     assert app.deliveries()["a@example.net"].begun == 1
     back = Settlement(State.READY, int(app.queue.database._clock() * 1000), 0, False, None, None)
-    in_write(app, lambda c, now: claims.settle(c, [(work.ids[0], 7, back)], now))
+    in_write(app, lambda c, now: settlements.settle(c, [(work.ids[0], 7, back)], now))
     row = app.deliveries()["a@example.net"]
     assert (row.state, row.attempts, row.begun, row.token, row.lease, row.process) == (
         "ready", 0, 0, None, None, None
@@ -391,9 +391,9 @@ def test_a_lease_that_ends_leaves_what_was_not_begun_ready_and_the_rest_in_doubt
     put(app, note("begun"))
     claim(app, token=2, begun=True)
     clock.advance(60)
-    assert in_write(app, claims.end_leases) == 0
+    assert in_write(app, leases.end_leases) == 0
     clock.advance(0.1)
-    assert in_write(app, claims.end_leases) == 2
+    assert in_write(app, leases.end_leases) == 2
     rows = app.deliveries()
     claimed, begun = rows["claimed@example.net"], rows["begun@example.net"]
     assert (claimed.state, claimed.attempts, claimed.duplicate) == ("ready", 0, 0)
@@ -426,9 +426,9 @@ def test_a_lease_that_is_renewed_goes_on(app, clock):
     claim(app, 1, token=1)
     claim(app, 1, token=2)
     clock.advance(59)
-    in_write(app, lambda c, now: claims.renew(c, [1], now + 60_000))
+    in_write(app, lambda c, now: leases.renew(c, [1], now + 60_000))
     clock.advance(2)
-    assert in_write(app, claims.end_leases) == 1
+    assert in_write(app, leases.end_leases) == 1
     assert sorted(row.state for row in app.deliveries().values()) == ["ready", "sending"]
 
 
@@ -670,8 +670,8 @@ def test_a_result_does_not_wait_until_the_worker_looks_for_mail_again(
     """It waits for others a moment only, also if the keeper has nothing to do by then."""
     monkeypatch.setattr(dispatcher, "POLL", 3600.0)
     monkeypatch.setattr(dispatcher, "ROUND", 3600.0)
-    app.queue.attend = lambda listener: app.queue.listeners.append(listener)
-    app.queue.neglect = lambda listener: app.queue.listeners.remove(listener)
+    app.queue.subscribe = lambda listener: app.queue.host.notifier.listeners.append(listener)
+    app.queue.unsubscribe = lambda listener: app.queue.host.notifier.listeners.remove(listener)
     put(app, note("a"))
     waits = threading.Event()
     server.on(".", then(Callback(lambda: waits.wait(20))))

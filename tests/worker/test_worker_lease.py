@@ -431,7 +431,7 @@ def test_a_child_that_was_forked_in_the_wrong_moment_can_enqueue(kind, make_queu
         server.wait_for(lambda: len(server.messages) == 1)
         worker.wait_rounds()
         with worker._ledger.changed:
-            assert in_child(lambda: app.queue.wake()) == "None"
+            assert in_child(lambda: app.queue.host.notifier.wake()) == "None"
             assert in_child(worker.stop) == "None"
         in_child(lambda: put(app, note("second")))
         server.wait_for(lambda: len(server.messages) == 2)

@@ -29,7 +29,7 @@ from txmail import Mailer, start_worker, transport_from_url  # noqa: E402
 from txmail.exceptions import ConfigurationError, QueueFull  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.queue.inspect import read_health  # noqa: E402
-from txmail.queue.sql import claim  # noqa: E402
+from txmail.queue.sql import parked as parked_mail  # noqa: E402
 from txmail.reply import Reply  # noqa: E402
 from txmail.testing import CLOSE, HANG, Callback, ScriptedServer, then  # noqa: E402
 from txmail.worker import dispatcher, run_once  # noqa: E402
@@ -380,7 +380,7 @@ def test_what_waits_for_a_route_that_is_none_any_more_goes_another_way_in_the_en
     change(app, schema.delivery.update().values(route="renamed"))
     memory_ = memory()
     assert run_once(app.queue, memory_) == 0
-    clock.advance(claim.PARKED / 1000)
+    clock.advance(parked_mail.PARKED / 1000)
     run_once(app.queue, memory_)
     clock.advance(1)
     run_once(app.queue, memory_)
@@ -512,7 +512,7 @@ def test_what_wakes_nobody_is_found_when_the_worker_looks(
     woken = []
     with working(app.queue, smtp) as worker:
         worker.wait_rounds()
-        app.queue.wake = lambda: woken.append(1)
+        app.queue.host.notifier.wake = lambda: woken.append(1)
         put(app, note("a"), wake=False)
         server.wait_for(lambda: len(server.messages) == 1)
     assert woken == []

@@ -52,7 +52,6 @@ def claim(app):
                 now=now,
                 lease=now + 60_000,
                 limit=limit,
-                skip_locked=not database.is_sqlite,
                 turn=turn,
             )
         assert len({row.id for row in rows}) == len(rows) <= limit

@@ -103,6 +103,7 @@ def _upgrade(database: Database) -> Exit:
 
 
 def _status(database: Database) -> Exit:
+    from ..queue.inspect import read_tables
     from ..queue.schema import VERSION
 
     found = database.table_version(look=True)
@@ -115,28 +116,15 @@ def _status(database: Database) -> Exit:
     ours = found.number == VERSION
     known = "is the one this txmail needs" if ours else f"this txmail, with {VERSION}, can use"
     _say(database, f"version {found.number}, which {known}")
-    for title, numbers in _counts(database):
+    counts = read_tables(database)
+    for title, numbers in (
+        ("deliveries", counts.deliveries),
+        ("open batches", counts.open_batches),
+    ):
         sys.stdout.write(f"{title}:\n" if numbers else f"{title}: none\n")
         for state, number in numbers:
             sys.stdout.write(f"  {printable(state):<12}{number:>12}\n")
     return Exit.OK
-
-
-def _counts(database: Database) -> list[tuple[str, list[tuple[str, int]]]]:
-    import sqlalchemy as sa
-
-    from ..queue.schema import IS_OPEN, batch, delivery
-
-    deliveries = sa.select(delivery.c.state, sa.func.count()).group_by(delivery.c.state)
-    batches = sa.select(batch.c.state, sa.func.count()).where(IS_OPEN).group_by(batch.c.state)
-    with database.look() as connection:
-        return [
-            (
-                title,
-                sorted((str(state), int(number)) for state, number in connection.execute(query)),
-            )
-            for title, query in (("deliveries", deliveries), ("open batches", batches))
-        ]
 
 
 def _say(database: Database, text: str) -> None:

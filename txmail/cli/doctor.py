@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sqlite3
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -155,21 +154,10 @@ def _of_transport(transport: ITransport, what: str, *, connect: bool) -> Iterato
 
 
 def _of_database(queue: Any) -> Iterator[_Finding]:
-    if not queue.database.is_sqlite:
-        with contextlib.suppress(QueueUnavailable):  # which is said with the rest
-            for advice in queue.database.advice():
-                yield _Mark.BAD if advice.bad else _Mark.ADVICE, advice.text
-        return
-    version = sqlite3.sqlite_version
-    if queue.database.unsafe_wal:
-        yield (
-            _Mark.ADVICE,
-            f"SQLite {version} can corrupt a file when its log is reset during a checkpoint; "
-            "txmail keeps that from happening in its own file, if no other program opens it. "
-            "3.44.6, 3.50.7 and 3.51.3 have the correction",
-        )
-    else:
-        yield _Mark.OK, f"SQLite {version} has the correction of the log's reset"
+    with contextlib.suppress(QueueUnavailable):  # which is said with the rest
+        for advice in queue.database.advice():
+            mark = _Mark.BAD if advice.bad else _Mark.OK if advice.fine else _Mark.ADVICE
+            yield mark, advice.text
 
 
 def _of_queue(queue: Any, max_age: float, workers: int) -> Iterator[_Finding]:

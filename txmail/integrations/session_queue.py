@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY, SessionDataManager
 
 from ..exceptions import ConfigurationError
+from ..queue.retry import DOUBT_RETRIES
 from ..queue.session import SessionQueue, Sessions
-from ..queue.sql.claim import DOUBT_RETRIES
 
 
 def session_queue(

@@ -8,7 +8,6 @@ about them; and batches of dead processes are resolved. The thread ends when the
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import time
 import weakref
@@ -17,6 +16,7 @@ from collections.abc import Callable
 
 from ..common.locks import hold
 from ..common.logs import quiet_logger
+from ..common.per_process import this_process
 
 log = quiet_logger("txmail.queue")
 
@@ -34,7 +34,7 @@ IDLE = 5.0
 Task = Callable[[], object]
 
 
-class Upkeep:
+class Background:
     """Tasks to be done soon, and a round from time to time.
 
     `round` is called every `ROUND` seconds while `busy` says that there is something open.
@@ -48,7 +48,7 @@ class Upkeep:
         _all.add(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
+        self._process = this_process()
         self._tasks: deque[Task] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -69,7 +69,7 @@ class Upkeep:
         self._start(None)
 
     def _start(self, task: Task | None) -> None:
-        if self._pid != os.getpid():
+        if self._process != this_process():
             # What the parent was to do, it does.
             self._reset()
         hold(self._changed, lambda: self._wake(task))
@@ -91,7 +91,7 @@ class Upkeep:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all tasks are done, at most `timeout` seconds; True if they are."""
-        if self._pid != os.getpid():
+        if self._process != this_process():
             return True
         return hold(self._changed, lambda: self._flushed(timeout))
 
@@ -112,7 +112,7 @@ class Upkeep:
         may refuse it for hours. The thread goes on trying. No more rounds until there is something
         to do again.
         """
-        if self._pid != os.getpid():
+        if self._process != this_process():
             return True
         self._resting = True
         return hold(self._changed, lambda: self._rested(timeout))
@@ -190,13 +190,13 @@ class Upkeep:
         return True
 
 
-_all: weakref.WeakSet[Upkeep] = weakref.WeakSet()
+_all: weakref.WeakSet[Background] = weakref.WeakSet()
 
 
 def _at_exit() -> None:
     end = time.monotonic() + LAST_CHANCE
-    for upkeep in list(_all):
-        upkeep.flush(max(0.0, end - time.monotonic()))
+    for background in list(_all):
+        background.flush(max(0.0, end - time.monotonic()))
 
 
 atexit.register(_at_exit)

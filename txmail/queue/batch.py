@@ -16,23 +16,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from zope.interface import implementer
 
+from ..common.logs import quiet_logger
 from ..interfaces import IBatch, IWitness
 from ..outcome import Outcome, Scope, Status
 from ..submission import StagedSubmission, Submission
 from .commit_check import commit_surely
+from .host import Host
 from .schema import batch
 from .sql.dead import noted_owner
 from .sql.publish import CHUNK, Written
 from .states import BatchState, State
-
-if TYPE_CHECKING:
-    from .queue import Queue
-from ..common.logs import quiet_logger
+from .witnesses import Witnesses
 
 log = quiet_logger("txmail.queue")
 
@@ -47,9 +46,9 @@ Settled = Sequence[tuple[Submission, Sequence[Outcome]]]
 class Batch:
     """What both kinds of batch have in common."""
 
-    def __init__(self, queue: Queue, number: int) -> None:
-        self._queue = queue
-        self._store = queue.store
+    def __init__(self, host: Host, number: int) -> None:
+        self._host = host
+        self._store = host.store
         self.number = number
         self._rows: dict[Submission, StagedSubmission] = {}
         self._written: Written = {}
@@ -84,7 +83,7 @@ class Batch:
         Not before it is to be done does this have its end: an exception may have come before, and
         then whoever ends the transaction asks again.
         """
-        self._queue.upkeep.do(write)
+        self._host.background.do(write)
         self._ended = True
         # What an exception has kept this thread from ending would be waited for there.
         self._store.database.abandon()
@@ -132,7 +131,7 @@ class Batch:
         if again and self._is_published(connection):
             return large
         outcomes = [*outcomes, *self._known()]
-        store.settle(connection, outcomes, now, hold_doubt=self._queue.on_doubt == "hold")
+        store.settle(connection, outcomes, now, hold_doubt=self._host.hold_doubt)
         if large:
             decided = self._public or store.change_batch(
                 connection, self.number, BatchState.PUBLISHING, now
@@ -208,14 +207,17 @@ class OwnBatch(Batch):
 
     def __init__(
         self,
-        queue: Queue,
+        host: Host,
         number: int,
-        witnesses: Sequence[IWitness],
+        told: Sequence[IWitness],
+        witnesses: Witnesses,
         transaction: Any,
         transaction_manager: Any,
     ) -> None:
-        super().__init__(queue, number)
-        self._witnesses = list(witnesses)
+        """`told` are the witnesses whose `begin` was called."""
+        super().__init__(host, number)
+        self._told = list(told)
+        self._witnesses = witnesses
         self._transaction = transaction
         self._transaction_manager = transaction_manager
         #: what the witnesses noted, and the sort keys of those who take part
@@ -248,7 +250,7 @@ class OwnBatch(Batch):
         if not late:
             self._notes = self._noted(resources)
         self._others |= others
-        self._queue.opened(self.number)
+        self._host.opened(self.number)
         again = self._unsure
         try:
             with self._store.database.write(timeout=timeout) as connection:
@@ -259,7 +261,7 @@ class OwnBatch(Batch):
                 self._write(connection, change, first=again or not self._stored)
                 self._where = self._store.database.store
         except BaseException:
-            self._queue.unbeaten()
+            self._host.unbeaten()
             raise
         self._unsure, self._stored = False, True
         self._rows = wanted
@@ -276,16 +278,16 @@ class OwnBatch(Batch):
         if connection.scalar(there) is None:
             log.error("batch %x went with the lost file, and is written anew", self.number)
             rows = Change.between({}, self._rows)
-            self._queue.unbeaten()
+            self._host.unbeaten()
             self._write(connection, rows, first=True)
 
     def _noted(self, resources: Sequence[Any]) -> dict[str, Any]:
         """What each witness that was there has noted."""
         if self._transaction is not None:
-            every = self._queue.witnesses_of(resources)
-            self._witnesses += [each for each in every if each not in self._witnesses]
+            every = self._witnesses.of(resources)
+            self._told += [each for each in every if each not in self._told]
         found = {}
-        for witness in self._witnesses:
+        for witness in self._told:
             noted = witness.note(self._transaction, self._transaction_manager, self.number)
             if noted is not None:
                 found[witness.name] = noted
@@ -299,7 +301,7 @@ class OwnBatch(Batch):
         )
         if first:
             self._written = {}
-            self._queue.beat(connection, now)
+            self._host.beat(connection, now)
             store.open_batch(connection, self.number, BatchState.STAGED, noted, now)
         else:
             store.note(connection, self.number, noted, now)
@@ -309,7 +311,7 @@ class OwnBatch(Batch):
             store.mark_begun(connection, self._written[row.submission], row.begun)
         if change.new:
             count = sum(len(row.submission.envelope.recipients) for row in change.new)
-            self._queue.check_room(connection, count)
+            self._host.check_room(connection, count)
             self._written |= store.insert(connection, self.number, change.new, State.STAGED, now)
 
     def decide(self, last: bool, timeout: float) -> None:
@@ -373,20 +375,20 @@ class OwnBatch(Batch):
 
     def _announce(self, connection: sa.Connection) -> None:
         if self._wakes():
-            self._queue.announce(connection)
+            self._host.notifier.announce(connection)
 
     def _made_public(self, more: bool) -> None:
         if more:
-            self._queue.promote_later(self.number)
+            self._host.promote_later(self.number)
         if self._wakes():
-            self._queue.wake()
+            self._host.notifier.wake()
 
     def abort(self, settled: Settled) -> None:
         """See `IBatch`."""
         if self._ended:
             return
         if not (self._stored or self._unsure):
-            self._queue.closed(self.number)
+            self._host.closed(self.number)
             return
         out = sent(self._outcomes(settled))
         self._later_ended(lambda: self._forget(out, BACKGROUND_TIMEOUT))
@@ -423,8 +425,8 @@ class OwnBatch(Batch):
         # What is in doubt stays what it is in a batch that nobody has decided about: begun.
         accepted = [(i, o) for i, o in outcomes if o.status is Status.ACCEPTED]
         out = {id_ for id_, _ in sent(outcomes)}
-        self._queue.abandon(self.number, accepted, [i for i, _ in outcomes if i not in out])
+        self._host.abandon(self.number, accepted, [i for i, _ in outcomes if i not in out])
 
     def _close(self) -> None:
-        self._queue.closed(self.number)
+        self._host.closed(self.number)
         self._transaction = self._transaction_manager = None

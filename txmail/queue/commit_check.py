@@ -38,8 +38,7 @@ def commit_surely(
     """
     deadline = time.monotonic() + timeout
     database = store.database
-    # SQLite answers by itself.
-    share = 1 if database.is_sqlite else _SHARE
+    share = 1 if database.is_in_process else _SHARE
     written: list[_T] = []
     try:
         with database.write(timeout=timeout * share) as connection:
@@ -57,7 +56,7 @@ def commit_surely(
 
 def _state(store: Store, number: int, deadline: float, lost: QueueUnavailable) -> BatchState | None:
     database = store.database
-    begin = database.read if database.is_sqlite else database.write
+    begin = database.read if database.is_in_process else database.write
     pause = _FIRST_PAUSE
     while (left := deadline - time.monotonic()) > 0:
         try:

@@ -1,6 +1,8 @@
-"""How a queue is: what waits, for how long, who works on it, and which routes fail.
+"""The one place that counts and lists what is in a queue.
 
-Only indexes of what waits are read: a million finished deliveries take no longer than none.
+`read_health` says what waits, for how long, who works on it, and which routes fail. It reads only
+indexes of unfinished deliveries, so a million finished ones take no longer than none. `read_counts`
+and `read_tables` count the finished ones, too.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from .schema import (
     NEEDS_ATTENTION,
     batch,
     delivery,
+    message,
     process,
 )
-from .sql import claim, route_state
+from .sql import parked, route_state, schedule
 from .sql.dead import leased_by_the_dead
 from .sql.processes import identity_of
 from .states import BatchState, State
@@ -133,7 +136,7 @@ def read_health(database: Database, *, look: bool = False) -> Health:
     """
     with database.look() if look else database.read() as connection:
         now = database.now(connection)
-        due = claim.oldest_due(connection)
+        due = schedule.oldest_due(connection)
         undecided = sa.select(sa.func.count()).where(IS_OPEN, batch.c.state == BatchState.UNKNOWN)
         return Health(
             database.name,
@@ -165,6 +168,54 @@ def _counts(connection: sa.Connection) -> dict[str, int]:
     return counts
 
 
+def read_counts(connection: sa.Connection) -> dict[str, int]:
+    """See `Queue.counts`."""
+    found: dict[str, int] = {}
+    rows = connection.execute(
+        sa.select(delivery.c.state, sa.func.count())
+        .where(delivery.c.state != State.STAGED)
+        .group_by(delivery.c.state)
+    )
+    for state, count in rows:
+        found[state] = count
+    staged = connection.execute(
+        sa.select(batch.c.state, sa.func.count())
+        .select_from(delivery)
+        .join(message, message.c.id == delivery.c.message)
+        .join(batch, batch.c.id == message.c.batch)
+        .where(delivery.c.state == State.STAGED, batch.c.state != BatchState.DISCARDED)
+        .group_by(batch.c.state)
+    )
+    for of, count in staged:
+        committed = of in (BatchState.PUBLISHING, BatchState.PUBLISHED)
+        state = State.READY if committed else State.STAGED
+        found[state.value] = found.get(state.value, 0) + count
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class TableCounts:
+    """The rows of the tables by their states, in the order of their names, as they are stored."""
+
+    deliveries: tuple[tuple[str, int], ...]
+    open_batches: tuple[tuple[str, int], ...]
+
+
+def read_tables(database: Database) -> TableCounts:
+    """The rows of the tables, also of damaged ones. Nothing is changed: see `Database.look`.
+
+    Raises `QueueUnavailable`, `SchemaError`.
+    """
+    deliveries = sa.select(delivery.c.state, sa.func.count()).group_by(delivery.c.state)
+    batches = sa.select(batch.c.state, sa.func.count()).where(IS_OPEN).group_by(batch.c.state)
+    with database.look() as connection:
+        return TableCounts(_sorted(connection, deliveries), _sorted(connection, batches))
+
+
+def _sorted(connection: sa.Connection, query: sa.Select[Any]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((str(state), int(number)) for state, number in connection.execute(query)))
+
+
 def _workers(connection: sa.Connection, now: int) -> int:
     fresh = sa.select(process).where(
         process.c.kind == "worker", process.c.heartbeat > now - FRESH * 1000
@@ -175,7 +226,7 @@ def _workers(connection: sa.Connection, now: int) -> int:
 
 
 def _routes(connection: sa.Connection, now: int) -> list[RouteHealth]:
-    waiting = claim.waiting_for(connection)
+    waiting = parked.waiting_for(connection)
     return [
         RouteHealth(
             name,

@@ -29,10 +29,9 @@ from ..exceptions import IllegalMove
 from ..interfaces import IWitness
 from ..witness_answer import Answer, WitnessAnswer
 from .process_identity import Fate
-from .retry import DOUBT_DELAY
+from .retry import DOUBT_DELAY, DOUBT_RETRIES
 from .schema import audit, batch
-from .sql import claim, connection_slots
-from .sql.claim import DOUBT_RETRIES
+from .sql import connection_slots, leases
 from .sql.dead import BATCHES, DEAD_DELAY, dead_holders, fate_of_owner
 from .sql.publish import Store
 from .states import BatchState
@@ -78,7 +77,7 @@ class Resolver:
         with database.write() as connection:
             dead, lease_now = dead_holders(connection), database.lease_now(connection)
             connection_slots.free(connection, dead)
-            return claim.end_leases(
+            return leases.end_leases(
                 connection,
                 database.now(connection),
                 lease_now,

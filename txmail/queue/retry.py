@@ -17,6 +17,8 @@ from .states import State
 DEFERRED_DELAY = 300_000
 ROUTE_DELAY = 60_000
 DOUBT_DELAY = 300_000
+#: How often what is in doubt is tried again before it waits for a person.
+DOUBT_RETRIES = 3
 #: The longest time between two tries, and how long a message is tried that says nothing else.
 MAX_DELAY = 4 * 3_600_000
 LIFETIME = 5 * 24 * 3_600_000

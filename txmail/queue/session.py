@@ -26,8 +26,8 @@ from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, OwnBatch, 
 from .database.database import Database
 from .database.session_connection import SessionConnection, watch_returns
 from .queue import NUMBER_BITS, Queue
+from .retry import DOUBT_RETRIES
 from .schema import batch, delivery
-from .sql.claim import DOUBT_RETRIES
 from .sql.dead import noted_owner
 from .states import BatchState, State
 
@@ -108,19 +108,8 @@ class SessionQueue(Queue):
     def begin_apart(self, transaction_manager: Any) -> IBatch:
         """The same for mail that comes too late for the session to take part."""
         number = secrets.randbits(NUMBER_BITS)
-        return OwnBatch(self, number, (), transaction_manager.get(), transaction_manager)
-
-    def opened(self, number: int) -> None:
-        """See `Queue`. A database in memory has no use for a heartbeat, nor for a resolver."""
-        if self.database.is_shared:
-            self._mine.open.add(number)
-        else:
-            super().opened(number)
-
-    def beat_soon(self) -> None:
-        """See `Queue`."""
-        if not self.database.is_shared:
-            super().beat_soon()
+        transaction = transaction_manager.get()
+        return OwnBatch(self.host, number, (), self._witnesses, transaction, transaction_manager)
 
     def join(self, session: Session, transaction_manager: Any) -> None:
         """Have `session` take part in the transaction, with changes."""
@@ -160,12 +149,11 @@ def _engine_of(session: Session) -> sa.Engine:
 class SessionBatch(Batch):
     """See `IBatch`; made by `SessionQueue.begin`."""
 
-    _queue: SessionQueue
-
     def __init__(
         self, queue: SessionQueue, number: int, session: Session, transaction_manager: Any
     ) -> None:
-        super().__init__(queue, number)
+        super().__init__(queue.host, number)
+        self._queue = queue
         self._session: Session | None = session
         self._held: SessionConnection | None = None
         self._transaction_manager = transaction_manager
@@ -219,12 +207,12 @@ class SessionBatch(Batch):
         self._later = begun or any(
             row.submission.options.idempotency_key is not None or row.outcomes for row in rows
         )
-        self._queue.check_room(
+        self._host.check_room(
             connection, sum(len(row.submission.envelope.recipients) for row in rows)
         )
         if begun:
-            self._queue.opened(self.number)
-            self._queue.beat_soon()
+            self._host.opened(self.number)
+            self._host.beat_soon()
         state = BatchState.SENDING if begun else BatchState.PUBLISHING
         self._public = not begun
         if not self._later:
@@ -254,19 +242,19 @@ class SessionBatch(Batch):
             outcomes = self._outcomes(settled)
             self._soon(lambda seconds: self._finish(outcomes, seconds), FINISH_TIMEOUT)
         elif self._rows and self._wakes():
-            self._queue.announce_later()
+            self._host.notifier.announce_later()
         self._end()
 
     def _finish(self, outcomes: list[tuple[int, Outcome]], timeout: float) -> None:
         with self._store.database.write(timeout=timeout, durable=False) as connection:
             more = self._publish(connection, outcomes)
             if self._wakes():
-                self._queue.announce(connection)
-        self._queue.closed(self.number)
+                self._host.notifier.announce(connection)
+        self._host.closed(self.number)
         if more:
-            self._queue.promote_later(self.number)
+            self._host.promote_later(self.number)
         if self._wakes():
-            self._queue.wake()
+            self._host.notifier.wake()
 
     def abort(self, settled: Settled) -> None:
         """See `IBatch`: the rows are gone with the session's, unless that had committed before."""
@@ -279,7 +267,7 @@ class SessionBatch(Batch):
             self._later_ended(lambda: self._forget(out))
         elif self._later:
             # Its session may have committed in its own vote: then the mail has, too.
-            self._later_ended(lambda: self._queue.abandon(self.number, []))
+            self._later_ended(lambda: self._host.abandon(self.number, []))
         self._end()
 
     def _forget(self, outcomes: list[tuple[int, Outcome]]) -> None:
@@ -287,7 +275,7 @@ class SessionBatch(Batch):
         with self._store.database.write(timeout=BACKGROUND_TIMEOUT) as connection:
             if connection.scalar(there) is not None:
                 self._settle_aborted(connection, outcomes)
-        self._queue.closed(self.number)
+        self._host.closed(self.number)
 
     def mark_unknown(self, settled: Settled) -> None:
         """See `IBatch`: if the rows are there, they have committed."""
@@ -297,7 +285,7 @@ class SessionBatch(Batch):
             self._apart.mark_unknown(settled)
         elif self._later:
             outcomes = self._outcomes(settled)
-            self._later_ended(lambda: self._queue.abandon(self.number, outcomes))
+            self._later_ended(lambda: self._host.abandon(self.number, outcomes))
         self._end()
 
     def may_be_committed(self, error: BaseException | None) -> bool:

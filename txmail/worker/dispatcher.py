@@ -19,7 +19,7 @@ from ..events import Event, Events, ResultsRefused
 from ..exceptions import TxmailError
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
-from ..queue.sql import claim, connection_slots, impossible
+from ..queue.sql import claim, connection_slots, impossible, leases, parked, schedule, settlements
 from ..queue.sql.claimed import Work, load, read
 from ..queue.sql.dead import dead_holders
 from ..queue.sql.round_robin import Turns
@@ -231,12 +231,12 @@ class Keeper(Ledger):
             return self._finds(connection)
 
     def _finds(self, connection: Any) -> bool:
-        due = claim.next_due(connection)
+        due = schedule.next_due(connection)
         now = self._latest(self._queue.database.now(connection))
         if due is not None and due <= now:
             return True
         return any(
-            claim.is_parked(connection, lane.route.name, now)
+            parked.is_parked(connection, lane.route.name, now)
             for lane in self._lanes
             if not lane.high and self._has_room(lane)
         )
@@ -277,19 +277,19 @@ class Keeper(Ledger):
             began = time.monotonic()
             now, lease_now = database.now(connection), database.lease_now(connection)
             made = [self._judge.settle(result, now) for result in results]
-            made = claim.hold_repeated(connection, made, self._queue.doubt_retries)
+            made = settlements.hold_repeated(connection, made, self._queue.doubt_retries)
             written = 0
             delayed, others = self._delayed(results, made)
             for route, some in _by_route(others).items():
-                written += claim.settle(connection, some, now, route)
-            written += claim.delay(connection, delayed, now)
+                written += settlements.settle(connection, some, now, route)
+            written += parked.delay(connection, delayed, now)
             self._news = [
                 self._judge.tell(result, settled, now)
                 for result, (_, _, settled) in zip(results, made, strict=True)
             ]
             if written < len(made):
                 self._news.append(ResultsRefused(self._queue.name, len(made) - written))
-            claim.settle(connection, self._over, now)
+            settlements.settle(connection, self._over, now)
             self._give_back(connection, back, now)
             lease = lease_now + int(self._lease * 1000)
             gone = len(made) + sum(len(work.ids) for work, _, _ in back) + len(self._over)
@@ -313,7 +313,7 @@ class Keeper(Ledger):
         self._unsure.clear()
         # Transactions back to back would leave nobody else a moment to write.
         ended = time.monotonic()
-        self.pause_until = ended + (max(BREATH, ended - began) if database.is_sqlite else BREATH)
+        self.pause_until = ended + (max(BREATH, ended - began) if database.one_writer else BREATH)
         return done
 
     def _delayed(
@@ -332,7 +332,7 @@ class Keeper(Ledger):
 
     def _give_back(self, connection: Any, back: list[tuple[Work, float, str]], now: int) -> None:
         """Give back what was claimed: until its route has room, works again, or at once."""
-        claim.park(
+        parked.park(
             connection,
             [(work, why if s == _PARK else None) for work, s, why in back if s <= 0],
             now,
@@ -347,7 +347,7 @@ class Keeper(Ledger):
             if s > 0
             for id_ in work.ids
         ]
-        claim.delay(connection, later, now)
+        parked.delay(connection, later, now)
 
     def _seat(self, connection: Any, begun: list[Work], room: int, now: int, lease: int) -> int:
         """See to it that lanes may connect that want to; for how many there is `room` then."""
@@ -379,7 +379,7 @@ class Keeper(Ledger):
         expired = [r.id for r in rows if isinstance(r.expires, int) and r.expires <= now]
         if expired:
             gone = Settlement(State.EXPIRED, None, 0, False, None, "its time was over")
-            claim.settle(connection, [(id_, token, gone) for id_ in expired], now)
+            settlements.settle(connection, [(id_, token, gone) for id_ in expired], now)
             rows = [r for r in rows if r.id not in expired]
         urgent = any(r.priority == Priority.HIGH for r in rows)
         busy = all(lane.waiting for lane in self._lanes if not lane.high)
@@ -389,9 +389,9 @@ class Keeper(Ledger):
         # A lane that has nothing to do need not wait for another transaction.
         works, unreadable = read(connection, rows, token)
         done.claimed = self._ways.assign(works)
-        claim.settle(connection, unreadable, now)
+        settlements.settle(connection, unreadable, now)
         at_once = self._at_once(done.claimed, now)
-        claim.settle(connection, load(connection, at_once), now)
+        settlements.settle(connection, load(connection, at_once), now)
         done.claimed = [w for w in done.claimed if w.loaded or w not in at_once]
         at_once = [w for w in at_once if w.loaded]
         claim.begin(connection, at_once)
@@ -414,7 +414,6 @@ class Keeper(Ledger):
             latest=self._latest(now),
             lease=lease,
             limit=limit,
-            skip_locked=not self._queue.database.is_sqlite,
             priorities=priorities,
             route=route,
             turn=self._turn if route is None else None,
@@ -465,13 +464,13 @@ class Keeper(Ledger):
     def _round(self, connection: Any, now: int, lease_now: int) -> int:
         """What has to be done for all, by whoever is there. How many deliveries are held here."""
         # Ours first: the database's clock may have jumped.
-        renewed = claim.renew(connection, list(self._held), lease_now + int(self._lease * 1000))
+        renewed = leases.renew(connection, list(self._held), lease_now + int(self._lease * 1000))
         self._queue.store.beat(connection, now, "worker")
         self._take_over(connection, now, lease_now)
         impossible.fail(connection, now)
         self._mender.step(connection, now, SLACK)
-        claim.wake(connection, now)
-        claim.unpark(connection, self._ways.names, now)
+        schedule.wake(connection, now)
+        parked.unpark(connection, self._ways.names, now)
         self._news += self._traffic.share(connection, now)
         return renewed
 
@@ -482,12 +481,12 @@ class Keeper(Ledger):
         far, soon = lease_now + longest, lease_now + UNSEEN
         connection_slots.free(connection, dead)
         connection_slots.end_far_off(connection, far, soon)
-        claim.end_leases(
+        leases.end_leases(
             connection,
             now,
             lease_now,
             dead=dead,
-            nobodys=claim.far_off(connection, far, soon, held_here()),
+            nobodys=leases.far_off(connection, far, soon, held_here()),
             hold_doubt=self._judge.holds_doubt,
             retries=self._queue.doubt_retries,
         )

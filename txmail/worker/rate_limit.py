@@ -10,7 +10,7 @@ from typing import Any
 
 from ..common.shown import printable
 from ..events import Event, RouteSlowed
-from ..queue.sql import claim, route_state
+from ..queue.sql import parked, route_state, statements
 from ..queue.sql.claimed import Work
 from .lane import Lane
 from .login_watch import is_barred, logins_of_route, patience, refused_here
@@ -47,7 +47,7 @@ class Traffic:
     def release(self, connection: Any, now: int) -> None:
         """Let some of what waits for routes that work again be due."""
         for name in sorted(self._recovered):
-            if claim.release(connection, name, now) < claim.CHUNK:
+            if parked.release(connection, name, now) < statements.STEP:
                 self._recovered.discard(name)
 
     @property
@@ -175,7 +175,7 @@ class Traffic:
         else:
             log.info("route %s has another password, and is tried now", name)
             circuit.try_now(row.changed, row.failures)
-            claim.release(connection, name, now)
+            parked.release(connection, name, now)
 
     def _tries(self, connection: Any, route: Route, row: Any, now: int, left: float) -> bool:
         """True if the paused `route` is tried all the same, as it may have been mended."""
@@ -189,7 +189,7 @@ class Traffic:
             log.warning("route %s is paused, next try in %.0f s: %s", row.name, left, reason)
             return False
         log.info("route %s was paused, and is tried now: %s", row.name, reason)
-        claim.release(connection, row.name, now, 1)
+        parked.release(connection, row.name, now, 1)
         return True
 
     def _slow(self, connection: Any, lane: Lane, now: int) -> list[Event]:

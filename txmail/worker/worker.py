@@ -167,13 +167,13 @@ class Worker:
         self._events.emit(WorkerStarted(self._queue.name))
         wake = self._ledger.wake
         if until_drained:
-            self._queue.attend(wake, listen=False)  # it looks by itself, and ends soon
+            self._queue.subscribe(wake, listen=False)  # it looks by itself, and ends soon
         else:
-            self._queue.attend(wake)
+            self._queue.subscribe(wake)
         try:
             self._keep(until_drained, end, stop)
         finally:
-            self._queue.neglect(wake)
+            self._queue.unsubscribe(wake)
             self._logins.stop()
             self.stop()
             self._finish(threads)

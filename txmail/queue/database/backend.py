@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,11 +23,13 @@ class CannotListen(QueueUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What the doctor says of a database."""
+    """A sentence of `txmail doctor` about a database."""
 
     text: str
     #: true if mail cannot be stored like this
     bad: bool = False
+    #: true if nothing has to be done
+    fine: bool = False
 
 
 class Waker(Protocol):
@@ -57,11 +60,35 @@ class Backend(Protocol):
 
     @property
     def one_writer(self) -> bool:
-        """True if transactions that write take turns anyway: then our threads queue up for it."""
+        """True if only one transaction can write at a time: then our threads queue up for it."""
+
+    @property
+    def is_in_process(self) -> bool:
+        """True if there is no server, so that the answer to a COMMIT cannot be lost."""
+
+    @property
+    def is_file(self) -> bool:
+        """True if it is a file, which every process of this machine finds by its path."""
+
+    @property
+    def is_shared(self) -> bool:
+        """True if the application and the queue share one connection."""
+
+    @property
+    def clock_is_local(self) -> bool:
+        """True if `clock` is this machine's, and each process has its own."""
+
+    @property
+    def notifies(self) -> bool:
+        """True if `notify` tells others; False if `listen` has to look."""
 
     @property
     def creates(self) -> bool:
         """True if missing tables are made on first use."""
+
+    @property
+    def tables_place(self) -> str:
+        """Where tables are looked for, as the end of a sentence; empty if there is one place."""
 
     def exists(self) -> bool:
         """False if connecting would make a new database."""
@@ -71,6 +98,12 @@ class Backend(Protocol):
 
     def looking(self) -> sa.Engine | None:
         """An engine whose connections change nothing; None if none do that only read."""
+
+    def begin_looking(self, connection: sa.Connection, seconds: float) -> None:
+        """Begin on a connection of `looking`; wait for others for at most so many `seconds`."""
+
+    def connect(self, engine: sa.Engine, seconds: float) -> sa.Connection:
+        """A connection of `engine`, within so many `seconds`. Raises `QueueUnavailable`."""
 
     def check_place(self) -> None:
         """Raise `ConfigurationError` if a store that is not there yet could not be made."""
@@ -174,8 +207,8 @@ class Backend(Protocol):
     def notify(self, connection: sa.Connection, channel: str) -> None:
         """See `Database.notify`."""
 
-    def advice(self, connection: sa.Connection) -> Sequence[Advice]:
-        """What an administrator should know of its settings."""
+    def advice(self, read: Callable[[], AbstractContextManager[sa.Connection]]) -> Sequence[Advice]:
+        """What an administrator should know of it; `read` begins a transaction."""
 
     def translated(self, error: BaseException) -> TxmailError:
         """What to raise for an error of the driver."""

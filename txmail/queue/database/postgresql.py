@@ -7,13 +7,14 @@ what the server says beside that may repeat a row.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 
+from ...common.per_process import PerProcess
 from ...common.shown import one_line
 from ...exceptions import (
     ConfigurationError,
@@ -26,8 +27,9 @@ from ...exceptions import (
 from ...secret import Censor
 from . import postgresql_settings as settings
 from .backend import LOOK, VERSION_ROWS, Advice, CannotListen
-from .pool import KeptConnections
-from .postgresql_connect import connector, printable
+from .is_among import IsAmong
+from .pool import KeptConnections, connect
+from .postgresql_connect import connector, patience, printable
 from .socket_watchdog import Watch
 from .sqlite import (
     AUTOCOMMIT,
@@ -37,7 +39,8 @@ from .sqlite import (
     parameters,
 )
 
-DRIVERS = ("postgresql", "postgres", "postgresql+psycopg")
+#: What the URL of a queue may begin with.
+SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
 _RESERVE = sa.text(
     "SELECT nextval(pg_get_serial_sequence(:table, 'id')) FROM generate_series(1, :count)"
@@ -69,6 +72,19 @@ _CONFLICT = "40"
 _MISSING = {"42P01", "42703", "3F000"}
 
 
+@compiles(IsAmong, "postgresql")
+def _any(element: IsAmong, compiler: Any, **options: Any) -> str:
+    """Make an array of what the query finds.
+
+    The query may run once for each row when it stands behind IN, above all while the statistics say
+    that there are hardly any rows. If it locks rows and skips locked ones, a second run would skip
+    what the first has locked, and find more than its limit.
+    """
+    column, some = element.clauses
+    text: str = compiler.process(column == sa.any_(sa.func.array(some)), **options)
+    return text
+
+
 def _driver_errors() -> tuple[type[BaseException], ...]:
     try:
         import psycopg
@@ -81,7 +97,13 @@ class Postgresql:
     """PostgreSQL: the server at `url`, or the `engine` of the application."""
 
     one_writer = False
+    is_in_process = False
+    is_file = False
+    is_shared = False
+    clock_is_local = False
+    notifies = True
     creates = False
+    tables_place = " in its search_path"
 
     def __init__(
         self,
@@ -93,8 +115,7 @@ class Postgresql:
         self.errors = _driver_errors()
         self._engine = engine
         self._censor = Censor()
-        # By pid: a thread is not in a child.
-        self._watches: dict[int, Watch] = {}
+        self._watches = PerProcess(Watch)
         if engine is not None:
             self.name = printable(engine.url)
             return
@@ -125,6 +146,13 @@ class Postgresql:
     def looking(self) -> sa.Engine | None:
         return None  # reading changes nothing
 
+    def begin_looking(self, connection: sa.Connection, seconds: float) -> None:
+        raise AssertionError("there is no engine for that")
+
+    def connect(self, engine: sa.Engine, seconds: float) -> sa.Connection:
+        with patience(seconds):
+            return connect(engine, seconds)
+
     def check_place(self) -> None:
         """Nothing: none is made."""
 
@@ -151,11 +179,10 @@ class Postgresql:
     def watch(self, key: object, connection: sa.Connection, seconds: float) -> None:
         driver: Any = connection.connection.dbapi_connection
         if hasattr(driver, "pgconn"):  # an application's may be another
-            watch = self._watches.setdefault(os.getpid(), Watch())
-            watch.begin(key, lambda: int(driver.pgconn.socket), seconds + _GRACE)
+            self._watches.get().begin(key, lambda: int(driver.pgconn.socket), seconds + _GRACE)
 
     def unwatch(self, key: object) -> None:
-        watch = self._watches.get(os.getpid())
+        watch = self._watches.known()
         if watch is not None:
             watch.end(key)
 
@@ -267,11 +294,12 @@ class Postgresql:
             wait(driver.fileno())
             yield bool(list(driver.notifies(timeout=0, stop_after=1)))
 
-    def advice(self, connection: sa.Connection) -> Sequence[Advice]:
-        pooled = _is_psycopg(connection) and settings.is_pooled(connection)
-        driver: Any = connection.connection.dbapi_connection
-        prepares = getattr(driver, "prepare_threshold", None) is not None
-        return settings.advice(connection, pooled=pooled, prepares=prepares)
+    def advice(self, read: Callable[[], AbstractContextManager[sa.Connection]]) -> Sequence[Advice]:
+        with read() as connection:
+            pooled = _is_psycopg(connection) and settings.is_pooled(connection)
+            driver: Any = connection.connection.dbapi_connection
+            prepares = getattr(driver, "prepare_threshold", None) is not None
+            return settings.advice(connection, pooled=pooled, prepares=prepares)
 
     def translated(self, error: BaseException) -> TxmailError:
         state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)

@@ -55,6 +55,9 @@ class Borrowed:
 class SharedSqlite(Sqlite):
     """SQLite behind an `engine` of the application that has one connection for all."""
 
+    is_shared = True
+    is_file = False
+
     def __init__(self, engine: sa.Engine) -> None:
         super().__init__(engine=engine)
         if engine.url.database in (None, "", ":memory:"):

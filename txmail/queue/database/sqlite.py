@@ -15,7 +15,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from typing import Any
 from urllib.parse import unquote
@@ -31,12 +31,13 @@ from ...exceptions import (
 )
 from .backend import LOOK, VERSION_ROWS, Advice
 from .fork_guard import forks
-from .pool import KeptConnections
+from .pool import KeptConnections, connect
 from .sqlite_file import SqliteFile, roll_back
 from .sqlite_path import check_place
 from .sqlite_reserve import SHORT_LOG, Reserve
 
-DRIVERS = ("sqlite", "sqlite+pysqlite")
+#: What the URL of a queue may begin with.
+SCHEMES = ("sqlite", "sqlite+pysqlite")
 
 #: What is wrong with an engine of the application.
 AUTOCOMMIT = "it commits each statement by itself: an engine with transactions is needed"
@@ -82,6 +83,12 @@ class Sqlite:
 
     errors = (sqlite3.Error,)
     one_writer = True
+    is_in_process = True
+    is_file = True
+    is_shared = False
+    clock_is_local = True
+    notifies = False
+    tables_place = ""
 
     def __init__(self, path: str | None = None, *, engine: sa.Engine | None = None) -> None:
         self._path = path
@@ -123,6 +130,13 @@ class Sqlite:
             poolclass=sa.NullPool,
             hide_parameters=True,
         )
+
+    def begin_looking(self, connection: sa.Connection, seconds: float) -> None:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+        connection.exec_driver_sql("BEGIN")
+
+    def connect(self, engine: sa.Engine, seconds: float) -> sa.Connection:
+        return connect(engine, seconds)
 
     def check_place(self) -> None:
         if self._path is not None:
@@ -316,8 +330,17 @@ class Sqlite:
             version = found
             wait(None)
 
-    def advice(self, connection: sa.Connection) -> Sequence[Advice]:
-        return ()
+    def advice(self, read: Callable[[], AbstractContextManager[sa.Connection]]) -> Sequence[Advice]:
+        version = sqlite3.sqlite_version
+        if wal_reset_is_fixed():
+            return [Advice(f"SQLite {version} has the correction of the log's reset", fine=True)]
+        return [
+            Advice(
+                f"SQLite {version} can corrupt a file when its log is reset during a checkpoint; "
+                "txmail keeps that from happening in its own file, if no other program opens it. "
+                "3.44.6, 3.50.7 and 3.51.3 have the correction"
+            )
+        ]
 
     def translated(self, error: BaseException) -> TxmailError:
         code = getattr(error, "sqlite_errorcode", None)

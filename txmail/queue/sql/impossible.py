@@ -13,14 +13,13 @@ import sqlalchemy as sa
 from ...submission import Priority
 from ..schema import IS_IMPOSSIBLE, LAST_MOMENT, delivery
 from ..states import State
-from .claim import CHUNK
-from .statements import move
+from .statements import STEP, move
 
 _d = delivery.c
 _FOUND = (
     sa.select(*(_d.id, _d.state, _d.priority, _d.due, _d.changed, _d.lease, _d.token))
     .where(IS_IMPOSSIBLE)
-    .limit(CHUNK)
+    .limit(STEP)
     .with_for_update(skip_locked=True)
 )
 _THESE = _d.id.in_(sa.bindparam("ids", expanding=True))

@@ -211,9 +211,8 @@ class Store:
 
     def _ready(self, connection: sa.Connection, number: int, now: int, limit: int) -> int:
         """Make up to `limit` staged deliveries of the batch ready; how many they were."""
-        ready = statements.ready(array=connection.dialect.name == "postgresql")
         values = {"number": number, "new_changed": now, "limit": limit}
-        return connection.execute(ready, values).rowcount
+        return connection.execute(statements.READY, values).rowcount
 
     def _claim_keys(self, connection: sa.Connection, number: int, now: int, limit: int) -> int:
         """Claim up to `limit` keys of the batch; how many were looked at."""
@@ -347,30 +346,6 @@ class Store:
             waiting += connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
         if waiting + more > limit:
             raise QueueFull(f"more than {limit} deliveries would wait, which is the queue's limit")
-
-    def counts(self, connection: sa.Connection) -> dict[str, int]:
-        """See `Queue.counts`."""
-        found: dict[str, int] = {}
-        rows = connection.execute(
-            sa.select(delivery.c.state, sa.func.count())
-            .where(delivery.c.state != State.STAGED)
-            .group_by(delivery.c.state)
-        )
-        for state, count in rows:
-            found[state] = count
-        staged = connection.execute(
-            sa.select(batch.c.state, sa.func.count())
-            .select_from(delivery)
-            .join(message, message.c.id == delivery.c.message)
-            .join(batch, batch.c.id == message.c.batch)
-            .where(delivery.c.state == State.STAGED, batch.c.state != BatchState.DISCARDED)
-            .group_by(batch.c.state)
-        )
-        for of, count in staged:
-            committed = of in (BatchState.PUBLISHING, BatchState.PUBLISHED)
-            state = State.READY if committed else State.STAGED
-            found[state.value] = found.get(state.value, 0) + count
-        return found
 
 
 def _messages(

@@ -10,8 +10,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..database.is_among import IsAmong
 from ..schema import attempt, batch, delivery, idempotency, message
 from ..states import BatchState, State, batch_before, check_move
+
+#: How many deliveries are handled in one step of what is done for all of them.
+STEP = 500
 
 _number: Any = sa.bindparam("number")
 _new_changed: Any = sa.bindparam("new_changed", type_=sa.BigInteger)
@@ -72,20 +76,13 @@ def settle(state: State) -> sa.Update:
     return move(state, *sources).where(delivery.c.id == _number).values(begun=0, **values)
 
 
-def is_among(some: sa.Select[Any], array: bool) -> sa.ColumnElement[bool]:
-    """True of the deliveries whose ids `some` finds.
-
-    PostgreSQL may run what stands behind IN once for each row, above all while its statistics say
-    that there are hardly any rows. An `array`, which SQLite does not have, is made once.
-    """
-    if array:
-        return delivery.c.id == sa.any_(sa.func.array(some.scalar_subquery()))
-    return delivery.c.id.in_(some.scalar_subquery())
+def chosen(some: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    """True of the deliveries whose ids `some` finds; those that others have locked are skipped."""
+    return IsAmong(delivery.c.id, some.with_for_update(skip_locked=True))
 
 
-@cache
-def ready(array: bool) -> sa.Update:
-    """Make at most ``limit`` staged deliveries of batch ``number`` ready; see `is_among`."""
+def _ready() -> sa.Update:
+    """Make at most ``limit`` staged deliveries of batch ``number`` ready."""
     some = (
         sa.select(delivery.c.id)
         .join(message, message.c.id == delivery.c.message)
@@ -93,7 +90,10 @@ def ready(array: bool) -> sa.Update:
         .where(delivery.c.begun == 0)
         .limit(sa.bindparam("limit"))
     )
-    return move(State.READY, State.STAGED).where(is_among(some, array))
+    return move(State.READY, State.STAGED).where(IsAmong(delivery.c.id, some))
+
+
+READY = _ready()
 
 
 def _unclaimed() -> sa.Select[Any]:

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from ...submission import Priority
 from ..schema import IS_LATER, IS_PARKED, IS_READY, delivery, message
-from .claim import waited_for
 from .executemany import execute_many
+from .parked import waited_for
 
 #: How many deliveries that are due later are looked at in one step, of each kind.
 STEP = 1000

@@ -1,0 +1,115 @@
+"""Leases: how long a claim lasts, and what becomes of deliveries whose holder is gone.
+
+The lease of a process that is provably dead (see `dead`) ends at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import sqlalchemy as sa
+
+from ..process_identity import process_id
+from ..retry import DOUBT_DELAY, DOUBT_RETRIES, Settlement
+from ..schema import IS_LEASED, delivery
+from ..states import State
+from .dead import DEAD_DELAY
+from .processes import fates
+from .settlements import hold_repeated, settle
+from .statements import STEP
+
+_RENEW = (
+    delivery.update()
+    .where(IS_LEASED, delivery.c.token.in_(sa.bindparam("tokens", expanding=True)))
+    .values(lease=sa.bindparam("new_lease"))
+)
+_ENDED = (
+    sa.select(
+        *(delivery.c.id, delivery.c.token, delivery.c.begun, delivery.c.due, delivery.c.process)
+    )
+    .where(IS_LEASED)
+    .where(
+        sa.or_(
+            delivery.c.lease < sa.bindparam("now"),
+            delivery.c.process.in_(sa.bindparam("dead", expanding=True)),
+            delivery.c.id.in_(sa.bindparam("nobodys", expanding=True)),
+        )
+    )
+    .order_by(delivery.c.lease)
+    .limit(sa.bindparam("limit"))
+    # Whoever is writing to one has it, and may wait for another that we would have.
+    .with_for_update(skip_locked=True)
+)
+#: What is leased for longer than anybody leases anything.
+_FAR_OFF = (
+    sa.select(delivery.c.id, delivery.c.process, delivery.c.token)
+    .where(IS_LEASED, delivery.c.lease > sa.bindparam("far"))
+    .limit(sa.bindparam("limit"))
+)
+_SHORTEN = (
+    delivery.update()
+    .where(IS_LEASED, delivery.c.lease > sa.bindparam("far"))
+    .where(delivery.c.process.in_(sa.bindparam("some", expanding=True)))
+    .values(lease=sa.bindparam("new_lease"))
+)
+
+
+def renew(connection: sa.Connection, tokens: Sequence[int], lease: int) -> int:
+    """Have the leases of `tokens` end at `lease`; how many deliveries are still held by them."""
+    if not tokens:
+        return 0
+    return connection.execute(_RENEW, {"tokens": list(tokens), "new_lease": lease}).rowcount
+
+
+def end_leases(
+    connection: sa.Connection,
+    now: int,
+    lease_now: int | None = None,
+    *,
+    dead: Collection[str] = (),
+    nobodys: Collection[int] = (),
+    hold_doubt: bool = False,
+    retries: int = DOUBT_RETRIES,
+) -> int:
+    """Take back what workers had that are gone; how many deliveries that were.
+
+    Gone is who is among the processes `dead`, or has not renewed its lease, or has one of the
+    deliveries `nobodys`. `lease_now` is the time by the clock of leases, if that is another: see
+    `Database.lease_now`. What was begun is in doubt; `retries` is as for `hold_repeated`, and with
+    `hold_doubt` all of it waits for a person.
+    """
+    moment = now if lease_now is None else lease_now
+    gone = {"now": moment, "dead": list(dead), "nobodys": list(nobodys)}
+    rows = connection.execute(_ENDED, {**gone, "limit": STEP}).all()
+    results = []
+    for row in rows:
+        made = Settlement(State.READY, row.due, 0, False, None, None)
+        if row.begun:
+            delay = DEAD_DELAY if row.process in dead else DOUBT_DELAY
+            due = None if hold_doubt else now + delay
+            why = "the worker that was sending it is gone"
+            made = Settlement(State.IN_DOUBT, due, 1, True, None, why)
+        results.append((row.id, row.token, made))
+    return settle(connection, hold_repeated(connection, results, retries), now)
+
+
+def far_off(
+    connection: sa.Connection, far: int, until: int, kept: Collection[int] = ()
+) -> list[int]:
+    """Deliveries that are leased until a moment after `far`, and by nobody who lives.
+
+    A clock was ahead when they were leased, or when their leases were renewed. Another process
+    that may live has until `until` to renew them; this one has those of the tokens `kept`.
+    """
+    rows = connection.execute(_FAR_OFF, {"far": far, "limit": STEP}).all()
+    if not rows:
+        return []
+    known = fates(connection, {row.process for row in rows if row.process is not None})
+    others = [id_ for id_ in known if id_ != process_id()]
+    if others:
+        connection.execute(_SHORTEN, {"far": far, "some": others, "new_lease": until})
+    return [
+        row.id
+        for row in rows
+        if (row.token not in kept if row.process == process_id() else row.process not in known)
+    ]
