@@ -705,7 +705,6 @@ def test_nobody_is_notified_by_sqlite_and_postgresql_needs_no_checkpoint(sqlite,
     with sqlite.write() as connection:
         sqlite.notify(connection, "txmail")
     assert postgresql.checkpoint()
-    assert not postgresql.unsafe_wal
 
 
 # -- SQLite: its log and its disk
@@ -732,12 +731,13 @@ def test_it_is_known_which_sqlite_can_corrupt_its_log(version, fixed):
 
 
 def test_whether_this_sqlite_can_is_told(sqlite):
-    assert sqlite.unsafe_wal is not wal_reset_is_fixed(sqlite3.sqlite_version_info)
+    (advice,) = sqlite.advice()
+    assert advice.fine is wal_reset_is_fixed(sqlite3.sqlite_version_info)
 
 
 def test_connections_to_sqlite_are_set_up(sqlite):
     wanted = {"journal_mode": "wal", "foreign_keys": 1, "mmap_size": 0, "synchronous": 2}
-    if sqlite.unsafe_wal:
+    if not wal_reset_is_fixed():
         wanted["wal_autocheckpoint"] = 0
     with sqlite.write() as connection:
         for name, value in wanted.items():

@@ -13,7 +13,7 @@ from queues import IN_SQLITE, OWN_POSTGRESQL, OWN_QUEUES, OWN_SQLITE, kinds
 
 sa = pytest.importorskip("sqlalchemy")
 
-from claiming import claim_and_load
+from claiming import claim_and_load  # noqa: E402
 from workers import (  # noqa: E402
     Clock,
     Heard,
@@ -345,10 +345,8 @@ def test_a_result_without_its_token_is_not_written_and_leaves_no_trace(app):
     before = app.deliveries()["a@example.net"]
     failed = Settlement(State.FAILED, None, 1, False, 550, "550 no")
     for made in (SENT, failed):
-        assert (
-            in_write(app, lambda c, now, m=made: settlements.settle(c, [(work.ids[0], 8, m)], now))
-            == 0
-        )
+        late = [(work.ids[0], 8, made)]
+        assert in_write(app, lambda c, now, late=late: settlements.settle(c, late, now)) == 0
     assert app.deliveries()["a@example.net"] == before
     assert app.attempts("a@example.net") == []
     assert in_write(app, lambda c, now: settlements.settle(c, [(work.ids[0], 7, failed)], now)) == 1
