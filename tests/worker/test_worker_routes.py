@@ -380,7 +380,7 @@ def test_what_waits_for_a_route_that_is_none_any_more_goes_another_way_in_the_en
     change(app, schema.delivery.update().values(route="renamed"))
     memory_ = memory()
     assert run_once(app.queue, memory_) == 0
-    clock.advance(parked_mail.PARKED / 1000)
+    clock.advance(parked_mail.PARKED_MS / 1000)
     run_once(app.queue, memory_)
     clock.advance(1)
     run_once(app.queue, memory_)

@@ -60,7 +60,7 @@ class Host:
         self._witnesses = witnesses
         self._in_session = in_session
         self._doubt_retries = doubt_retries
-        self._limit = limit
+        self.limit = limit
         self._states = PerProcess(_State)
         me = weakref.ref(self)
         self.background = Background(
@@ -120,10 +120,10 @@ class Host:
         """Raise `QueueFull` if there is no room for `more` deliveries."""
         if not self._in_session:
             self.database.keep_room(connection)
-        if self._limit is not None:
+        if self.limit is not None:
             if not self._in_session:  # an application's transaction may take long
                 self.database.lock_room(connection)
-            self.store.check_room(connection, self._limit, more)
+            self.store.check_room(connection, self.limit, more)
 
     def promote_later(self, number: int) -> None:
         """Make a large batch ready in steps, in the background."""

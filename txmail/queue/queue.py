@@ -88,7 +88,6 @@ class Queue:
         self.on_doubt = on_doubt
         #: how often mail in doubt is tried again
         self.doubt_retries = doubt_retries
-        self.limit = limit
         #: when a worker of this process has last looked, by `time.monotonic`; None if none has
         self.attended: float | None = None
         self._witnesses = Witnesses(witnesses)
@@ -113,6 +112,15 @@ class Queue:
         return self.host.database
 
     @property
+    def limit(self) -> int | None:
+        """How many deliveries may wait; None if the disk is the limit."""
+        return self.host.limit
+
+    @limit.setter
+    def limit(self, limit: int | None) -> None:
+        self.host.limit = limit
+
+    @property
     def store(self) -> Store:
         """The statements that write batches."""
         return self.host.store
@@ -121,6 +129,10 @@ class Queue:
     def witnesses(self) -> list[IWitness]:
         """See `IQueue`."""
         return self._witnesses.known
+
+    @witnesses.setter
+    def witnesses(self, witnesses: Iterable[IWitness]) -> None:
+        self._witnesses.known[:] = list(witnesses)
 
     @property
     def find_witnesses(self) -> FindWitnesses | None:
