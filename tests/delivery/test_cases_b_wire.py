@@ -245,7 +245,7 @@ def test_b4_lookups_that_are_answered_leave_nothing_behind(resolver):
 def test_b4_a_forked_child_has_lookups_of_its_own(hanging, resolver):
     with pytest.raises(TransportError):
         resolver.resolve("mx.example", 25, 0.01)
-    resolver._pid -= 1  # as it is in a child
+    resolver._process = (0, 0)  # as it is in a child
     assert resolver.resolve("127.0.0.1", 25, 1)
     assert resolver._lookups == []
 

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, SupportsIndex, TypeVar, cast
 
+from .per_process import PerProcess
+
 T = TypeVar("T")
 
 _PROTOCOL = 3
@@ -21,7 +23,7 @@ _PROTOCOL = 3
 MOST = 64
 
 _known: dict[Hashable, Any] = {}
-_lock = threading.Lock()
+_lock = PerProcess(threading.Lock)
 
 
 def is_of_a_database(protocol: SupportsIndex) -> bool:
@@ -34,7 +36,7 @@ def is_of_a_database(protocol: SupportsIndex) -> bool:
 
 def the_one(key: Hashable, make: Callable[[], T]) -> T:
     """What `make` has returned for `key` the first time."""
-    with _lock:
+    with _lock.get():
         if key not in _known:
             _known[key] = make()
             while len(_known) > MOST:

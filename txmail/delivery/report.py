@@ -6,7 +6,6 @@ what was noted: the outcomes of the mailers, the error that a commit raises, the
 
 from __future__ import annotations
 
-import os
 import sys
 import weakref
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from transaction._transaction import Status as TransactionStatus
 
 from ..common.logs import quiet_logger
+from ..common.per_process import this_process
 from ..envelope import Envelope
 from ..events import Events, SentForNothing
 from ..exceptions import (
@@ -73,7 +73,7 @@ class CommitReport:
         #: true once it was said that nobody has committed what is here
         self._warned = False
         #: the process whose mail it is, and not that of a child
-        self._pid = os.getpid()
+        self._process = this_process()
         unsent.watch(self)
         #: who would have to be told, if the transaction failed now, that these are out
         self._sent: list[tuple[Events, str]] = []
@@ -92,7 +92,7 @@ class CommitReport:
 
     def uncommitted(self) -> tuple[str, ...]:
         """See `txmail.delivery.unsent.Holder`."""
-        if self._pid != os.getpid() or self._warned or self._refused or self._is_tried():
+        if self._process != this_process() or self._warned or self._refused or self._is_tried():
             return ()
         found = tuple(
             e.submission.envelope.message_id for e in self._entries if e.delivery.is_missed_unsent

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..common.ascii_text import ascii_strip
-from ..common.system import at_fork
+from ..common.per_process import PerProcess
 
 #: Seconds without a heartbeat after which a process that cannot be looked at counts as dead.
 DEAD_AFTER = 300
@@ -50,17 +50,12 @@ class Identity:
     @classmethod
     def mine(cls) -> Identity:
         """This process's. A forked child has another."""
-        pid = os.getpid()
-        identity = _identities.get(pid)
-        if identity is None:
-            identity = _identities[pid] = _identity(pid)
-        return identity
+        return _identity_of_process.get()
 
 
 def process_id() -> str:
     """A name for this process that no other ever has: 32 hexadecimal digits, new after a fork."""
-    # Two threads that ask for the first time at once get the same one.
-    return _names.setdefault(os.getpid(), uuid.uuid4().hex)
+    return _name_of_process.get()
 
 
 class Fate(Enum):
@@ -168,14 +163,5 @@ def _read(path: str) -> str:
         return ""
 
 
-#: By pid, though there is only ever one: a fork that Python does not notice is noticed by that.
-_identities: dict[int, Identity] = {}
-_names: dict[int, str] = {}
-
-
-def _forget() -> None:
-    _identities.clear()
-    _names.clear()
-
-
-at_fork(in_child=_forget)
+_identity_of_process = PerProcess(lambda: _identity(os.getpid()))
+_name_of_process = PerProcess(lambda: uuid.uuid4().hex)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
 
 from ..common.locks import hold
+from ..common.per_process import this_process
 from .session import Session
 
 #: Sessions kept, and in use at once before somebody has to wait.
@@ -60,7 +60,7 @@ class Pool:
         self._in_use: set[Session] = set()
         # Not held here: one that an exception out of the blue has ended connects no more.
         self._connectors: weakref.WeakSet[_Connecting] = weakref.WeakSet()
-        self._pid = os.getpid()
+        self._process = this_process()
 
     def _lock(self) -> threading.Condition:
         """The lock of this process.
@@ -68,7 +68,7 @@ class Pool:
         Sessions opened before a fork belong to the parent, because two would talk on one
         connection. So does the lock: a thread of the parent may have held it at that time.
         """
-        if self._pid != os.getpid():
+        if self._process != this_process():
             self._begin()
         return self._changed
 

@@ -7,13 +7,13 @@ more than `THREADS_LIMIT` are left behind at once.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
 from typing import Any
 
 from ..common.logs import quiet_logger
+from ..common.per_process import this_process
 from ..exceptions import TransportError
 
 log = quiet_logger("txmail")
@@ -75,14 +75,14 @@ class Resolver:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
+        self._process = this_process()
         self._lock = threading.Lock()
         self._lookups: list[tuple[tuple[str, int], _Lookup]] = []
         self._resolved: set[str] = set()
 
     def resolve(self, host: str, port: int, timeout: float) -> list[Address]:
         """The addresses of `host`, within `timeout` seconds. Raises `TransportError`."""
-        if self._pid != os.getpid():
+        if self._process != this_process():
             self._begin()
         try:
             found = self._found(host, port, timeout)

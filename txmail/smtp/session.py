@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Protocol
 from zope.interface import implementer
 
 from ..common.logs import quiet_logger
+from ..common.per_process import this_process
 from ..envelope import Envelope
 from ..exceptions import TransportError
 from ..interfaces import ISession
@@ -81,7 +81,7 @@ class Session:
         #: messages accepted here
         self.messages = 0
         #: the process the connection belongs to
-        self.pid = os.getpid()
+        self.process = this_process()
         self._stream = stream
         self._clock = clock
         self._dialogue = Dialogue(options.name)
@@ -424,7 +424,7 @@ class Session:
         """True if another user may have the connection: open, idle, ours, not worn out."""
         return (
             not self._closed
-            and self.pid == os.getpid()
+            and self.process == this_process()
             and self._probes < PROBES_LIMIT
             and not self._tired
             and not (self._dirty and self.memory.no_reset)
@@ -454,7 +454,7 @@ class Session:
         """Say QUIT, wait `timeout` seconds at most for the answer, close. Never raises."""
         if self._closed:
             return
-        if self.pid == os.getpid() and self._protocol.idle and self._stream.quiet:
+        if self.process == this_process() and self._protocol.idle and self._stream.quiet:
             with contextlib.suppress(TransportError, OSError):
                 self._protocol.issue(Stage.QUIT, commands.QUIT)
                 self._stream.send(self._protocol.outgoing())
@@ -467,7 +467,7 @@ class Session:
 
         After a fork it is the parent's: nothing may be said on it.
         """
-        if self._closed or self.pid != os.getpid():
+        if self._closed or self.process != this_process():
             self._break()
             raise ConnectionEnded(f"the connection to {self.host} is closed")
         if not (self._protocol.idle and self._stream.quiet):

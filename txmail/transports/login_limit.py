@@ -19,12 +19,12 @@ import contextlib
 import hashlib
 import hmac
 import math
-import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..common.per_process import this_process
 from ..exceptions import TransportError, TxmailError
 from ..secret import Secret
 from ..smtp.auth import AuthenticationFailed
@@ -77,7 +77,7 @@ class Logins:
         self._why = ""
         #: makes marks that tell nothing of passwords to anybody else
         self._key = secrets.token_bytes(32)
-        self._pid = os.getpid()
+        self._process = this_process()
         #: the mark of the password of the last login, if it was refused
         self._refused: bytes | None = None
         #: the mark of the password that is not tried any more, and the octet of it
@@ -165,7 +165,7 @@ class Logins:
         Until one has succeeded there is one at a time: as many as there are threads would be more
         than are allowed. Raises a permanent `TransportError` if too many have failed.
         """
-        if self._pid != os.getpid():
+        if self._process != this_process():
             self._begin()  # a thread of our parent may have had its turn at the fork
         try:
             if not self._proven:

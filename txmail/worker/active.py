@@ -6,7 +6,6 @@ work and writes down what became of the last.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -14,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..common.per_process import this_process
 from ..exceptions import TxmailError
 from ..outcome import Outcome
 from ..queue.retry import Settlement
@@ -63,7 +63,7 @@ class Ledger:
         self._batch = batch
         self._lease = lease
         self._margin = min(MARGIN, lease / 10)
-        self._pid = os.getpid()
+        self._process = this_process()
         #: how many messages may still be claimed, None for any number
         self._left = limit
         lock = threading.RLock()
@@ -191,7 +191,7 @@ class Ledger:
 
     def wake(self) -> None:
         """There is mail: look for it now."""
-        if os.getpid() != self._pid:
+        if self._process != this_process():
             return  # a forked child has no worker, and the lock may have been held
         with self.changed:
             self._woken = True
@@ -207,7 +207,7 @@ class Ledger:
 
     def stop(self) -> None:
         """Claim nothing any more, and give back what is not on its way."""
-        if os.getpid() != self._pid:
+        if self._process != this_process():
             return
         with self.changed:
             self._stopping = True

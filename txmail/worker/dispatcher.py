@@ -6,7 +6,6 @@ to be sent next, gives back and claims.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..common.logs import quiet_logger
+from ..common.per_process import this_process
 from ..events import Event, Events, ResultsRefused
 from ..exceptions import TxmailError
 from ..queue.queue import Queue
@@ -113,7 +113,7 @@ class Keeper(Ledger):
 
     def start(self) -> None:
         """From now on it is this process's, which may be a child of that which has made it."""
-        self._pid = os.getpid()
+        self._process = this_process()
         self._seats = Seats(self._lanes)
 
     def go_on(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Unpack, cast
 
 from ..common.logs import quiet_logger
+from ..common.per_process import this_process
 from ..common.shown import printable
 from ..envelope import Envelope
 from ..events import (
@@ -109,7 +109,7 @@ class Worker:
         self._logins = LoginWatch(lanes, self._ledger.hear)
         self._limited = limit is not None
         self._stopped = threading.Event()
-        self._pid = os.getpid()
+        self._process = this_process()
 
     @property
     def settled(self) -> int:
@@ -121,7 +121,7 @@ class Worker:
 
         In a forked child, which has no worker, nothing happens.
         """
-        if os.getpid() != self._pid:
+        if self._process != this_process():
             return
         self._stopped.set()
         self._ledger.stop()
@@ -151,7 +151,7 @@ class Worker:
         self, *, until_drained: bool, seconds: float | None, stop: threading.Event | None
     ) -> int:
         end = None if seconds is None else time.monotonic() + seconds
-        self._pid = os.getpid()
+        self._process = this_process()
         self._ledger.start()
         if not until_drained:
             self._ledger.go_on()

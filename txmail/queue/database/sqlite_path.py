@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 
 from ...common import system
+from ...common.per_process import PerProcess
 from ...common.private_folder import WritableByAll, make_private_folder, sync_folder
 from ...exceptions import ConfigurationError, QueueFull, QueueUnavailable
 from .file_identity import SMALLEST
@@ -28,7 +29,7 @@ _OPEN_TO_ALL = (
     "needs an initContainer that does it"
 )
 #: Held while a file is made.
-_making = threading.Lock()
+_making = PerProcess(threading.Lock)
 #: What is beside a database file, and is as secret.
 _BESIDE = ("-wal", "-shm", "-journal")
 
@@ -66,7 +67,7 @@ def _make_file(path: str) -> int:
         _keep_log(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     # Nobody in this process opens it before our descriptor is closed: see `_check`.
-    with _making:
+    with _making.get():
         try:
             descriptor = os.open(path, flags, 0o600)
         except FileExistsError:
@@ -148,14 +149,6 @@ def _check(path: str, *owners: int) -> int:
     if status.st_uid not in (os.geteuid(), *owners):
         raise _refused(path, "it belongs to somebody else")
     return status.st_uid
-
-
-def _in_child() -> None:
-    global _making
-    _making = threading.Lock()
-
-
-system.at_fork(in_child=_in_child)
 
 
 def _refused(path: str, problem: str) -> ConfigurationError:

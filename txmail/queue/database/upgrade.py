@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ...common.per_process import PerProcess
 from ...exceptions import ConfigurationError, SchemaError
 from .. import schema
 from .database import Database
@@ -34,7 +35,7 @@ TIMEOUT = 3600.0
 _FIRST_WITH_MINIMUM = "0003"
 _SCRIPTS = Path(__file__).parents[1] / "migrations"
 #: What Alembic knows of a run is in its modules.
-_alembic = threading.Lock()
+_alembic = PerProcess(threading.Lock)
 
 
 def init(database: Database, *, timeout: float = TIMEOUT) -> bool:
@@ -43,7 +44,7 @@ def init(database: Database, *, timeout: float = TIMEOUT) -> bool:
     Raises `SchemaError` if there are some of another version, and what `Database.write` raises.
     """
     database.permit_new()
-    with _alembic, database.write(timeout, prepared=False) as connection:
+    with _alembic.get(), database.write(timeout, prepared=False) as connection:
         database.lock_schema(connection)
         found = database.version_in(connection)
         if found is None:
@@ -59,7 +60,7 @@ def upgrade(database: Database, *, timeout: float = TIMEOUT) -> bool:
     Processes that are older than the new tables permit stop by themselves. Raises `SchemaError` if
     there are no tables, or newer ones, and what `Database.write` raises.
     """
-    with _alembic, database.write(timeout, prepared=False) as connection:
+    with _alembic.get(), database.write(timeout, prepared=False) as connection:
         database.lock_schema(connection)
         found = database.version_in(connection)
         older = found is not None and is_older(found.number)
