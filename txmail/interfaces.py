@@ -413,15 +413,15 @@ class ISession(Interface):
         envelopes: Sequence[Envelope],
         *,
         always: bool = False,
-        stage: bool = True,
+        keep_open: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
         """Ask the server about sender and recipients of `envelopes`, before anything irrevocable.
 
         Returns the `Outcome` s of what it would not take, in the order of the envelopes, each with
-        the `position` of its own; empty if it would take all. With `stage`, the first envelope is
-        left open, so that sending it needs one round trip less. What passed is remembered until
-        the connection ends.
+        the `position` of its own; empty if it would take all. With `keep_open`, the mail
+        transaction of the first envelope stays open, so that sending it needs one round trip less.
+        What passed is remembered until the connection ends.
 
         How many questions a server may be asked without a message is limited; past it envelopes
         go unasked (`Outcome.preflighted` is False) or, with `always`, are refused with a reason
@@ -436,7 +436,7 @@ class ISession(Interface):
         strict: bool = False,
         timeout: float | None = None,
         window: int | None = None,
-        leave: bool = False,
+        keep_untaken: bool = False,
         guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """Send `envelopes`; an iterator of one `Outcome` per recipient, as they are known.
@@ -456,8 +456,8 @@ class ISession(Interface):
         raises ends sending at once. If it has a method ``rest``, that is called several times a
         second while nothing comes and no content is on its way, and may do so, too.
 
-        With `leave`, envelopes that were not taken from the iterator when sending ended stay
-        there, without an outcome; otherwise all are taken, and reported as unsent.
+        With `keep_untaken`, envelopes that were not taken from the iterator when sending ended
+        stay there, without an outcome; otherwise all are taken, and reported as unsent.
 
         If the iterator is closed or raises (KeyboardInterrupt), the connection is closed at once,
         never with a final dot, and `unsettled` tells what became of the rest.

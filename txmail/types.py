@@ -91,7 +91,7 @@ class Session(Protocol):
         envelopes: Sequence[Envelope],
         *,
         always: bool = False,
-        stage: bool = True,
+        keep_open: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
         """Ask the server about sender and recipients of `envelopes`."""
@@ -103,7 +103,7 @@ class Session(Protocol):
         strict: bool = False,
         timeout: float | None = None,
         window: int | None = None,
-        leave: bool = False,
+        keep_untaken: bool = False,
         guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """Send `envelopes`: an iterator of one `Outcome` for each recipient."""

@@ -137,7 +137,7 @@ class Worker:
                 assert self.connections < 50
             claimed = [self._left.popleft() for _ in range(min(64, len(self._left)))]
             rest = iter(claimed)
-            outcomes = list(session.send(rest, leave=True, window=window))
+            outcomes = list(session.send(rest, keep_untaken=True, window=window))
             settled = [o for o in outcomes if o.status in ("accepted", "failed")]
             for outcome in settled:
                 assert self.final.setdefault(outcome.message_id, outcome) is outcome

@@ -30,7 +30,7 @@ from txmail.smtp import (
 from txmail.smtp import (
     resolver as names,
 )
-from txmail.smtp.failure_policy import Stage, concerns_connection
+from txmail.smtp.failure_policy import Step, concerns_connection
 from txmail.smtp.happy_eyeballs import Connector, interleaved
 from txmail.smtp.resolver import NameNotResolved, Resolver
 from txmail.testing import CLOSE, ScriptedServer
@@ -205,34 +205,34 @@ def test_a4_but_after_ten_minutes_it_is():
     now = [0.0]
     memory = server_memory.ServerMemory(lambda: now[0])
     said, alike = Reply(452, ("4.5.3 too many: 10",)), Reply(452, ("4.5.3 too many: 11",))
-    assert memory.may_ask_again(said)
+    assert memory.may_reconnect_for(said)
     memory.answered(alike)
-    assert not memory.may_ask_again(said)
-    assert memory.may_ask_again(Reply(452, ("something else",)))
+    assert not memory.may_reconnect_for(said)
+    assert memory.may_reconnect_for(Reply(452, ("something else",)))
     now[0] = server_memory.SAME_FOR + 1
-    assert memory.may_ask_again(said)
+    assert memory.may_reconnect_for(said)
     for number in range(1000):
-        memory.may_ask_again(Reply(400 + number % 100, ("x" * (number // 100 + 1),)))
+        memory.may_reconnect_for(Reply(400 + number % 100, ("x" * (number // 100 + 1),)))
     assert len(memory._asked) <= 64
 
 
 @pytest.mark.parametrize(
     ("stage", "code", "text", "asked"),
     [
-        (Stage.MAIL, 452, "", True),
-        (Stage.DATA, 451, "4.2.1 whatever", True),
-        (Stage.MAIL, 550, "", True),
-        (Stage.MAIL, 550, "5.1.8 bad sender", False),
-        (Stage.MAIL, 552, "5.2.2 full", False),
-        (Stage.MAIL, 552, "5.3.4 too big", False),
-        (Stage.MAIL, 552, "5.3.1 system full", True),
-        (Stage.DATA, 554, "5.6.0 bad content", False),
-        (Stage.RCPT, 450, "4.7.1 greylisted", True),
-        (Stage.RCPT, 452, "4.2.2 mailbox full", False),
-        (Stage.RCPT, 550, "5.7.1 no relaying", False),
-        (Stage.RCPT, 550, "", False),
-        (Stage.FINAL, 452, "too many", False),
-        (Stage.MAIL, 250, "", False),
+        (Step.MAIL, 452, "", True),
+        (Step.DATA, 451, "4.2.1 whatever", True),
+        (Step.MAIL, 550, "", True),
+        (Step.MAIL, 550, "5.1.8 bad sender", False),
+        (Step.MAIL, 552, "5.2.2 full", False),
+        (Step.MAIL, 552, "5.3.4 too big", False),
+        (Step.MAIL, 552, "5.3.1 system full", True),
+        (Step.DATA, 554, "5.6.0 bad content", False),
+        (Step.RCPT, 450, "4.7.1 greylisted", True),
+        (Step.RCPT, 452, "4.2.2 mailbox full", False),
+        (Step.RCPT, 550, "5.7.1 no relaying", False),
+        (Step.RCPT, 550, "", False),
+        (Step.FINAL, 452, "too many", False),
+        (Step.MAIL, 250, "", False),
     ],
 )
 def test_a4_which_replies_may_be_about_the_connection(stage, code, text, asked):

@@ -185,7 +185,7 @@ def test_a6_behind_a_message_that_has_not_ended_it_is_in_doubt(to_first, first, 
     """Kind: mail goes out under the sender, or to the recipients, of another message."""
     dialogue = Dialogue(STREAMING)
     envelopes = messages(4)
-    sending = dialogue.sending(*envelopes, strict=False, window=3, dirty=False, leave=True)
+    sending = dialogue.sending(*envelopes, strict=False, window=3, dirty=False, keep_untaken=True)
     # The third stands behind one whose content was taken or not.
     dialogue.answer(*to_first, *to_second, UNKNOWN, OK, OK, OK)
     third = "accepted" if to_second[-1] == OK else "in_doubt"

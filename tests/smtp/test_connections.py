@@ -159,7 +159,7 @@ def test_one_that_was_left_for_its_refusals_does_not_take_what_comes_back(server
     given = notes(30)
     outcomes, rest = [], iter(given)
     with opened(server, 2, TIERS["lockstep"]) as session:
-        for outcome in session.send(rest, leave=True):
+        for outcome in session.send(rest, keep_untaken=True):
             outcomes.append(outcome)
             if count(outcomes, "failed") == REFUSALS_LIMIT:
                 enough.set()
@@ -196,7 +196,7 @@ def test_what_was_not_taken_stays_in_the_iterator(server, tier, verb):
     with opened(server, 3, tier + "&window=2") as session:
         if verb == "EHLO":
             server.kill()
-        outcomes = list(session.send(rest, leave=True))
+        outcomes = list(session.send(rest, keep_untaken=True))
     left = list(rest)
     assert given[len(given) - len(left) :] == left
     check(outcomes, given[: len(given) - len(left)], server)

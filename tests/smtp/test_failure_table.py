@@ -28,7 +28,7 @@ from txmail.smtp.failure_policy import (
     SPLIT,
     TABLE,
     UNSENT,
-    Stage,
+    Step,
     judge,
 )
 from txmail.testing import CLOSE, HANG, NO_REPLY, RESET, ScriptedServer, then
@@ -116,7 +116,7 @@ def test_a_reply_in_a_mail_transaction(play, where, said, row, preflight, before
 def test_a_reply_that_does_not_belong_there_is_malformed(play, where, code, pipelining):
     """Where a 2yz or 3yz has no row it is no verdict about anything."""
     if any(where in row.stages and f"{code // 100}xx" in row.replies for row in TABLE):
-        assert judge(Stage(where), Reply(code)) is ACCEPTED
+        assert judge(Step(where), Reply(code)) is ACCEPTED
         return
     server = play.serve()
     server.on(VERBS.get(where, where), f"{code} said", times=None)
@@ -139,7 +139,7 @@ def test_too_many_recipients_are_split_and_all_get_it(play, said, preflight):
     server.stop()
     check_held(ended, server.messages)
     assert [str(o.status) for o in ended.outcomes] == ["accepted"] * 3
-    assert judge(Stage.RCPT, Reply(int(said[:3]), (said[4:],))) is SPLIT
+    assert judge(Step.RCPT, Reply(int(said[:3]), (said[4:],))) is SPLIT
 
 
 @pytest.mark.parametrize(("where", "said", "row"), replies_at(*OPENING))

@@ -59,7 +59,7 @@ def test_one_envelope_is_only_staged(dialogue):
     assert dialogue.ended
     assert preflight.refusals() == []
     assert preflight.passed(TWO)
-    assert preflight.staged.envelope is TWO
+    assert preflight.open_transaction.envelope is TWO
     assert preflight.probes == 0
 
 
@@ -75,7 +75,7 @@ def test_envelopes_of_one_sender_share_a_mail_with_the_largest_size_and_one_rset
         "RCPT TO:<b@example.com>",
     ]
     assert dialogue.ended
-    assert preflight.staged.envelope is ONE
+    assert preflight.open_transaction.envelope is ONE
     assert preflight.probes == 1
     assert all(preflight.passed(e) for e in (ONE, TWO, THREE))
 
@@ -101,9 +101,9 @@ def test_another_sender_body_or_smtputf8_is_a_group_of_its_own(dialogue, other):
 
 
 def test_without_staging_everything_is_asked_and_reset(dialogue):
-    preflight = dialogue.preflight(ONE, stage=False)
+    preflight = dialogue.preflight(ONE, keep_open=False)
     assert verbs(dialogue.answer(OK, OK, OK)) == ["MAIL", "RCPT", "RSET"]
-    assert preflight.staged is None
+    assert preflight.open_transaction is None
     assert not preflight.dirty
 
 
@@ -140,7 +140,7 @@ def test_without_pipelining_questions_go_one_at_a_time():
         [verb] for verb in ("MAIL", "RCPT", "RCPT", "RSET", "MAIL", "RCPT")
     ]
     assert preflight.passed(TWO)
-    assert preflight.staged.envelope is ONE
+    assert preflight.open_transaction.envelope is ONE
 
 
 # Refusals
@@ -156,7 +156,7 @@ def test_refusals_come_in_the_order_of_the_envelopes_and_their_recipients(dialog
         ("d@example.com", "3", "deferred"),
         ("e@example.com", "3", "failed"),
     ]
-    assert preflight.staged is None
+    assert preflight.open_transaction is None
     assert preflight.dirty
     assert not preflight.passed(TWO)
 
@@ -188,7 +188,7 @@ def test_a_refused_sender_of_the_staged_envelope_is_its_own_refusal(dialogue):
     preflight = dialogue.preflight(TWO)
     dialogue.answer(b"550 5.1.8 bad sender\r\n", NO_RECIPIENTS, NO_RECIPIENTS)
     assert [o.reply.text for o in preflight.refusals()] == ["5.1.8 bad sender"] * 2
-    assert preflight.staged is None
+    assert preflight.open_transaction is None
 
 
 def test_too_many_recipients_at_once_is_no_refusal(dialogue):
@@ -239,7 +239,7 @@ def test_a_421_ends_it(dialogue, answered):
 
 
 def test_a_refused_rset_ends_it(dialogue):
-    dialogue.preflight(ONE, stage=False)
+    dialogue.preflight(ONE, keep_open=False)
     dialogue.answer(OK, OK, b"502 what\r\n")
     assert isinstance(dialogue.error, ConnectionEnded)
 

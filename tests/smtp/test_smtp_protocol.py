@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from txmail.smtp.commands import DATA, NOOP, RSET, rcpt
-from txmail.smtp.failure_policy import Stage
+from txmail.smtp.failure_policy import Step
 from txmail.smtp.protocol import LocalProtocolError, Protocol
 from txmail.smtp.replies import MalformedReply
 
@@ -30,7 +30,7 @@ def written(protocol):
 
 def in_content(protocol):
     """Bring it to where content is due."""
-    protocol.issue(Stage.DATA, DATA)
+    protocol.issue(Step.DATA, DATA)
     written(protocol)
     protocol.receive(b"354 go\r\n")
     assert protocol.next_reply().code == 354
@@ -46,8 +46,8 @@ def test_the_greeting_is_awaited_before_anything_is_said():
 
 
 def test_replies_answer_commands_in_their_order(protocol):
-    protocol.issue(Stage.RSET, RSET)
-    protocol.issue(Stage.RCPT, rcpt(b"<b@example.com>"))
+    protocol.issue(Step.RSET, RSET)
+    protocol.issue(Step.RCPT, rcpt(b"<b@example.com>"))
     assert written(protocol) == b"RSET\r\nRCPT TO:<b@example.com>\r\n"
     protocol.receive(b"250 one\r\n550 two\r\n")
     assert [protocol.next_reply().code, protocol.next_reply().code] == [250, 550]
@@ -60,7 +60,7 @@ def test_what_nothing_asked_for_ends_the_connection(protocol, octets):
     protocol.receive(octets)
     assert not protocol.idle
     with pytest.raises(MalformedReply):
-        protocol.issue(Stage.NOOP, NOOP)
+        protocol.issue(Step.NOOP, NOOP)
 
 
 def test_a_reply_that_nothing_asked_for_is_malformed_when_it_is_read(protocol):
@@ -71,7 +71,7 @@ def test_a_reply_that_nothing_asked_for_is_malformed_when_it_is_read(protocol):
 
 @pytest.mark.parametrize("octets", range(len(NOOP)))
 def test_a_reply_that_comes_before_its_command_has_left_is_malformed(protocol, octets):
-    protocol.issue(Stage.NOOP, NOOP)
+    protocol.issue(Step.NOOP, NOOP)
     protocol.outgoing()
     protocol.took(octets)
     protocol.receive(b"250 Ok\r\n")
@@ -79,7 +79,7 @@ def test_a_reply_that_comes_before_its_command_has_left_is_malformed(protocol, o
         protocol.next_reply()
 
 
-@pytest.mark.parametrize("stage", [s for s in Stage if s not in (Stage.DATA, Stage.FINAL)])
+@pytest.mark.parametrize("stage", [s for s in Step if s not in (Step.DATA, Step.FINAL)])
 def test_an_intermediate_reply_to_anything_but_data_is_malformed(protocol, stage):
     protocol.issue(stage, NOOP)
     written(protocol)
@@ -106,7 +106,7 @@ def test_an_intermediate_reply_to_the_final_dot_is_malformed(protocol):
 
 @pytest.mark.parametrize("reply", [b"250 Ok\r\n", b"251 Ok\r\n", b"334 \r\n", b"350 ok\r\n"])
 def test_data_is_answered_by_354_or_by_a_refusal(protocol, reply):
-    protocol.issue(Stage.DATA, DATA)
+    protocol.issue(Step.DATA, DATA)
     written(protocol)
     protocol.receive(reply)
     with pytest.raises(MalformedReply):
@@ -114,15 +114,15 @@ def test_data_is_answered_by_354_or_by_a_refusal(protocol, reply):
 
 
 def test_nothing_is_issued_behind_data_until_it_is_answered(protocol):
-    protocol.issue(Stage.DATA, DATA)
+    protocol.issue(Step.DATA, DATA)
     with pytest.raises(LocalProtocolError):
-        protocol.issue(Stage.RSET, RSET)
+        protocol.issue(Step.RSET, RSET)
 
 
 def test_nothing_but_content_follows_a_354(protocol):
     in_content(protocol)
     with pytest.raises(LocalProtocolError):
-        protocol.issue(Stage.RSET, RSET)
+        protocol.issue(Step.RSET, RSET)
     assert not protocol.idle
 
 
@@ -136,7 +136,7 @@ def test_content_without_a_354_is_refused(protocol):
 
 
 def test_a_refused_data_is_no_354(protocol):
-    protocol.issue(Stage.DATA, DATA)
+    protocol.issue(Step.DATA, DATA)
     written(protocol)
     protocol.receive(b"554 no\r\n")
     assert protocol.next_reply().code == 554
@@ -147,7 +147,7 @@ def test_a_refused_data_is_no_354(protocol):
 def test_commands_may_follow_the_content_in_the_same_write(protocol):
     in_content(protocol)
     protocol.content(CONTENT)
-    protocol.issue(Stage.RSET, RSET)
+    protocol.issue(Step.RSET, RSET)
     assert written(protocol) == ON_WIRE + RSET
 
 
@@ -155,7 +155,7 @@ def test_commands_may_follow_the_content_in_the_same_write(protocol):
 def test_the_final_dot_has_left_with_the_last_octet_of_its_line(protocol, octets):
     in_content(protocol)
     protocol.content(CONTENT)
-    protocol.issue(Stage.RSET, RSET)
+    protocol.issue(Step.RSET, RSET)
     offered = b"".join(protocol.outgoing())
     protocol.took(octets)
     assert protocol.final_dot_left is (octets >= len(ON_WIRE))
@@ -197,7 +197,7 @@ def test_buffers_are_written_in_any_pieces(protocol):
     in_content(protocol)
     protocol.content(CONTENT)
     for _ in range(20):
-        protocol.issue(Stage.RSET, RSET)
+        protocol.issue(Step.RSET, RSET)
     pieces, size = [], 1
     while protocol.unwritten:
         piece = b"".join(protocol.outgoing())[:size]

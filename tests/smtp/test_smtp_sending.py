@@ -394,7 +394,7 @@ def staged(dialogue, envelope):
 
 def test_a_staged_envelope_that_is_first_lacks_only_data(dialogue):
     transaction = staged(dialogue, PAIR)
-    sending = dialogue.sending(PAIR, ONE, passed=[PAIR, ONE], staged=transaction)
+    sending = dialogue.sending(PAIR, ONE, passed=[PAIR, ONE], open_transaction=transaction)
     assert dialogue.answer(GO_AHEAD) == b"DATA\r\n"
     assert dialogue.answer(OK, OK, OK, GO_AHEAD) == content(PAIR) + opening(ONE)
     dialogue.answer(OK)
@@ -403,7 +403,7 @@ def test_a_staged_envelope_that_is_first_lacks_only_data(dialogue):
 
 def test_a_staged_envelope_that_is_not_first_any_more_is_reset(dialogue):
     transaction = staged(dialogue, PAIR)
-    sending = dialogue.sending(ONE, PAIR, passed=[PAIR, ONE], staged=transaction)
+    sending = dialogue.sending(ONE, PAIR, passed=[PAIR, ONE], open_transaction=transaction)
     assert dialogue.answer(OK, OK, OK, GO_AHEAD) == b"RSET\r\n" + opening(ONE)
     assert dialogue.answer(OK, OK, OK, OK, GO_AHEAD) == content(ONE) + opening(PAIR)
     dialogue.answer(OK)
@@ -412,7 +412,7 @@ def test_a_staged_envelope_that_is_not_first_any_more_is_reset(dialogue):
 
 def test_a_staged_envelope_that_nobody_sends_leaves_the_connection_dirty(dialogue):
     transaction = staged(dialogue, PAIR)
-    sending = dialogue.sending(staged=transaction)
+    sending = dialogue.sending(open_transaction=transaction)
     assert dialogue.ended
     assert sending.dirty
 

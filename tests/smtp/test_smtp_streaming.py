@@ -222,8 +222,8 @@ def asked(dialogue, *envelopes):
 
 @pytest.mark.parametrize("first", [ONE, PAIR])
 def test_of_a_staged_message_only_the_content_is_missing(dialogue, first):
-    staged = asked(dialogue, first, TWO).staged
-    sending = dialogue.sending(first, TWO, staged=staged, passed=(first, TWO), window=2)
+    staged = asked(dialogue, first, TWO).open_transaction
+    sending = dialogue.sending(first, TWO, open_transaction=staged, passed=(first, TWO), window=2)
     assert dialogue.answer(b"250 2.0.0 first\r\n", *[OK] * 4) == bdat(first) + streamed(TWO)
     assert statuses(sending.ready) == ["accepted"] * (len(first.recipients) + 1)
     assert [o.reply.text for o in sending.ready][:-1] == ["2.0.0 first"] * len(first.recipients)
@@ -231,15 +231,15 @@ def test_of_a_staged_message_only_the_content_is_missing(dialogue, first):
 
 
 def test_a_staged_message_that_is_not_the_first_any_more_is_reset(dialogue):
-    staged = asked(dialogue, ONE, TWO).staged
-    sending = dialogue.sending(TWO, ONE, staged=staged, passed=(ONE, TWO), window=2)
+    staged = asked(dialogue, ONE, TWO).open_transaction
+    sending = dialogue.sending(TWO, ONE, open_transaction=staged, passed=(ONE, TWO), window=2)
     assert dialogue.answer(*[OK] * 8) == streamed(TWO, ONE)
     assert statuses(sending.ready) == ["accepted"] * 2
 
 
 def test_a_staged_message_that_is_refused_leaves_the_others_right(dialogue):
-    staged = asked(dialogue, ONE, TWO).staged
-    sending = dialogue.sending(ONE, TWO, staged=staged, strict=False, window=2)
+    staged = asked(dialogue, ONE, TWO).open_transaction
+    sending = dialogue.sending(ONE, TWO, open_transaction=staged, strict=False, window=2)
     dialogue.answer(b"554 5.7.1 spam\r\n", *[OK] * 4)
     assert statuses(sending.ready) == ["failed", "accepted"]
     assert [o.position for o in sending.ready] == [0, 1]
@@ -363,7 +363,7 @@ def test_what_cannot_be_sent_is_left_out_of_the_stream(extensions, envelope, str
 @pytest.mark.parametrize("leave", [True, False])
 def test_what_was_not_taken_when_sending_ended_stays_in_the_iterator(dialogue, leave):
     envelopes = iter(messages(10))
-    sending = dialogue.sending(source=envelopes, window=3, leave=leave)
+    sending = dialogue.sending(source=envelopes, window=3, keep_untaken=leave)
     dialogue.answer(OK, OK, OK, b"554 5.7.1 no\r\n", *[OK] * 8)
     assert dialogue.ended
     left = list(envelopes)
@@ -375,7 +375,7 @@ def test_what_was_not_taken_when_sending_ended_stays_in_the_iterator(dialogue, l
 def test_one_that_was_taken_and_had_to_wait_is_reported(dialogue):
     """What was not streamed because it needs care is not lost when the connection is."""
     envelopes = iter([ONE, PAIR, TWO])
-    sending = dialogue.sending(source=envelopes, window=3, leave=True)
+    sending = dialogue.sending(source=envelopes, window=3, keep_untaken=True)
     dialogue.write()
     dialogue.end()
     assert [(o.position, str(o.status)) for o in sending.ready] == [

@@ -13,7 +13,7 @@ import pytest
 from txmail.outcome import Action, Scope, Status
 from txmail.reply import Reply
 from txmail.smtp import failure_policy
-from txmail.smtp.failure_policy import TABLE, Stage, judge
+from txmail.smtp.failure_policy import TABLE, Step, judge
 
 ACCEPTED = ("accepted", "message", "done")
 DEFER_ROUTE = ("deferred", "route", "defer_route")
@@ -25,7 +25,7 @@ FAIL = ("failed", "message", "fail")
 DEFER_RECIPIENT = ("deferred", "recipient", "defer")
 FAIL_RECIPIENT = ("failed", "recipient", "fail")
 SPLIT = ("deferred", "recipient", "split")
-IN_TRANSACTION = (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.FINAL)
+IN_TRANSACTION = (Step.MAIL, Step.RCPT, Step.DATA, Step.FINAL)
 
 
 def verdict(stage, text):
@@ -50,7 +50,7 @@ def verdict(stage, text):
     ],
 )
 def test_the_rate_we_are_allowed_is_about_the_route(stage, said):
-    if stage is Stage.RCPT and said[:3] in ("450", "451"):  # greylisting says the same
+    if stage is Step.RCPT and said[:3] in ("450", "451"):  # greylisting says the same
         assert verdict(stage, said) == DEFER_RECIPIENT
     else:
         assert verdict(stage, said) == DEFER_ROUTE
@@ -58,73 +58,73 @@ def test_the_rate_we_are_allowed_is_about_the_route(stage, said):
 
 @pytest.mark.parametrize("stage", IN_TRANSACTION)
 def test_too_many_connections_is_about_the_route(stage):
-    expected = NOT_NOW if stage is Stage.MAIL else DEFER_ROUTE
+    expected = NOT_NOW if stage is Step.MAIL else DEFER_ROUTE
     assert verdict(stage, "421 4.7.0 too many connections") == expected
 
 
 @pytest.mark.parametrize(
     ("stage", "said", "expected"),
     [
-        (Stage.MAIL, "250 2.1.0 Ok", ACCEPTED),
-        (Stage.MAIL, "421 closing", NOT_NOW),
-        (Stage.MAIL, "530 5.7.0 authenticate first", STOP_ROUTE),
-        (Stage.MAIL, "450 4.1.8 domain not found", DEFER),
-        (Stage.MAIL, "451 local error", DEFER),
-        (Stage.MAIL, "452 4.3.1 no space", DEFER),
-        (Stage.MAIL, "499 what", DEFER),
-        (Stage.MAIL, "552 5.3.4 too big", FAIL),
-        (Stage.MAIL, "553 5.1.7 bad sender", FAIL),
-        (Stage.MAIL, "555 parameter", FAIL),
-        (Stage.MAIL, "550 5.7.1 not you", FAIL),
-        (Stage.MAIL, "530 5.7.1 authenticate first", STOP_ROUTE),
-        (Stage.MAIL, "599 what", FAIL),
-        (Stage.RCPT, "250 2.1.5 Ok", ACCEPTED),
-        (Stage.RCPT, "251 will forward", ACCEPTED),
-        (Stage.RCPT, "252 cannot verify", ACCEPTED),
-        (Stage.RCPT, "450 4.2.0 greylisted", DEFER_RECIPIENT),
-        (Stage.RCPT, "451 greylisted", DEFER_RECIPIENT),
-        (Stage.RCPT, "421 closing", DEFER),
-        (Stage.RCPT, "499 what", DEFER_RECIPIENT),
-        (Stage.RCPT, "452 4.5.3 too many recipients", SPLIT),
-        (Stage.RCPT, "552 5.5.3 too many recipients", SPLIT),
-        (Stage.RCPT, "452 too many recipients", SPLIT),
-        (Stage.RCPT, "552 too many recipients", SPLIT),
-        (Stage.RCPT, "452 4.5.30 something else", DEFER_RECIPIENT),
-        (Stage.RCPT, "452 4.2.2 mailbox full", DEFER_RECIPIENT),
-        (Stage.RCPT, "552 5.2.2 mailbox full", DEFER_RECIPIENT),
-        (Stage.RCPT, "452 4.3.1 no space", DEFER_RECIPIENT),
-        (Stage.RCPT, "552 5.3.4 too big", FAIL_RECIPIENT),
-        (Stage.RCPT, "550 5.1.1 no such user", FAIL_RECIPIENT),
-        (Stage.RCPT, "551 not here", FAIL_RECIPIENT),
-        (Stage.RCPT, "553 5.1.3 bad address", FAIL_RECIPIENT),
-        (Stage.RCPT, "554 no", FAIL_RECIPIENT),
-        (Stage.RCPT, "599 what", FAIL_RECIPIENT),
-        (Stage.DATA, "451 later", DEFER),
-        (Stage.DATA, "554 no valid recipients", FAIL),
-        (Stage.FINAL, "250 2.0.0 queued", ACCEPTED),
-        (Stage.FINAL, "250", ACCEPTED),
-        (Stage.FINAL, "451 4.3.0 later", DEFER),
-        (Stage.FINAL, "452 4.3.1 no space", DEFER),
-        (Stage.FINAL, "499 what", DEFER),
-        (Stage.FINAL, "552 5.3.4 too big", FAIL),
-        (Stage.FINAL, "554 5.7.1 spam", FAIL),
-        (Stage.FINAL, "599 what", FAIL),
-        (Stage.DATA, "421 closing", DEFER),
-        (Stage.DATA, "250 what", DEFER_ROUTE),
-        (Stage.FINAL, "421 closing", DEFER),
-        (Stage.FINAL, "354 what", DEFER_ROUTE),
-        (Stage.GREETING, "554 go away", NOT_HERE),
-        (Stage.GREETING, "421 busy", NOT_NOW),
-        (Stage.GREETING, "450 busy", NOT_NOW),
-        (Stage.EHLO, "550 your name", NOT_HERE),
-        (Stage.EHLO, "502 what", NOT_HERE),
-        (Stage.HELO, "421 busy", NOT_NOW),
-        (Stage.STARTTLS, "454 4.7.0 not now", NOT_NOW),
-        (Stage.STARTTLS, "501 no", NOT_NOW),
-        (Stage.AUTH, "454 4.7.0 not now", NOT_NOW),
-        (Stage.AUTH, "535 5.7.8 wrong", NOT_HERE),
-        (Stage.AUTH, "534 5.7.9 too weak", NOT_HERE),
-        (Stage.RSET, "500 what", NOT_NOW),
+        (Step.MAIL, "250 2.1.0 Ok", ACCEPTED),
+        (Step.MAIL, "421 closing", NOT_NOW),
+        (Step.MAIL, "530 5.7.0 authenticate first", STOP_ROUTE),
+        (Step.MAIL, "450 4.1.8 domain not found", DEFER),
+        (Step.MAIL, "451 local error", DEFER),
+        (Step.MAIL, "452 4.3.1 no space", DEFER),
+        (Step.MAIL, "499 what", DEFER),
+        (Step.MAIL, "552 5.3.4 too big", FAIL),
+        (Step.MAIL, "553 5.1.7 bad sender", FAIL),
+        (Step.MAIL, "555 parameter", FAIL),
+        (Step.MAIL, "550 5.7.1 not you", FAIL),
+        (Step.MAIL, "530 5.7.1 authenticate first", STOP_ROUTE),
+        (Step.MAIL, "599 what", FAIL),
+        (Step.RCPT, "250 2.1.5 Ok", ACCEPTED),
+        (Step.RCPT, "251 will forward", ACCEPTED),
+        (Step.RCPT, "252 cannot verify", ACCEPTED),
+        (Step.RCPT, "450 4.2.0 greylisted", DEFER_RECIPIENT),
+        (Step.RCPT, "451 greylisted", DEFER_RECIPIENT),
+        (Step.RCPT, "421 closing", DEFER),
+        (Step.RCPT, "499 what", DEFER_RECIPIENT),
+        (Step.RCPT, "452 4.5.3 too many recipients", SPLIT),
+        (Step.RCPT, "552 5.5.3 too many recipients", SPLIT),
+        (Step.RCPT, "452 too many recipients", SPLIT),
+        (Step.RCPT, "552 too many recipients", SPLIT),
+        (Step.RCPT, "452 4.5.30 something else", DEFER_RECIPIENT),
+        (Step.RCPT, "452 4.2.2 mailbox full", DEFER_RECIPIENT),
+        (Step.RCPT, "552 5.2.2 mailbox full", DEFER_RECIPIENT),
+        (Step.RCPT, "452 4.3.1 no space", DEFER_RECIPIENT),
+        (Step.RCPT, "552 5.3.4 too big", FAIL_RECIPIENT),
+        (Step.RCPT, "550 5.1.1 no such user", FAIL_RECIPIENT),
+        (Step.RCPT, "551 not here", FAIL_RECIPIENT),
+        (Step.RCPT, "553 5.1.3 bad address", FAIL_RECIPIENT),
+        (Step.RCPT, "554 no", FAIL_RECIPIENT),
+        (Step.RCPT, "599 what", FAIL_RECIPIENT),
+        (Step.DATA, "451 later", DEFER),
+        (Step.DATA, "554 no valid recipients", FAIL),
+        (Step.FINAL, "250 2.0.0 queued", ACCEPTED),
+        (Step.FINAL, "250", ACCEPTED),
+        (Step.FINAL, "451 4.3.0 later", DEFER),
+        (Step.FINAL, "452 4.3.1 no space", DEFER),
+        (Step.FINAL, "499 what", DEFER),
+        (Step.FINAL, "552 5.3.4 too big", FAIL),
+        (Step.FINAL, "554 5.7.1 spam", FAIL),
+        (Step.FINAL, "599 what", FAIL),
+        (Step.DATA, "421 closing", DEFER),
+        (Step.DATA, "250 what", DEFER_ROUTE),
+        (Step.FINAL, "421 closing", DEFER),
+        (Step.FINAL, "354 what", DEFER_ROUTE),
+        (Step.GREETING, "554 go away", NOT_HERE),
+        (Step.GREETING, "421 busy", NOT_NOW),
+        (Step.GREETING, "450 busy", NOT_NOW),
+        (Step.EHLO, "550 your name", NOT_HERE),
+        (Step.EHLO, "502 what", NOT_HERE),
+        (Step.HELO, "421 busy", NOT_NOW),
+        (Step.STARTTLS, "454 4.7.0 not now", NOT_NOW),
+        (Step.STARTTLS, "501 no", NOT_NOW),
+        (Step.AUTH, "454 4.7.0 not now", NOT_NOW),
+        (Step.AUTH, "535 5.7.8 wrong", NOT_HERE),
+        (Step.AUTH, "534 5.7.9 too weak", NOT_HERE),
+        (Step.RSET, "500 what", NOT_NOW),
     ],
 )
 def test_the_table(stage, said, expected):
@@ -138,7 +138,7 @@ def test_an_enhanced_code_of_another_class_does_not_count(stage):
     assert verdict(stage, "450 5.7.1 odd") != DEFER_ROUTE
 
 
-@pytest.mark.parametrize("stage", [s for s in Stage if s not in IN_TRANSACTION])
+@pytest.mark.parametrize("stage", [s for s in Step if s not in IN_TRANSACTION])
 def test_outside_a_mail_transaction_no_message_is_judged(stage):
     for said in ("421 x", "450 x", "500 x", "554 5.7.1 x"):
         assert verdict(stage, said)[1] == "route"
@@ -154,10 +154,10 @@ def test_only_a_5yz_is_permanent_and_only_a_2yz_accepted():
 
 def test_verdicts_are_the_same_object_wherever_they_stand():
     """`sending` and `preflight` compare them with `is`."""
-    assert judge(Stage.MAIL, Reply(250)) is failure_policy.ACCEPTED
-    assert judge(Stage.RCPT, Reply(252)) is failure_policy.ACCEPTED
-    assert judge(Stage.RCPT, Reply(552)) is failure_policy.SPLIT
-    assert judge(Stage.RCPT, Reply(450)) is failure_policy.DEFER_RECIPIENT
+    assert judge(Step.MAIL, Reply(250)) is failure_policy.ACCEPTED
+    assert judge(Step.RCPT, Reply(252)) is failure_policy.ACCEPTED
+    assert judge(Step.RCPT, Reply(552)) is failure_policy.SPLIT
+    assert judge(Step.RCPT, Reply(450)) is failure_policy.DEFER_RECIPIENT
     distinct = {row.verdict for row in TABLE}
     assert len(distinct) == len({id(row.verdict) for row in TABLE})
 
@@ -173,7 +173,7 @@ def test_every_line_of_the_file_is_a_row():
 
 def test_every_stage_with_a_command_has_its_rows():
     said = {stage for row in TABLE for stage in row.stages}
-    assert {str(stage) for stage in Stage} <= said
+    assert {str(stage) for stage in Step} <= said
     for stage in ("greeting", "EHLO", "HELO", "STARTTLS", "AUTH", *IN_TRANSACTION, "RSET"):
         for what in ("4xx", "5xx"):
             assert any(stage in row.stages and what in row.replies for row in TABLE), stage

@@ -74,7 +74,7 @@ def test_a_421_in_mid_stream(server, short_patience, verb, status, window, end, 
     left = iter(envelopes)
     # The usual time would be longer than a test may take.
     with opened(server, window=window, timeout=1000) as session:
-        outcomes = list(session.send(left, leave=leave))
+        outcomes = list(session.send(left, keep_untaken=leave))
         assert session.closed
     found = statuses(outcomes)
     if end is RESET and found[: before + 1] != ["accepted"] * before + [status]:
@@ -155,7 +155,7 @@ def test_replies_to_what_was_accepted_are_read_until_the_end(end, answered):
     envelopes = messages(20)
     left = iter(envelopes)
     with RawServer(counting.serve) as raw, opened(raw, window=4) as session:
-        outcomes = list(session.send(left, leave=True))
+        outcomes = list(session.send(left, keep_untaken=True))
     found = statuses(outcomes)
     assert found[:answered] == ["accepted"] * answered
     assert found[answered : answered + 4] == ["in_doubt"] * 4

@@ -72,7 +72,10 @@ def test_nor_behind_one_that_was_staged(dialogue, staged):
     converse(dialogue, peer)
     peer.on(".", "554 5.7.1 spam")
     sending = dialogue.sending(
-        *(BAD, GOOD, LATER), strict=False, window=1, staged=preflight.staged if staged else None
+        *(BAD, GOOD, LATER),
+        strict=False,
+        window=1,
+        open_transaction=preflight.open_transaction if staged else None,
     )
     converse(dialogue, peer)
     assert statuses(sending.ready) == ["failed", "accepted", "accepted"]
@@ -84,7 +87,7 @@ def test_nor_behind_one_that_was_staged(dialogue, staged):
 
 def test_behind_a_refusal_content_waits_for_its_recipient_until_a_message_is_accepted(dialogue):
     sending = dialogue.sending(
-        *(BAD, GOOD, LATER, BAD, GOOD, LATER), strict=False, window=2, leave=True
+        *(BAD, GOOD, LATER, BAD, GOOD, LATER), strict=False, window=2, keep_untaken=True
     )
     assert dialogue.write().count(b"BDAT") == 2
     dialogue.feed(OK, OK, NO_SUCH_USER, NO_RECIPIENTS)
@@ -167,7 +170,7 @@ def test_a_refusal_that_came_before_nonsense_counts(dialogue):
 
 
 def test_a_reply_that_nothing_asked_for_is_noticed_before_the_next_message(dialogue):
-    sending = dialogue.sending(GOOD, LATER, BAD, strict=False, window=1, leave=True)
+    sending = dialogue.sending(GOOD, LATER, BAD, strict=False, window=1, keep_untaken=True)
     dialogue.answer(OK, OK, OK, OK, OK)
     assert type(dialogue.error) is MalformedReply
     assert dialogue.write() == b""
@@ -291,7 +294,9 @@ def test_whom_the_server_would_have_taken_later_is_unsent_if_it_ends_now(dialogu
 
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_a_421_begins_nothing_new(dialogue, window):
-    sending = dialogue.sending(GOOD, LATER, BAD, GOOD, strict=False, window=window, leave=True)
+    sending = dialogue.sending(
+        GOOD, LATER, BAD, GOOD, strict=False, window=window, keep_untaken=True
+    )
     dialogue.answer(*[OK] * 4)
     assert dialogue.write().count(b"BDAT") == 1
     dialogue.feed(*[OK] * (2 if window == 1 else 3), b"4")
@@ -305,7 +310,7 @@ def test_a_421_begins_nothing_new(dialogue, window):
 
 def test_nor_does_one_that_is_seen_before_its_turn(dialogue):
     """The reply in front of it makes room in the window."""
-    sending = dialogue.sending(GOOD, LATER, BAD, strict=False, window=2, leave=True)
+    sending = dialogue.sending(GOOD, LATER, BAD, strict=False, window=2, keep_untaken=True)
     dialogue.answer(*[OK] * 5, b"421 bye\r\n")
     assert dialogue.write() == b""
     dialogue.end()

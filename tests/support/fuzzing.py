@@ -392,7 +392,7 @@ def work(transport, envelopes):
     except TransportError:
         outcomes = []
     else:
-        outcomes = list(session.send(left, leave=True))
+        outcomes = list(session.send(left, keep_untaken=True))
         session.close()
     begun = len(envelopes) - len(list(left))
     assert {o.position for o in outcomes} == set(range(begun))

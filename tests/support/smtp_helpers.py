@@ -80,11 +80,11 @@ class Dialogue:
         source=None,
         strict=True,
         passed=(),
-        staged=None,
+        open_transaction=None,
         dirty=None,
         window=0,
         octets=WINDOW_OCTETS,
-        leave=False,
+        keep_untaken=False,
     ):
         """Begin to send `envelopes`, or what `source` iterates over; the `Sending`.
 
@@ -92,7 +92,7 @@ class Dialogue:
         used: RSET stands in front of its first message too.
         """
         if dirty is None:
-            dirty = bool(window) and staged is None
+            dirty = bool(window) and open_transaction is None
         sending = Sending(
             self.protocol,
             self.extensions,
@@ -100,23 +100,25 @@ class Dialogue:
             strict=strict,
             pipelining=self.extensions.pipelining,
             passed=lambda envelope: envelope in passed,
-            staged=staged,
+            open_transaction=open_transaction,
             dirty=dirty,
             window=window,
             octets=octets,
-            leave=leave,
+            keep_untaken=keep_untaken,
         )
         self._begin(sending.conversation())
         return sending
 
-    def preflight(self, *envelopes, always=False, stage=True, dirty=False, allowed=PROBES_LIMIT):
+    def preflight(
+        self, *envelopes, always=False, keep_open=True, dirty=False, allowed=PROBES_LIMIT
+    ):
         """Begin to ask; the `Preflight`."""
         preflight = Preflight(
             self.protocol,
             self.extensions,
             envelopes,
             always=always,
-            stage=stage,
+            keep_open=keep_open,
             pipelining=self.extensions.pipelining,
             dirty=dirty,
             allowed=allowed,

@@ -205,7 +205,7 @@ def one_send(server, cuts, envelopes, window):
     left = iter(envelopes)
     outcomes = []
     with contextlib.suppress(TransportError), opened(cuts.address) as session:
-        outcomes = list(session.send(left, window=window, leave=True))
+        outcomes = list(session.send(left, window=window, keep_untaken=True))
         assert [o.position for o in outcomes] == list(range(len(outcomes)))
     settle(server, cuts, known)
     # What was not said anything of is still there.

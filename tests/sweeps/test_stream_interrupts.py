@@ -87,7 +87,7 @@ class Interrupted:
         interrupting = Interrupting(at)
         with interrupting:
             try:
-                for outcome in self.session.send(self._source(), leave=leave, strict=strict):
+                for outcome in self.session.send(self._source(), keep_untaken=leave, strict=strict):
                     found.append(outcome)
             except KeyboardInterrupt:
                 pass
@@ -154,7 +154,7 @@ def test_closing_the_iterator_lets_nothing_more_leave(after):
     session.greet(10)
     sent = [note(f"n{number}", body=b"x" * 150 + b"\r\n") for number in range(9)]
     left = iter(sent)
-    sending = session.send(left, leave=True)
+    sending = session.send(left, keep_untaken=True)
     found = [next(sending) for _ in range(after)]
     heard = peer.heard
     sending.close()

@@ -17,8 +17,8 @@ Replies about a mailbox never count. Three messages in a row that are put off at
 content slow the route down; three recipients of one domain that are put off slow that domain down.
 Greylisting (450 or 451 to RCPT) slows nothing.
 
-A connection that has carried messages may refuse for its age; `ask_again` asks a fresh one, and
-only the answer of that one is heard here.
+A connection that has carried messages may refuse for its age. `reconnect_policy` has a fresh one
+asked, and only the answer of that one is heard here.
 """
 
 from __future__ import annotations

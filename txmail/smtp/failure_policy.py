@@ -21,7 +21,7 @@ from ..outcome import Action, Scope, Status
 from ..reply import Reply
 
 
-class Stage(StrEnum):
+class Step(StrEnum):
     """Where in the dialogue we are: which command a reply answers."""
 
     CONNECT = "connect"
@@ -109,48 +109,48 @@ def _each(table: Iterable[Row], *, events: bool) -> dict[tuple[str, str], Verdic
 _EVENTS = _each(TABLE, events=True)
 _REPLIES = _each(TABLE, events=False)
 
-ACCEPTED = _REPLIES[Stage.FINAL, "2xx"]
-IN_DOUBT = _EVENTS[Stage.FINAL, "EOF"]
+ACCEPTED = _REPLIES[Step.FINAL, "2xx"]
+IN_DOUBT = _EVENTS[Step.FINAL, "EOF"]
 #: the connection ended before the final dot of a message whose content was on its way
 CUT_SHORT = _EVENTS["content", "connection lost before the final dot"]
 #: nothing of the message was sent
-UNSENT = _EVENTS[Stage.MAIL, "time-out"]
+UNSENT = _EVENTS[Step.MAIL, "time-out"]
 #: known here to be impossible: too large, SMTPUTF8 or 8BITMIME needed and not offered
 UNSENDABLE = _EVENTS["local", "SMTPUTF8 not offered"]
 #: with ``preflight=always``, more than a server is asked about
 NOT_ASKED = _verdict("unsent", "message", "fail")
 #: SMTPUTF8 is needed, and the server knows HELO only
-NEEDS_EHLO = _EVENTS[Stage.EHLO, "500, 502 or 504, SMTPUTF8 needed"]
+NEEDS_EHLO = _EVENTS[Step.EHLO, "500, 502 or 504, SMTPUTF8 needed"]
 #: too many recipients at once: the rest goes in a mail transaction of its own
-SPLIT = _REPLIES[Stage.RCPT, "452 4.5.3"]
+SPLIT = _REPLIES[Step.RCPT, "452 4.5.3"]
 #: a recipient that cannot be taken now
-DEFER_RECIPIENT = _REPLIES[Stage.RCPT, "4xx"]
+DEFER_RECIPIENT = _REPLIES[Step.RCPT, "4xx"]
 #: a reply that does not belong where it came
 _OUT_OF_PLACE = _verdict("deferred", "route", "defer_route")
 #: stages and codes of which an enhanced status code may say more
 _REFINED = {(stage, what[:3]) for stage, what in _REPLIES if " " in what}
 
 
-def judge(stage: Stage, reply: Reply) -> Verdict:
-    """The verdict of a complete, well-formed `reply` at `stage`."""
+def judge(step: Step, reply: Reply) -> Verdict:
+    """The verdict of a complete, well-formed `reply` at `step`."""
     if reply.code == 250:
-        return _plain(stage, 250)
-    if (stage, str(reply.code)) in _REFINED and (status := reply.enhanced) is not None:
+        return _plain(step, 250)
+    if (step, str(reply.code)) in _REFINED and (status := reply.enhanced) is not None:
         for detail in (f"{status}", f"{status.klass}.{status.subject}.x", f"{status.klass}.x.x"):
-            verdict = _REPLIES.get((stage, f"{reply.code} {detail}"))
+            verdict = _REPLIES.get((step, f"{reply.code} {detail}"))
             if verdict is not None:
                 return verdict
-    return _plain(stage, reply.code)
+    return _plain(step, reply.code)
 
 
 @cache
-def _plain(stage: Stage, code: int) -> Verdict:
+def _plain(step: Step, code: int) -> Verdict:
     """The verdict of a reply whose enhanced status code says nothing, or which has none."""
-    of_class = _REPLIES.get((stage, f"{code // 100}xx"), _OUT_OF_PLACE)
-    return _REPLIES.get((stage, str(code)), of_class)
+    of_class = _REPLIES.get((step, f"{code // 100}xx"), _OUT_OF_PLACE)
+    return _REPLIES.get((step, str(code)), of_class)
 
 
-def concerns_connection(stage: Stage, reply: Reply) -> bool:
+def concerns_connection(step: Step, reply: Reply) -> bool:
     """True if `reply` may be about a connection that has carried a message, and nothing else.
 
     Servers limit the messages of one connection, and say so with any reply to the next MAIL or
@@ -158,9 +158,9 @@ def concerns_connection(stage: Stage, reply: Reply) -> bool:
     5yz to RCPT is always about the recipient.
     """
     status = reply.enhanced
-    if stage is Stage.RCPT:
+    if step is Step.RCPT:
         return reply.temporary and (status is None or status.subject != 2)
-    if stage not in (Stage.MAIL, Stage.DATA) or not (reply.temporary or reply.permanent):
+    if step not in (Step.MAIL, Step.DATA) or not (reply.temporary or reply.permanent):
         return False
     if reply.temporary or status is None:
         return True

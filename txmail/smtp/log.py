@@ -13,12 +13,12 @@ from ..common.logs import quiet_logger
 from ..common.shown import printable
 from ..reply import Reply
 from ..secret import STARS
-from .failure_policy import Stage
+from .failure_policy import Step
 
 log = quiet_logger("txmail.smtp")
 
 
-class Dialogue:
+class ProtocolLog:
     """What is written down of one connection."""
 
     def __init__(self, route: str) -> None:
@@ -31,10 +31,10 @@ class Dialogue:
         """Look again whether somebody wants to read the log: not for every line, it takes time."""
         self.active = log.isEnabledFor(logging.DEBUG)
 
-    def command(self, stage: Stage, line: bytes) -> None:
+    def command(self, step: Step, line: bytes) -> None:
         """Note a command, or an answer to a challenge."""
         shown = printable(line.rstrip(b"\r\n").decode("utf-8", "backslashreplace"))
-        if stage is Stage.AUTH:
+        if step is Step.AUTH:
             words = shown.split(" ")
             shown = " ".join([*words[:2], STARS]) if words[0] == "AUTH" else STARS
         log.debug("%s C: %s", self._route, shown)

@@ -17,7 +17,7 @@ from ..secret import Secret, bare
 from . import commands
 from .auth import AuthenticationFailed, Mechanism, choose, mechanism_of
 from .extensions import Extensions
-from .failure_policy import Stage, judge
+from .failure_policy import Step, judge
 from .options import Options
 from .protocol import Protocol
 from .replies import MalformedReply
@@ -49,12 +49,12 @@ class Opening:
             problem = f"{ended}; if TLS begins at once on this port, it is smtps://"
             raise ConnectionEnded(problem, lost=False) from ended
         if not reply.positive:
-            raise _refused(f"turned away by {self._options.name}", Stage.GREETING, reply)
+            raise _refused(f"turned away by {self._options.name}", Step.GREETING, reply)
 
     def introduction(self) -> Conversation:
         """EHLO; HELO to a server that does not know it, unless we need what only EHLO can offer."""
         self.extensions = Extensions()
-        self._protocol.issue(Stage.EHLO, commands.ehlo(self._name))
+        self._protocol.issue(Step.EHLO, commands.ehlo(self._name))
         reply = yield from answer(self._protocol)
         if reply.positive:
             self.extensions = Extensions.from_ehlo(reply)
@@ -66,15 +66,15 @@ class Opening:
                     temporary=False,
                     reply=reply,
                 )
-            self._protocol.issue(Stage.HELO, commands.helo(self._name))
+            self._protocol.issue(Step.HELO, commands.helo(self._name))
             reply = yield from answer(self._protocol)
             if reply.positive:
                 return
-        raise _refused(f"{self._options.name} refused our EHLO", Stage.EHLO, reply)
+        raise _refused(f"{self._options.name} refused our EHLO", Step.EHLO, reply)
 
     def starttls(self) -> Conversation:
         """STARTTLS (RFC 3207); on return the handshake has to follow."""
-        self._protocol.issue(Stage.STARTTLS, commands.STARTTLS)
+        self._protocol.issue(Step.STARTTLS, commands.STARTTLS)
         reply = yield from answer(self._protocol)
         if reply.code != 220:
             raise TransportError(
@@ -155,12 +155,12 @@ class Opening:
         """Say AUTH; True if the mechanism's first words have to wait for a challenge."""
         self._protocol.check_silence()
         if not mechanism.initial:
-            self._protocol.issue(Stage.AUTH, commands.auth(mechanism.name))
+            self._protocol.issue(Step.AUTH, commands.auth(mechanism.name))
             return False
         if len(commands.auth(mechanism.name, mechanism.first())) > commands.LINE_LIMIT:
-            self._protocol.issue(Stage.AUTH, commands.auth(mechanism.name))
+            self._protocol.issue(Step.AUTH, commands.auth(mechanism.name))
             return True
-        self._protocol.issue(Stage.AUTH, commands.auth(mechanism.name, mechanism.first()))
+        self._protocol.issue(Step.AUTH, commands.auth(mechanism.name, mechanism.first()))
         return False
 
     def _answer_challenge(self, mechanism: Mechanism, first_is_due: bool) -> TxmailError | None:
@@ -176,7 +176,7 @@ class Opening:
             said = mechanism.first() if first_is_due else mechanism.answer(challenge or b"")
         except TxmailError as error:
             return bare(error) if challenge is not None else malformed
-        self._protocol.issue(Stage.AUTH, commands.auth_answer(said))
+        self._protocol.issue(Step.AUTH, commands.auth_answer(said))
         return None
 
 
@@ -201,6 +201,6 @@ def _decoded(challenge: str) -> bytes | None:
         return None
 
 
-def _refused(problem: str, stage: Stage, reply: Reply) -> TransportError:
-    stopped = judge(stage, reply).action is Action.STOP_ROUTE
+def _refused(problem: str, step: Step, reply: Reply) -> TransportError:
+    stopped = judge(step, reply).action is Action.STOP_ROUTE
     return TransportError(problem, temporary=not stopped, reply=reply)

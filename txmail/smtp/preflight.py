@@ -18,12 +18,12 @@ from ..envelope import Envelope
 from ..outcome import Outcome
 from ..reply import Reply
 from . import commands, failure_policy
-from .ask_again import AskingAgain
 from .extensions import Extensions
-from .failure_policy import Stage, Verdict, judge
+from .failure_policy import Step, Verdict, judge
 from .progress import outcome_of, unsendable, verdict_on
 from .protocol import Protocol
-from .transactions import RECIPIENTS_LIMIT, Conversation, Group, MailTransaction
+from .reconnect_policy import ReconnectPolicy
+from .transactions import RECIPIENTS_LIMIT, CommandGroup, Conversation, MailTransaction
 
 #: Groups asked about on one connection since a message was last accepted on it.
 PROBES_LIMIT = 8
@@ -35,7 +35,7 @@ ASKED_ENOUGH = (
 )
 NO_RESET = "this server knows no RSET, and can be asked about the first message only"
 
-_RSET = (Stage.RSET, commands.RSET)
+_RSET = (Step.RSET, commands.RSET)
 _Answer = tuple[Verdict, Reply]
 #: what envelopes must have in common to share a MAIL: reverse-path, SMTPUTF8, 8BITMIME
 _Kind = tuple[bytes, bool, bool]
@@ -63,7 +63,7 @@ class Preflight:
         envelopes: Sequence[Envelope],
         *,
         always: bool,
-        stage: bool,
+        keep_open: bool,
         pipelining: bool,
         dirty: bool,
         allowed: int,
@@ -83,7 +83,7 @@ class Preflight:
         self._problems = {id(e): unsendable(e, extensions) for e in envelopes}
         self._envelopes = envelopes
         self._sendable = [e for e in envelopes if not self._problems[id(e)]]
-        self._first = envelopes[0] if stage and not self._problems[id(envelopes[0])] else None
+        self._first = envelopes[0] if keep_open and not self._problems[id(envelopes[0])] else None
         #: answers by the kind of envelope and recipient
         self._answers: dict[tuple[_Kind, bytes], _Answer] = {}
         #: groups beyond what is allowed
@@ -92,7 +92,7 @@ class Preflight:
         #: answers to MAIL that were not positive, by envelope
         self._refused: dict[int, _Answer] = {}
         #: the mail transaction left open for the first envelope
-        self.staged: MailTransaction | None = None
+        self.open_transaction: MailTransaction | None = None
         #: True if the next mail transaction has to begin with RSET
         self.dirty = dirty
         #: how often the server got RSET where a message could have been
@@ -150,19 +150,19 @@ class Preflight:
             for index in range(len(envelope.recipients))
         ]
 
-    def asks_again(self, asking: AskingAgain) -> Reply | None:
+    def reconnect_reply(self, policy: ReconnectPolicy) -> Reply | None:
         """A refusal that may be about this connection alone, if there is one."""
         for envelope in self._sendable:
             refused = self._refused.get(id(envelope))
             if refused is not None:
-                stage, replies = Stage.MAIL, [refused[1]]
+                step, replies = Step.MAIL, [refused[1]]
             else:
                 found = map(
                     self._answers.get, [(_kind(envelope), p) for p in envelope.forward_paths]
                 )
                 answers = [answer for answer in found if answer is not None]
-                stage, replies = Stage.RCPT, [reply for _, reply in answers]
-            if (again := asking.to(stage, replies)) is not None:
+                step, replies = Step.RCPT, [reply for _, reply in answers]
+            if (again := policy.for_replies(step, replies)) is not None:
                 return again
         return None
 
@@ -170,29 +170,29 @@ class Preflight:
 
     def conversation(self) -> Conversation:
         """Ask. Raises `ConnectionEnded`."""
-        probes, stage = self._plan, None
+        probes, first = self._plan, None
         if self._first is not None:
             first_ones = range(len(self._first.recipients))[:RECIPIENTS_LIMIT]
-            stage = MailTransaction(self._first, first_ones, self._extensions)
+            first = MailTransaction(self._first, first_ones, self._extensions)
         while True:
             probes = self._affordable(probes)
             groups = [self._group(probe) for probe in probes]
-            resets = [Group([_RSET])] if self.dirty and (groups or stage) else []
-            yield from self._ask([*resets, *groups, *([stage] if stage else [])])
+            resets = [CommandGroup([_RSET])] if self.dirty and (groups or first) else []
+            yield from self._ask([*resets, *groups, *([first] if first else [])])
             self.dirty = self.dirty and not resets
             self.probes += len(groups)
             again = [p for probe, group in zip(probes, groups, strict=True)
                      for p in self._evaluate(probe, group)]  # fmt: skip
-            if stage is not None:
-                again += self._evaluate_stage(stage)
+            if first is not None:
+                again += self._evaluate_first(first)
             if not again:
                 return
-            if self.staged is not None:
-                self.staged, self.dirty = None, True
+            if self.open_transaction is not None:
+                self.open_transaction, self.dirty = None, True
                 self.probes += 1
-            probes, stage = again, None
+            probes, first = again, None
 
-    def _ask(self, groups: Sequence[Group]) -> Conversation:
+    def _ask(self, groups: Sequence[CommandGroup]) -> Conversation:
         if self._pipelining:
             for group in groups:
                 group.issue(self._protocol)
@@ -225,15 +225,15 @@ class Preflight:
         self._unasked += probes[left:]
         return probes[:left]
 
-    def _group(self, probe: _Probe) -> Group:
+    def _group(self, probe: _Probe) -> CommandGroup:
         largest = max(envelope.size for envelope in probe.envelopes)
         mail = commands.mail(probe.envelopes[0], self._extensions, largest)
-        recipients = [(Stage.RCPT, commands.rcpt(path)) for path in probe.paths]
-        return Group([(Stage.MAIL, mail), *recipients, _RSET])
+        recipients = [(Step.RCPT, commands.rcpt(path)) for path in probe.paths]
+        return CommandGroup([(Step.MAIL, mail), *recipients, _RSET])
 
     # -- the answers
 
-    def _evaluate(self, probe: _Probe, group: Group) -> list[_Probe]:
+    def _evaluate(self, probe: _Probe, group: CommandGroup) -> list[_Probe]:
         """Note what was said; return what has to be asked again."""
         mail = group.to_mail
         if mail is not None and not mail.positive:
@@ -243,29 +243,29 @@ class Preflight:
                     _Probe([e], [path for path in probe.paths if path in e.forward_paths])
                     for e in singly
                 ]
-            self._refused[id(probe.envelopes[0])] = judge(Stage.MAIL, mail), mail
+            self._refused[id(probe.envelopes[0])] = judge(Step.MAIL, mail), mail
             return []
         replies = dict(zip(probe.paths, group.to_recipients, strict=True))
         return self._note(probe.envelopes, replies)
 
-    def _evaluate_stage(self, stage: MailTransaction) -> list[_Probe]:
-        mail = stage.to_mail
+    def _evaluate_first(self, first: MailTransaction) -> list[_Probe]:
+        mail = first.to_mail
         if mail is not None and not mail.positive:
-            self._refused[id(stage.envelope)] = judge(Stage.MAIL, mail), mail
+            self._refused[id(first.envelope)] = judge(Step.MAIL, mail), mail
             self.dirty = True
             return []
-        paths = [stage.envelope.forward_paths[i] for i in stage.recipients]
-        replies = dict(zip(paths, stage.to_recipients, strict=True))
-        again = self._note([stage.envelope], replies)
+        paths = [first.envelope.forward_paths[i] for i in first.recipients]
+        replies = dict(zip(paths, first.to_recipients, strict=True))
+        again = self._note([first.envelope], replies)
         if all(reply.positive for reply in replies.values()):
-            self.staged = stage
+            self.open_transaction = first
         else:
             self.dirty = True
         return again
 
     def _note(self, envelopes: list[Envelope], replies: dict[bytes, Reply]) -> list[_Probe]:
         kind = _kind(envelopes[0])
-        verdicts = {path: judge(Stage.RCPT, reply) for path, reply in replies.items()}
+        verdicts = {path: judge(Step.RCPT, reply) for path, reply in replies.items()}
         progress = failure_policy.ACCEPTED in verdicts.values()
         too_many = []
         for path, verdict in verdicts.items():

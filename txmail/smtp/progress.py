@@ -86,7 +86,7 @@ class Source:
         #: what comes next, as far as it has been looked at
         self._back: deque[tuple[int, Envelope]] = deque()
         #: positions of those that were left to a fresh connection
-        self.asked_again: set[int] = set()
+        self.repeated: set[int] = set()
 
     def take(self) -> tuple[int, Envelope] | None:
         """The next envelope, None if there is none.
@@ -120,9 +120,9 @@ class Source:
         place = sum(before < position for before, _ in back)
         back.insert(place, (position, envelope))
 
-    def ask_again(self, position: int, envelope: Envelope) -> None:
+    def repeat(self, position: int, envelope: Envelope) -> None:
         """Put back one that a fresh connection is asked about."""
-        self.asked_again.add(position)
+        self.repeated.add(position)
         self.put_back(position, envelope)
 
     def rest(self, *, taken_only: bool = False) -> Iterator[tuple[int, Envelope]]:

@@ -30,8 +30,8 @@ from ..exceptions import TxmailError
 from ..reply import Reply
 from ..secret import Censor
 from . import dot_stuffing as content_
-from .failure_policy import Stage
-from .log import Dialogue
+from .failure_policy import Step
+from .log import ProtocolLog
 from .replies import MalformedReply, ReplyParser
 
 
@@ -42,9 +42,9 @@ class LocalProtocolError(TxmailError):
 class Protocol:
     """What was written, what is unanswered, and what may come next."""
 
-    def __init__(self, dialogue: Dialogue | None = None) -> None:
-        """`dialogue` hears of everything."""
-        self._dialogue = dialogue if dialogue is not None else Dialogue("")
+    def __init__(self, protocol_log: ProtocolLog | None = None) -> None:
+        """`protocol_log` hears of everything."""
+        self._protocol_log = protocol_log if protocol_log is not None else ProtocolLog("")
         #: what must not be in any reply
         self.censor = Censor()
         self._challenge = ""
@@ -54,8 +54,8 @@ class Protocol:
         self._queued = self._taken = 0
         #: octets that the socket has accepted, or is just being offered
         self._offered = 0
-        #: (stage, the number of octets after which its command has left)
-        self._unanswered: deque[tuple[Stage, int]] = deque([(Stage.GREETING, 0)])
+        #: (step, the number of octets after which its command has left)
+        self._unanswered: deque[tuple[Step, int]] = deque([(Step.GREETING, 0)])
         self._final_dot: int | None = None
         self._content_due = False
         #: how many replies streamed messages get in all, and how many of them are waited for
@@ -64,31 +64,31 @@ class Protocol:
 
     # -- what we say
 
-    def issue(self, stage: Stage, line: bytes) -> None:
+    def issue(self, step: Step, line: bytes) -> None:
         """Queue one command. Raises `MalformedReply` if a reply nobody asked for lies here."""
-        if stage is Stage.AUTH:
+        if step is Step.AUTH:
             self._parser.challenges = True
             words = line.split()
             self.censor.hide_octets(*(words[2:] if words[:1] == [b"AUTH"] else words))
-        self.issue_all(((stage, line),))
+        self.issue_all(((step, line),))
 
-    def issue_all(self, commands: Sequence[tuple[Stage, bytes]]) -> None:
+    def issue_all(self, commands: Sequence[tuple[Step, bytes]]) -> None:
         """Queue commands, which then leave in one write.
 
         Raises `MalformedReply` if a reply nobody asked for lies here.
         """
-        if self._content_due or (self._unanswered and self._unanswered[-1][0] is Stage.DATA):
+        if self._content_due or (self._unanswered and self._unanswered[-1][0] is Step.DATA):
             raise LocalProtocolError("a command where content or the reply to DATA is due")
         if self._streaming:
             raise LocalProtocolError("a command among streamed messages")
-        if self._dialogue.active:
-            for stage, line in commands:
-                self._dialogue.command(stage, line)
+        if self._protocol_log.active:
+            for step, line in commands:
+                self._protocol_log.command(step, line)
         self.check_silence()
         queued = self._queued
-        for stage, line in commands:
+        for step, line in commands:
             queued += len(line)
-            self._unanswered.append((stage, queued))
+            self._unanswered.append((step, queued))
         self._outgoing.append(b"".join([line for _, line in commands]))
         self._queued = queued
 
@@ -97,14 +97,14 @@ class Protocol:
         if not self._content_due:
             raise LocalProtocolError("content without a 354")
         self._content_due = False
-        if self._dialogue.active:
-            self._dialogue.content(len(content))
+        if self._protocol_log.active:
+            self._protocol_log.content(len(content))
         self.check_silence()
         for piece in content_.dot_stuffed(content):
             self._outgoing.append(piece)
             self._queued += len(piece)
         self._final_dot = self._queued
-        self._unanswered.append((Stage.FINAL, self._queued))
+        self._unanswered.append((Step.FINAL, self._queued))
 
     def stream(self, commands: bytes, content: bytes, replies: int) -> tuple[int, int]:
         """Queue `commands`, which get so many `replies` and end with BDAT LAST, and `content`.
@@ -118,10 +118,10 @@ class Protocol:
         if not self._streaming:
             self.check_silence()
             self._parser.intermediate = False
-        if self._dialogue.active:
+        if self._protocol_log.active:
             for line in commands.split(b"\r\n")[:-1]:
-                self._dialogue.command(Stage.MAIL, line)
-            self._dialogue.content(len(content))
+                self._protocol_log.command(Step.MAIL, line)
+            self._protocol_log.content(len(content))
         first = self._streamed
         self._streamed += replies
         self._outgoing += (commands, content)
@@ -175,7 +175,7 @@ class Protocol:
     @property
     def carries_content(self) -> bool:
         """True if the server may have some of a content whose reply has not come."""
-        return self._streaming or any(stage is Stage.FINAL for stage, _ in self._unanswered)
+        return self._streaming or any(step is Step.FINAL for step, _ in self._unanswered)
 
     def may_have_left(self, octets: int) -> bool:
         """False if the socket cannot have accepted so many octets in all."""
@@ -239,9 +239,9 @@ class Protocol:
 
     def take_streamed(self, count: int) -> None:
         """So many of `streamed_replies` have been dealt with."""
-        if self._dialogue.active:
+        if self._protocol_log.active:
             for reply in self._parser.peek()[:count]:
-                self._dialogue.reply(reply)
+                self._protocol_log.reply(reply)
         self._parser.drop(count)
 
     def next_reply(self) -> Reply | None:
@@ -254,18 +254,18 @@ class Protocol:
             return None
         if not self._unanswered:
             raise MalformedReply("one that nothing asked for")
-        stage, left_at = self._unanswered.popleft()
-        if self._taken < left_at and not (stage is Stage.FINAL and reply.code >= 400):
-            raise MalformedReply(f"an answer to {stage} that had not been sent")
-        if stage is Stage.DATA:
+        step, left_at = self._unanswered.popleft()
+        if self._taken < left_at and not (step is Step.FINAL and reply.code >= 400):
+            raise MalformedReply(f"an answer to {step} that had not been sent")
+        if step is Step.DATA:
             self._data_answered(reply)
-        elif stage is Stage.AUTH:
+        elif step is Step.AUTH:
             reply = self._auth_answered(reply)
         elif reply.intermediate:
-            raise MalformedReply(f"{reply.code} to {stage}")
-        if self._dialogue.active:
-            self._dialogue.reply(reply)
-        if stage is Stage.FINAL and self._parser.has_surplus(len(self._unanswered)):
+            raise MalformedReply(f"{reply.code} to {step}")
+        if self._protocol_log.active:
+            self._protocol_log.reply(reply)
+        if step is Step.FINAL and self._parser.has_surplus(len(self._unanswered)):
             raise MalformedReply("one that nothing asked for")
         return reply
 

@@ -22,20 +22,20 @@ from ..exceptions import TransportError
 from ..outcome import Action, Outcome, Scope, Status
 from ..reply import Reply
 from . import commands, failure_policy
-from .ask_again import AskingAgain
 from .extensions import Extensions
-from .failure_policy import Stage, Verdict, judge
+from .failure_policy import Step, Verdict, judge
 from .progress import Progress, Source, unsendable, verdict_on
 from .protocol import Protocol
+from .reconnect_policy import ReconnectPolicy
 from .server_memory import ServerMemory
-from .streamed_message import Flight, account, is_unknown
+from .streamed_message import StreamedMessage, is_unknown, progress_of
 from .streaming import WINDOW_OCTETS, Streaming
 from .transactions import (
     RECIPIENTS_LIMIT,
-    AskAgain,
     ConnectionEnded,
     Conversation,
     MailTransaction,
+    ReconnectNeeded,
     ResetRefused,
     answer,
 )
@@ -50,7 +50,7 @@ REFUSALS_LIMIT = 8
 PUT_OFF_LIMIT = 3
 
 
-class _Turn:
+class PlannedTransaction:
     """One mail transaction and the envelope it is for."""
 
     __slots__ = ("problem", "progress", "transaction")
@@ -63,7 +63,7 @@ class _Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class ConnectionHistory:
     """What a connection has carried."""
 
     #: messages that were refused
@@ -72,7 +72,7 @@ class Past:
     carried: bool = False
 
 
-FRESH = Past()
+NO_HISTORY = ConnectionHistory()
 
 
 class Sending:
@@ -87,27 +87,29 @@ class Sending:
         strict: bool,
         pipelining: bool,
         passed: Callable[[Envelope], bool],
-        staged: MailTransaction | None = None,
+        open_transaction: MailTransaction | None = None,
         dirty: bool = False,
         window: int = 0,
         octets: int = WINDOW_OCTETS,
-        leave: bool = False,
+        keep_untaken: bool = False,
         takes_rest: bool | None = None,
         cautious: bool = False,
         memory: ServerMemory | None = None,
-        past: Past = FRESH,
+        past: ConnectionHistory = NO_HISTORY,
         most: int | None = None,
     ) -> None:
         """`passed` says whether an envelope passed the preflight on this very connection.
 
-        `staged` is the mail transaction that the preflight left open; `dirty` says that there may
-        be one which has to be reset. `window` is how many messages are streamed at once, 0 if none
-        can be; behind more than `octets` nothing is sent before there is an answer. With `leave`,
+        `open_transaction` is the mail transaction that the preflight left open; `dirty` says that
+        there may be one which has to be reset. `window` is how many messages are streamed at once,
+        0 if none can be; behind more than `octets` nothing is sent before there is an answer. With
+        `keep_untaken`,
         envelopes that were not taken when sending ends stay in the iterator and get no outcome,
         and `REFUSALS_LIMIT` ends it. A `Source` is shared with others, and what is left is theirs
         unless `takes_rest`. `cautious` sends no content before there was a reply. `past` is what
-        the connection has carried; with a `memory` of the server, `AskAgain` ends it where a fresh
-        connection may get another answer, or has to go on because this one has carried `most`.
+        the connection has carried; with a `memory` of the server, `ReconnectNeeded` ends it where a
+        fresh connection may get another answer, or has to go on because this one has carried
+        `most`.
         """
         self._protocol = protocol
         self._extensions = extensions
@@ -115,17 +117,17 @@ class Sending:
         self._source = envelopes if isinstance(envelopes, Source) else Source(envelopes)
         self._streaming = Streaming(protocol, extensions, window, octets) if window else None
         self._octets = octets
-        self._leave = leave
+        self._keep_untaken = keep_untaken
         #: what is left of a source that others share is theirs
         self._takes_rest = not shared if takes_rest is None else takes_rest
         self._strict = strict
         self._pipelining = pipelining
         self._passed = passed
-        self._staged = staged
+        self._open_transaction = open_transaction
         self._open: deque[Progress] = deque()
-        self._turn: _Turn | None = None
+        self._turn: PlannedTransaction | None = None
         #: the first mail transaction of the next envelope, made while the server was busy
-        self._ahead: _Turn | None = None
+        self._ahead: PlannedTransaction | None = None
         self._in_content = False
         self._stopped = False
         #: True from a refusal until a message is accepted: one at a time, asking before content
@@ -133,11 +135,11 @@ class Sending:
         #: messages refused on this connection
         self.refusals = past.refusals
         #: what a fresh connection is asked about
-        self.again = AskingAgain(memory, past.carried)
+        self.reconnect_policy = ReconnectPolicy(memory, past.carried)
         #: in the stream, a reply for which a fresh connection is asked
-        self._again: Reply | None = None
+        self._reconnect_reply: Reply | None = None
         #: why all is over here and goes on over a fresh connection
-        self.asked_again: AskAgain | None = None
+        self.reconnect_needed: ReconnectNeeded | None = None
         #: messages that may still be begun here
         self._most = most
         #: those in a row of which MAIL got a 4yz, by their Message-IDs
@@ -170,12 +172,12 @@ class Sending:
                     yield from self._stream()
                     turn = self._next()
             if self._is_worn_out():
-                raise AskAgain
+                raise ReconnectNeeded
         except TransportError as ended:
             closed = isinstance(ended, ConnectionEnded) and ended.lost
-            again = self._asks_again_for(ended)
+            again = self._reconnect_needed_for(ended)
             self.cut(str(ended), ended.reply, closed=closed, again=again is not None)
-            self.asked_again = again
+            self.reconnect_needed = again
             if again is None or again is ended:
                 raise
             raise again from ended
@@ -219,22 +221,22 @@ class Sending:
         if again:
             self._put_back()
             self._takes_rest = False
-        rest = self._source.rest(taken_only=self._leave) if self._takes_rest else ()
+        rest = self._source.rest(taken_only=self._keep_untaken) if self._takes_rest else ()
         for position, envelope in rest:
             progress = Progress(position, envelope, self._passed(envelope))
             progress.settle_rest(failure_policy.UNSENT, reply, reason)
             self._open.append(progress)
         # A mail transaction that the preflight left open and nobody used is still open.
-        self.dirty = self.dirty or self._staged is not None
+        self.dirty = self.dirty or self._open_transaction is not None
         self._hand_out()
 
     def _put_back(self) -> None:
         """Leave to another connection what was not sent here."""
         for progress in [progress for progress in self._open if progress.unsent]:
-            self._source.ask_again(progress.position, progress.envelope)
+            self._source.repeat(progress.position, progress.envelope)
             self._open.remove(progress)
 
-    def _verdict_when_cut(self, turn: _Turn, reply: Reply | None) -> Verdict:
+    def _verdict_when_cut(self, turn: PlannedTransaction, reply: Reply | None) -> Verdict:
         if self._in_content:
             return (
                 failure_policy.IN_DOUBT
@@ -242,7 +244,7 @@ class Sending:
                 else failure_policy.CUT_SHORT
             )
         if reply is not None and turn.transaction.to_recipients:
-            return judge(Stage.DATA, reply)
+            return judge(Step.DATA, reply)
         return failure_policy.UNSENT
 
     @property
@@ -252,9 +254,9 @@ class Sending:
         return self._accepted + streamed
 
     @property
-    def past(self) -> Past:
+    def past(self) -> ConnectionHistory:
         """What the connection has carried by now."""
-        return Past(self.refusals, self.again.carried)
+        return ConnectionHistory(self.refusals, self.reconnect_policy.carried)
 
     def _hand_out(self) -> None:
         while self._open and self._open[0].settled:
@@ -264,29 +266,29 @@ class Sending:
 
     # -- what a fresh connection is asked about
 
-    def _asks_again_for(self, ended: TransportError) -> AskAgain | None:
+    def _reconnect_needed_for(self, ended: TransportError) -> ReconnectNeeded | None:
         """What ends it instead of a 421 in front of any content, if a fresh one is asked."""
-        if isinstance(ended, AskAgain):
+        if isinstance(ended, ReconnectNeeded):
             return ended
         reply, turn = ended.reply, self._turn
         if reply is None or reply.code != 421 or self._in_content:
             return None
         if turn is not None and not turn.progress.untouched:
             return None
-        if self.again.to(Stage.MAIL, [reply]) is None:
+        if self.reconnect_policy.for_replies(Step.MAIL, [reply]) is None:
             return None
         self._turn = None
-        return AskAgain(reply)
+        return ReconnectNeeded(reply)
 
-    def _raise_again(self, reply: Reply | None, turn: _Turn) -> None:
-        """Raise `AskAgain` for `reply`, unless something of `turn` is decided."""
+    def _raise_reconnect_needed(self, reply: Reply | None, turn: PlannedTransaction) -> None:
+        """Raise `ReconnectNeeded` for `reply`, unless something of `turn` is decided."""
         if reply is not None and turn.progress.untouched:
             self._turn = None
-            raise AskAgain(reply)
+            raise ReconnectNeeded(reply)
 
     # -- which mail transaction is next
 
-    def _next(self) -> _Turn | None:
+    def _next(self) -> PlannedTransaction | None:
         """The rest of a message that was split, else the next message that can be sent."""
         while not self._stopped:
             waiting = next((progress for progress in self._open if progress.waiting), None)
@@ -314,7 +316,7 @@ class Sending:
         """True if the next message should not wait here: another connection may take it."""
         return self._turn is not None and self._turn.progress.envelope.size > self._octets
 
-    def _made(self) -> _Turn | None:
+    def _made(self) -> PlannedTransaction | None:
         """The first mail transaction of the next envelope, None if there is none."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
@@ -327,12 +329,12 @@ class Sending:
         self._count_begun()
         position, envelope = found
         progress = Progress(position, envelope, self._passed(envelope))
-        staged = self._staged_for(envelope)
-        if staged is None:
+        open_transaction = self._take_open_transaction(envelope)
+        if open_transaction is None:
             return self._turn_for(progress)
-        for index in staged.recipients:
+        for index in open_transaction.recipients:
             progress.waiting.remove(index)
-        return _Turn(progress, staged)
+        return PlannedTransaction(progress, open_transaction)
 
     def _count_begun(self) -> None:
         if self._most is not None:
@@ -345,15 +347,15 @@ class Sending:
         self._source.put_back(*found)
         return True
 
-    def _staged_for(self, envelope: Envelope) -> MailTransaction | None:
+    def _take_open_transaction(self, envelope: Envelope) -> MailTransaction | None:
         """The mail transaction that was left open, if it is that of `envelope`; only once."""
-        staged, self._staged = self._staged, None
-        if staged is not None and staged.envelope is not envelope:
+        open_transaction, self._open_transaction = self._open_transaction, None
+        if open_transaction is not None and open_transaction.envelope is not envelope:
             self.dirty = True
             return None
-        return staged
+        return open_transaction
 
-    def _turn_for(self, progress: Progress) -> _Turn:
+    def _turn_for(self, progress: Progress) -> PlannedTransaction:
         waiting = progress.waiting
         recipients = [waiting.popleft() for _ in range(min(len(waiting), RECIPIENTS_LIMIT))]
         transaction = MailTransaction(
@@ -364,12 +366,14 @@ class Sending:
             and not self._careful
             and (len(recipients) == 1 or progress.preflighted),
         )
-        return _Turn(progress, transaction, unsendable(progress.envelope, self._extensions))
+        return PlannedTransaction(
+            progress, transaction, unsendable(progress.envelope, self._extensions)
+        )
 
-    def _begun(self, turn: _Turn) -> _Turn:
+    def _begun(self, turn: PlannedTransaction) -> PlannedTransaction:
         """`turn`, which is about to be issued: now it is known whether RSET has to come first."""
         if self.dirty:
-            if self.again.no_reset:
+            if self.reconnect_policy.no_reset:
                 raise ConnectionEnded("this server does not reset a mail transaction")
             turn.transaction.begin_with_reset()
             self.dirty = False
@@ -377,7 +381,7 @@ class Sending:
 
     def _not_accepted(self) -> None:
         self.refusals += 1
-        self.tired = self._leave and self.refusals >= REFUSALS_LIMIT
+        self.tired = self._keep_untaken and self.refusals >= REFUSALS_LIMIT
         self._stopped = self._strict or self.tired
         self._careful = self._streaming is not None
 
@@ -395,18 +399,18 @@ class Sending:
             while (refused := streaming.collect(self.ready)) is not None:
                 if streaming.accepted > accepted:
                     accepted = streaming.accepted
-                    self.again.carried = True
+                    self.reconnect_policy.carried = True
                     self._put_off.clear()
                 self._settle_refused(streaming, *refused)
             self.begun = True
-            self.again.carried = self.again.carried or streaming.accepted > 0
+            self.reconnect_policy.carried = self.reconnect_policy.carried or streaming.accepted > 0
             self._fill(streaming)
             if streaming.empty and self._protocol.closing:
                 raise ConnectionEnded("the server closes the connection")
             if streaming.empty:
                 self.dirty = not streaming.clean
-        if self._again is not None:
-            raise AskAgain(self._again)
+        if self._reconnect_reply is not None:
+            raise ReconnectNeeded(self._reconnect_reply)
         if streaming.reset_refused is not None:
             self._do_without_reset(streaming, streaming.reset_refused)
         if self.chunking_failed:
@@ -424,7 +428,7 @@ class Sending:
         """Put into the stream what may go there now."""
         if self._careful or self._stopped or self._open or self.chunking_failed:
             return
-        if self._protocol.closing or self._again or streaming.reset_refused is not None:
+        if self._protocol.closing or self._reconnect_reply or streaming.reset_refused is not None:
             return
         room = streaming.room
         if self.refusals:
@@ -441,22 +445,25 @@ class Sending:
             if not (streaming.takes(envelope, passed) and streaming.has_room(envelope)):
                 self._source.put_back(position, envelope)
                 return
-            staged = self._staged_for(envelope) if self._staged is not None else None
+            kept = self._open_transaction
+            kept = self._take_open_transaction(envelope) if kept is not None else None
             if streaming.empty:
                 streaming.clean, self.dirty = not self.dirty, False
-            streaming.add(position, envelope, passed, staged)
+            streaming.add(position, envelope, passed, kept)
             self._count_begun()
 
-    def _settle_refused(self, streaming: Streaming, flight: Flight, replies: list[Reply]) -> None:
+    def _settle_refused(
+        self, streaming: Streaming, message: StreamedMessage, replies: list[Reply]
+    ) -> None:
         """Settle a message with a reply that was not positive."""
-        progress = account(flight, replies, clean=streaming.clean)
-        again = self.again.to_flight(flight, replies)
+        progress = progress_of(message, replies, clean=streaming.clean)
+        again = self.reconnect_policy.for_streamed(message, replies)
         if again is not None:
-            self._again = self._again or again
-            self._source.ask_again(flight.position, flight.envelope)
+            self._reconnect_reply = self._reconnect_reply or again
+            self._source.repeat(message.position, message.envelope)
             streaming.dealt_with(replies)
             return
-        self._note_mail(progress, flight.to_mail(replies))
+        self._note_mail(progress, message.to_mail(replies))
         self._open.append(progress)
         streaming.dealt_with(replies)
         if progress.waiting and is_unknown(replies[-1]):
@@ -473,7 +480,7 @@ class Sending:
         """True if the commands of the next message may go with the content of this one."""
         return self._pipelining and self._streaming is None and not self._much_is_under_way
 
-    def _take(self, turn: _Turn) -> Generator[None, None, _Turn | None]:
+    def _take(self, turn: PlannedTransaction) -> Generator[None, None, PlannedTransaction | None]:
         """Do one mail transaction and say which is next."""
         self._turn = turn
         if not (yield from self._opened(turn)):
@@ -493,14 +500,14 @@ class Sending:
             following = yield from self._trusted(following)
         return following
 
-    def _opened(self, turn: _Turn) -> Generator[None, None, bool]:
+    def _opened(self, turn: PlannedTransaction) -> Generator[None, None, bool]:
         """Collect the answers to MAIL, RCPT and DATA; True if the content has to follow."""
         transaction = turn.transaction
         yield from transaction.answers(self._protocol, self._pipelining)
         wanted = self._settle_recipients(turn)
         data = transaction.to_data
         if wanted and data is None:
-            self._protocol.issue(Stage.DATA, commands.DATA)
+            self._protocol.issue(Step.DATA, commands.DATA)
             data = yield from answer(self._protocol)
             if data.code == 421:
                 raise ConnectionEnded("the server closes the connection", reply=data)
@@ -510,20 +517,22 @@ class Sending:
             raise ConnectionEnded("hung up: a 354 for a message that must not go out", lost=False)
         self.dirty = True
         if data is not None and wanted:
-            self._raise_again(self.again.to(Stage.DATA, [data]), turn)
+            self._raise_reconnect_needed(self.reconnect_policy.for_replies(Step.DATA, [data]), turn)
             for index in transaction.recipients:
-                turn.progress.settle(index, judge(Stage.DATA, data), data)
+                turn.progress.settle(index, judge(Step.DATA, data), data)
             self._not_accepted()
         return False
 
-    def _settle_recipients(self, turn: _Turn) -> bool:
+    def _settle_recipients(self, turn: PlannedTransaction) -> bool:
         """Decide who was refused; True if the content is wanted for somebody."""
         if turn.transaction.clean:
             self._put_off.clear()
             return True
         progress = turn.progress
         if progress.untouched:
-            self._raise_again(self.again.to_transaction(turn.transaction), turn)
+            self._raise_reconnect_needed(
+                self.reconnect_policy.for_transaction(turn.transaction), turn
+            )
         verdicts = turn.transaction.verdicts()
         accepted = [i for i, (v, _) in verdicts.items() if v is failure_policy.ACCEPTED]
         refused = False
@@ -532,9 +541,8 @@ class Sending:
                 turn.transaction.recipients.remove(index)
                 progress.waiting.append(index)
             elif verdict is not failure_policy.ACCEPTED:
-                if (
-                    verdict is failure_policy.SPLIT
-                ):  # it takes none at all: that is no matter of number
+                if verdict is failure_policy.SPLIT:
+                    # The server accepts no recipient at all: their number is not the cause.
                     verdict = failure_policy.DEFER_RECIPIENT
                 progress.settle(index, verdict, reply)
                 refused = True
@@ -552,7 +560,7 @@ class Sending:
 
         What others were accepted between is not known of those that are asked about again.
         """
-        if progress.position in self._source.asked_again:
+        if progress.position in self._source.repeated:
             return
         if mail is None or not mail.temporary:
             self._put_off.clear()
@@ -566,11 +574,11 @@ class Sending:
                 for outcome in progress.outcomes
             ]
 
-    def _settle_final(self, turn: _Turn, reply: Reply, complete: bool) -> None:
-        verdict = judge(Stage.FINAL, reply)
+    def _settle_final(self, turn: PlannedTransaction, reply: Reply, complete: bool) -> None:
+        verdict = judge(Step.FINAL, reply)
         for index in turn.transaction.recipients:
             turn.progress.settle(index, verdict, reply)
-        self._in_content, self.again.carried = False, True
+        self._in_content, self.reconnect_policy.carried = False, True
         if verdict is failure_policy.ACCEPTED:
             self._accepted += 1
             self._careful = self._careful and not turn.transaction.clean
@@ -582,7 +590,7 @@ class Sending:
         if not complete:
             raise ConnectionEnded("refused before the content was complete", reply=reply)
 
-    def _trusted(self, following: _Turn) -> Generator[None, None, _Turn]:
+    def _trusted(self, following: PlannedTransaction) -> Generator[None, None, PlannedTransaction]:
         """`following`, whose MAIL left together with a final dot that was then refused.
 
         Some servers keep the refused transaction open: to them this MAIL is a second one, and its
@@ -599,4 +607,4 @@ class Sending:
             raise ConnectionEnded("hung up: a 354 for a refused sender", lost=True)
         again = MailTransaction(transaction.envelope, transaction.recipients, self._extensions)
         again.begin_with_reset()
-        return _Turn(following.progress, again)
+        return PlannedTransaction(following.progress, again)

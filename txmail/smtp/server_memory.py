@@ -31,7 +31,7 @@ class ServerMemory:
         #: those that a fresh one got as well, and until when they are taken as they are
         self._same: dict[tuple[int, str], float] = {}
 
-    def may_ask_again(self, reply: Reply) -> bool:
+    def may_reconnect_for(self, reply: Reply) -> bool:
         """True if a fresh connection may get another answer than `reply`; it is asked then."""
         key = _key(reply)
         if self._clock() < self._same.get(key, 0.0):

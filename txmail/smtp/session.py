@@ -20,22 +20,28 @@ from ..outcome import Outcome
 from ..reply import Reply
 from ..secret import Secret
 from . import commands
-from .ask_again import AskingAgain
 from .driver import Driver
 from .extensions import Extensions
-from .failure_policy import Stage
+from .failure_policy import Step
 from .handshake import Handshake
-from .log import Dialogue
+from .log import ProtocolLog
 from .options import Options
 from .preflight import ASKED_ENOUGH, NO_RESET, PROBES_LIMIT, Preflight
 from .progress import Source
 from .protocol import Protocol as ClientProtocol
-from .sending import FRESH, REFUSALS_LIMIT, WINDOW, Sending
+from .reconnect_policy import ReconnectPolicy
+from .sending import NO_HISTORY, REFUSALS_LIMIT, WINDOW, Sending
 from .server_memory import ServerMemory
 from .stream import Stream
 from .streamed_message import is_unknown
 from .streaming import WINDOW_OCTETS
-from .transactions import AskAgain, ConnectionEnded, Group, MailTransaction, ResetRefused
+from .transactions import (
+    CommandGroup,
+    ConnectionEnded,
+    MailTransaction,
+    ReconnectNeeded,
+    ResetRefused,
+)
 
 log = quiet_logger("txmail")
 
@@ -84,8 +90,8 @@ class Session:
         self.process = this_process()
         self._stream = stream
         self._clock = clock
-        self._dialogue = Dialogue(options.name)
-        self._protocol = ClientProtocol(self._dialogue)
+        self._protocol_log = ProtocolLog(options.name)
+        self._protocol = ClientProtocol(self._protocol_log)
         #: for who drives several connections at once
         self.driver = Driver(stream, self._protocol, options.name, options.timeout, clock)
         self._name = options.local_hostname or stream.local_literal
@@ -97,12 +103,12 @@ class Session:
         #: True after so many refusals that another connection is better
         self._tired = False
         #: what was sent here before
-        self._past = FRESH
+        self._past = NO_HISTORY
         #: questions since a message was last accepted here, and those of earlier users among them
         self._probes = self._inherited = 0
         #: by id, envelopes the preflight has dealt with here, and whether they were asked about
         self._preflighted: dict[int, tuple[Envelope, bool]] = {}
-        self._staged: MailTransaction | None = None
+        self._open_transaction: MailTransaction | None = None
         self._sending: Sending | None = None
         #: True if the last `send` had sent content before it went on over a fresh connection
         self._begun = False
@@ -164,21 +170,21 @@ class Session:
         envelopes: Sequence[Envelope],
         *,
         always: bool = False,
-        stage: bool = True,
+        keep_open: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
         """See `ISession`. A fresh connection is asked what this one may say of itself alone."""
         deadline = None if timeout is None else self._clock() + timeout
-        refusals, again = self._ask(list(envelopes), always, stage, timeout)
+        refusals, again = self._ask(list(envelopes), always, keep_open, timeout)
         if again is None or not refusals:
             return refusals
         log.info("%s: %s; a fresh connection is asked", self.host, again)
         self._renew(deadline)
         left = None if deadline is None else deadline - self._clock()
-        return self._ask(list(envelopes), always, stage, left)[0]
+        return self._ask(list(envelopes), always, keep_open, left)[0]
 
     def _ask(
-        self, envelopes: list[Envelope], always: bool, stage: bool, timeout: float | None
+        self, envelopes: list[Envelope], always: bool, keep_open: bool, timeout: float | None
     ) -> tuple[list[Outcome], Reply | None]:
         """The refusals, and a reply that may be about this connection alone."""
         places = [i for i, e in enumerate(envelopes) if id(e) not in self._preflighted]
@@ -186,13 +192,13 @@ class Session:
         if not unasked:
             return [], None
         self.check()
-        # Who may not be asked any more gets no RSET either: what is staged stays so.
+        # Who may not be asked any more gets no RSET either: the open transaction stays open.
         spent = self._probes >= PROBES_LIMIT
-        spent = spent or (self.memory.no_reset and self._staged is not None)
-        if self._staged is not None and not spent:
-            self._staged, self._dirty = None, True
+        spent = spent or (self.memory.no_reset and self._open_transaction is not None)
+        if self._open_transaction is not None and not spent:
+            self._open_transaction, self._dirty = None, True
             self._probes += 1
-        if stage and not spent and unasked[0] is not envelopes[0]:
+        if keep_open and not spent and unasked[0] is not envelopes[0]:
             unasked.insert(0, envelopes[0])
             places.insert(0, 0)
         preflight = Preflight(
@@ -200,7 +206,7 @@ class Session:
             self.extensions,
             unasked,
             always=always,
-            stage=stage and not spent,
+            keep_open=keep_open and not spent,
             pipelining=self._pipelining,
             dirty=self._dirty,
             allowed=0 if self.memory.no_reset else PROBES_LIMIT - self._probes,
@@ -218,12 +224,14 @@ class Session:
                 self._note_reset(error)
                 raise
         if not spent:
-            self._staged, self._dirty = preflight.staged, preflight.dirty
+            self._open_transaction, self._dirty = preflight.open_transaction, preflight.dirty
         self._probes += preflight.probes
         refusals = [replace(o, position=places[o.position]) for o in preflight.refusals()]
         if not refusals:
             self._preflighted.update((id(e), (e, preflight.passed(e))) for e in unasked)
-        return refusals, preflight.asks_again(AskingAgain(self._renewable, self._past.carried))
+        return refusals, preflight.reconnect_reply(
+            ReconnectPolicy(self._renewable, self._past.carried)
+        )
 
     @property
     def _renewable(self) -> ServerMemory | None:
@@ -252,7 +260,7 @@ class Session:
         strict: bool = False,
         timeout: float | None = None,
         window: int | None = None,
-        leave: bool = False,
+        keep_untaken: bool = False,
         guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`."""
@@ -261,7 +269,9 @@ class Session:
         self._begun = False
 
         def begin() -> Sending:
-            return self.begin(source, strict=strict, window=window, leave=leave, takes_rest=True)
+            return self.begin(
+                source, strict=strict, window=window, keep_untaken=keep_untaken, takes_rest=True
+            )
 
         return self._sent(begin(), begin, deadline, guard)
 
@@ -276,9 +286,9 @@ class Session:
         while True:
             left = None if deadline is None else deadline - self._clock()
             yield from self._outcomes(sending, left, guard)
-            if sending.asked_again is None or self._connect is None:
+            if sending.reconnect_needed is None or self._connect is None:
                 return
-            log.info("%s: %s", self.host, sending.asked_again)
+            log.info("%s: %s", self.host, sending.reconnect_needed)
             self._begun = self._begun or sending.begun
             try:
                 self._renew(deadline)
@@ -295,7 +305,7 @@ class Session:
         *,
         strict: bool = False,
         window: int | None = None,
-        leave: bool = False,
+        keep_untaken: bool = False,
         octets: int = WINDOW_OCTETS,
         takes_rest: bool | None = None,
     ) -> Sending:
@@ -309,19 +319,19 @@ class Session:
             strict=strict,
             pipelining=self._pipelining,
             passed=self._has_passed,
-            staged=self._staged,
+            open_transaction=self._open_transaction,
             dirty=self._dirty,
             window=messages if self._chunking else 0,
             octets=octets,
-            leave=leave,
+            keep_untaken=keep_untaken,
             takes_rest=takes_rest,
             cautious=not self.driver.proven,
             memory=self._renewable,
             past=self._past,
             most=self._most() if takes_rest else None,
         )
-        if self._staged is not None:
-            self._staged, self._dirty = None, True
+        if self._open_transaction is not None:
+            self._open_transaction, self._dirty = None, True
         return sending
 
     def _most(self) -> int | None:
@@ -366,7 +376,7 @@ class Session:
         sending.cut(str(error), error.reply)  # if the conversation has not even begun
         self._note_reset(error)
         self._lost = error.lost
-        if isinstance(error, AskAgain):
+        if isinstance(error, ReconnectNeeded):
             self.quit()
         self._break()
 
@@ -411,11 +421,11 @@ class Session:
 
     def forget(self, *, dirty: bool) -> None:
         """Forget the last user, who may have left a mail transaction open if `dirty`."""
-        if dirty or self._staged is not None:
+        if dirty or self._open_transaction is not None:
             self._dirty = True
             self._probes += 1
         self._inherited = self._probes
-        self._staged = self._sending = None
+        self._open_transaction = self._sending = None
         self._preflighted.clear()
         self.fresh = self.driver.proven = False
 
@@ -439,7 +449,7 @@ class Session:
         """
         reset = self._dirty
         self.driver.proven = True  # there is `timeout` for it, and nothing else to be done
-        group = Group([(Stage.RSET, commands.RSET) if reset else (Stage.NOOP, commands.NOOP)])
+        group = CommandGroup([(Step.RSET, commands.RSET) if reset else (Step.NOOP, commands.NOOP)])
         with self.bounded(timeout):
             try:
                 self.check()
@@ -456,7 +466,7 @@ class Session:
             return
         if self.process == this_process() and self._protocol.idle and self._stream.quiet:
             with contextlib.suppress(TransportError, OSError):
-                self._protocol.issue(Stage.QUIT, commands.QUIT)
+                self._protocol.issue(Step.QUIT, commands.QUIT)
                 self._stream.send(self._protocol.outgoing())
                 if timeout:
                     self._stream.wait(False, timeout)
@@ -476,7 +486,7 @@ class Session:
 
     def _break(self) -> None:
         self._closed = True
-        self._staged = None
+        self._open_transaction = None
         self._protocol.discard()
         self._stream.close()
 
@@ -485,6 +495,6 @@ class Session:
         self, timeout: float | None, guard: Callable[[], object] | None = None
     ) -> Iterator[None]:
         """See `Driver.bounded`."""
-        self._dialogue.refresh()
+        self._protocol_log.refresh()
         with self.driver.bounded(timeout, guard):
             yield

@@ -114,11 +114,13 @@ class _Lane:
     """One session at work, as far as the source goes."""
 
     def __init__(
-        self, session: Session, source: _Shared, window: int | None, *, leave: bool
+        self, session: Session, source: _Shared, window: int | None, *, keep_untaken: bool
     ) -> None:
         self.session = session
         self.driver = session.driver
-        self.sending = session.begin(source, window=window, leave=leave, octets=SHARED_OCTETS)
+        self.sending = session.begin(
+            source, window=window, keep_untaken=keep_untaken, octets=SHARED_OCTETS
+        )
         self._conversation = self.sending.conversation()
         self._begun = False
         self.over = False
@@ -234,7 +236,7 @@ class SessionGroup:
         self._more = more
         #: of the last `send`: whether the first did it alone
         self._alone = True
-        self._leave = False
+        self._keep_untaken = False
         self._lanes: list[_Lane] = []
         self._source = _Shared(())
         self._known: deque[Outcome] = deque()
@@ -259,11 +261,11 @@ class SessionGroup:
         envelopes: Sequence[Envelope],
         *,
         always: bool = False,
-        stage: bool = True,
+        keep_open: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
         """See `ISession`: on the first connection."""
-        return self._first.preflight(envelopes, always=always, stage=stage, timeout=timeout)
+        return self._first.preflight(envelopes, always=always, keep_open=keep_open, timeout=timeout)
 
     def send(
         self,
@@ -272,15 +274,20 @@ class SessionGroup:
         strict: bool = False,
         timeout: float | None = None,
         window: int | None = None,
-        leave: bool = False,
+        keep_untaken: bool = False,
         guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`."""
-        self._alone, self._leave = strict, leave
+        self._alone, self._keep_untaken = strict, keep_untaken
         self._lanes, self._known = [], deque()
         if strict:
             return self._first.send(
-                envelopes, strict=True, timeout=timeout, window=window, leave=leave, guard=guard
+                envelopes,
+                strict=True,
+                timeout=timeout,
+                window=window,
+                keep_untaken=keep_untaken,
+                guard=guard,
             )
         count = len(envelopes) if isinstance(envelopes, Sized) else None
         self._source = _Shared(envelopes)
@@ -347,7 +354,7 @@ class SessionGroup:
                         self._collect(lane)
 
     def _lane(self, session: Session, window: int | None) -> _Lane:
-        return _Lane(session, self._source, window, leave=self._leave)
+        return _Lane(session, self._source, window, keep_untaken=self._keep_untaken)
 
     def _working(self, window: int | None) -> list[_Lane]:
         """Those that are at work; those too that had no more to do, if something was put back."""
@@ -369,7 +376,7 @@ class SessionGroup:
         """What nobody is left for goes to `_known`, one envelope at a time."""
         error = next((lane.error for lane in self._lanes if lane.error is not None), None)
         reason = str(error) if error is not None else "nothing of it was sent"
-        for position, envelope, verdict in self._source.left(taken_only=self._leave):
+        for position, envelope, verdict in self._source.left(taken_only=self._keep_untaken):
             progress = Progress(position, envelope, preflighted=False)
             progress.settle_rest(verdict, error.reply if error else None, reason)
             self._known.extend([o for o in progress.outcomes if o is not None])

@@ -1,13 +1,13 @@
-"""Messages in a stream, with CHUNKING (RFC 3030) and PIPELINING (RFC 2920). No I/O.
+"""Streams messages with CHUNKING (RFC 3030) and PIPELINING (RFC 2920). No I/O.
 
-MAIL, RCPT, BDAT LAST and the octets of one message stand behind those of another, with RSET between
-where the one before may have left a mail transaction open (see `flight`). Nothing is waited for but
-the window: so many messages, so many octets, without an answer. All that are in the window may be
-in doubt if the connection breaks.
+MAIL, RCPT, BDAT LAST and the octets of one message follow those of another, with RSET between where
+the earlier message may have left a mail transaction open (see `streamed_message`). The client waits
+only when the window is full: so many messages, or so many octets, without an answer. If the
+connection breaks, every message in the window may be in doubt.
 
-Whoever is in the stream is answered as a whole: nothing is known of a message until its last reply
-has come, because its octets have to follow whatever the server says to its MAIL. That is why only
-those are streamed that need no care (`Streaming.takes`).
+The outcome of a message is known when its last reply has come, and not before: its octets follow
+whatever the server says to its MAIL. That is why a message is streamed only if it needs no care
+(`Streaming.takes`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .failure_policy import Verdict
 from .progress import Progress, unsendable
 from .protocol import Protocol
 from .replies import MalformedReply
-from .streamed_message import Flight, account, is_out_of_step, is_unknown, says_goodbye
+from .streamed_message import StreamedMessage, is_out_of_step, is_unknown, progress_of, says_goodbye
 from .transactions import RECIPIENTS_LIMIT, MailTransaction
 
 #: Octets on their way at once, so that memory is bounded, and the time that a fault costs.
@@ -45,8 +45,8 @@ class Streaming:
         self._extensions = extensions
         self._window = window
         self._octets = octets
-        self._flights: deque[Flight] = deque()
-        self._flying = 0
+        self._messages: deque[StreamedMessage] = deque()
+        self._unanswered_octets = 0
         #: messages that were accepted
         self.accepted = 0
         #: True if no mail transaction can be open behind the last message that was answered
@@ -64,7 +64,7 @@ class Streaming:
     @property
     def empty(self) -> bool:
         """True if nothing is in the stream."""
-        return not self._flights
+        return not self._messages
 
     # -- into the stream
 
@@ -82,97 +82,101 @@ class Streaming:
     @property
     def count(self) -> int:
         """How many messages are in it."""
-        return len(self._flights)
+        return len(self._messages)
 
     @property
     def room(self) -> int:
         """How many messages more the window allows."""
-        return self._window - len(self._flights)
+        return self._window - len(self._messages)
 
     def has_room(self, envelope: Envelope) -> bool:
         """True if the octets of `envelope` may be added, or nothing else is in the stream."""
-        return not self._flights or self._flying + envelope.size <= self._octets
+        return not self._messages or self._unanswered_octets + envelope.size <= self._octets
 
     def add(
         self,
         position: int,
         envelope: Envelope,
         preflighted: bool,
-        staged: MailTransaction | None = None,
+        open_transaction: MailTransaction | None = None,
     ) -> None:
-        """Queue the message of `envelope`; of one that is `staged`, the content only."""
-        reset = staged is None and (bool(self._flights) or not self.clean)
-        flight = Flight(position, envelope, preflighted, reset=reset, staged=staged is not None)
-        if staged is None:
+        """Queue the message of `envelope`; only its content if it has an `open_transaction`."""
+        reset = open_transaction is None and (bool(self._messages) or not self.clean)
+        message = StreamedMessage(
+            position, envelope, preflighted, reset=reset, opened=open_transaction is not None
+        )
+        if open_transaction is None:
             lines = commands.streamed(envelope, self._extensions, reset=reset)
         else:
             lines = commands.bdat(envelope.size)
         # An interrupt must find it here if anything of it can leave.
-        self._flights.append(flight)
-        self._flying += envelope.size
-        flight.first, flight.ends = self._protocol.stream(lines, envelope.content, flight.replies)
+        self._messages.append(message)
+        self._unanswered_octets += envelope.size
+        message.first, message.ends = self._protocol.stream(
+            lines, envelope.content, message.replies
+        )
 
     # -- out of it
 
-    def collect(self, ready: deque[Outcome]) -> tuple[Flight, list[Reply]] | None:
+    def collect(self, ready: deque[Outcome]) -> tuple[StreamedMessage, list[Reply]] | None:
         """Give the outcomes of what was accepted to `ready`, up to the first that was not.
 
         That one, with all its replies, is returned, and `dealt_with` has to follow. None if there
         is none. Raises `MalformedReply`.
         """
-        flights, protocol = self._flights, self._protocol
+        messages, protocol = self._messages, self._protocol
         if protocol.has_surplus:
             raise MalformedReply("one that nothing asked for")
         before, came = protocol.streamed_replies()
         refused = None
         last = 0
-        while flights and refused is None:
-            flight = flights[0]
-            start = flight.first - before
-            end = start + flight.replies
+        while messages and refused is None:
+            message = messages[0]
+            start = message.first - before
+            end = start + message.replies
             if end > len(came):
                 if protocol.out_of_step:
                     raise MalformedReply("one that has no place in a stream")
                 break
             replies = came[start:end]
             final = replies[-1]
-            if self._is_early(flight, replies):
+            if self._is_early(message, replies):
                 raise MalformedReply("an answer to a message that had not been sent")
             if self.bdat_unknown and not _is_the_same_again(replies):
                 raise MalformedReply("one that may be about the octets of a content")
-            if not self._is_accepted(flight, replies):
-                refused = flight, replies
+            if not self._is_accepted(message, replies):
+                refused = message, replies
                 break
             self.accepted += 1
             self.clean, self._goodbye = True, False
-            envelope = flight.envelope
+            envelope = message.envelope
             for recipient in envelope.recipients:
                 ready.append(
                     accepted(
                         recipient,
                         final,
                         envelope.message_id,
-                        flight.preflighted,
-                        flight.position,
+                        message.preflighted,
+                        message.position,
                     )
                 )
-            self._flying -= envelope.size
-            flights.popleft()
+            self._unanswered_octets -= envelope.size
+            messages.popleft()
             last = end
         protocol.take_streamed(last)
         self._wait(refused=refused is not None)
         return refused
 
-    def _is_accepted(self, flight: Flight, replies: Sequence[Reply]) -> bool:
+    def _is_accepted(self, message: StreamedMessage, replies: Sequence[Reply]) -> bool:
         """True if all of `replies` are positive, or all that matter."""
         for reply in replies:
             if reply.code >= 300:
                 break
         else:
             return True
-        if is_out_of_step(flight, replies):
+        if is_out_of_step(message, replies):
             raise MalformedReply("one that has no place in a stream")
-        if not flight.refuses_reset(replies):
+        if not message.refuses_reset(replies):
             return False
         self.reset_refused = replies[0]
         self.mixed = self.mixed or not self.clean
@@ -180,26 +184,26 @@ class Streaming:
 
     def dealt_with(self, replies: Sequence[Reply]) -> None:
         """What `collect` returned has an account: it leaves the stream."""
-        flight = self._flights.popleft()
+        message = self._messages.popleft()
         # What has a positive reply to its content has ended its transaction, whoever was refused.
         self.clean = replies[-1].positive
-        self._goodbye = says_goodbye(flight, replies, self._goodbye)
-        self._flying -= flight.envelope.size
-        self._protocol.take_streamed(flight.replies)
+        self._goodbye = says_goodbye(message, replies, self._goodbye)
+        self._unanswered_octets -= message.envelope.size
+        self._protocol.take_streamed(message.replies)
         self._wait(refused=True)
 
-    def _is_early(self, flight: Flight, replies: Sequence[Reply]) -> bool:
+    def _is_early(self, message: StreamedMessage, replies: Sequence[Reply]) -> bool:
         """True if `replies` are to what had not left. A refusal need not wait for the octets."""
-        whole = len(replies) == flight.replies
-        needed = flight.ends
+        whole = len(replies) == message.replies
+        needed = message.ends
         if not whole or replies[-1].code >= 400:
-            needed -= flight.envelope.size
+            needed -= message.envelope.size
         return not self._protocol.has_left(needed)
 
     def _wait(self, *, refused: bool) -> None:
         """Say how many replies have to come before there is something to do here."""
-        if self._flights:
-            self._protocol.want(self._flights[0].replies)
+        if self._messages:
+            self._protocol.want(self._messages[0].replies)
             if not refused:
                 self._protocol.check_streamed()
         else:
@@ -214,43 +218,43 @@ class Streaming:
         """
         before, came = self._protocol.streamed_replies()
         goodbye, surplus = self._goodbye, self._protocol.has_surplus or self.bdat_unknown
-        for flight in self._flights:
-            start = flight.first - before
-            goodbye = says_goodbye(flight, came[start : start + flight.replies], goodbye)
+        for message in self._messages:
+            start = message.first - before
+            goodbye = says_goodbye(message, came[start : start + message.replies], goodbye)
         # Nobody knows what a reply is about that comes behind one which has no place here.
         trusted = not surplus
-        while self._flights:
-            flight = self._flights[0]
-            start = flight.first - before
-            replies = came[start : start + flight.replies] if flight.ends else []
-            rest = self._verdict_when_cut(flight)
-            if surplus and len(replies) == flight.replies and is_unknown(replies[-1]):
+        while self._messages:
+            message = self._messages[0]
+            start = message.first - before
+            replies = came[start : start + message.replies] if message.ends else []
+            rest = self._verdict_when_cut(message)
+            if surplus and len(replies) == message.replies and is_unknown(replies[-1]):
                 rest = failure_policy.UNSENT  # it has read the content as commands
             elif goodbye and closed and not surplus:
                 rest = failure_policy.UNSENT
-            if not trusted or (replies and self._is_early(flight, replies)):
+            if not trusted or (replies and self._is_early(message, replies)):
                 replies, trusted = [], False
-            progress = account(flight, replies, clean=self.clean)
-            self.clean = len(replies) == flight.replies and replies[-1].positive
-            trusted = trusted and not is_out_of_step(flight, replies)
+            progress = progress_of(message, replies, clean=self.clean)
+            self.clean = len(replies) == message.replies and replies[-1].positive
+            trusted = trusted and not is_out_of_step(message, replies)
             for index in progress.waiting:
                 progress.settle(index, failure_policy.UNSENT, reply, reason)
             progress.settle_rest(rest, reply, reason)
             # In this order an interrupt can repeat one and not lose it.
             accounts.append(progress)
-            self._flights.popleft()
+            self._messages.popleft()
         self._protocol.take_streamed(len(came))
 
-    def _verdict_when_cut(self, flight: Flight) -> Verdict:
+    def _verdict_when_cut(self, message: StreamedMessage) -> Verdict:
         """What became of those of whom nothing was said."""
         left = self._protocol.may_have_left
-        if not flight.ends:
+        if not message.ends:
             return failure_policy.UNSENT
-        if left(flight.ends):
+        if left(message.ends):
             return failure_policy.IN_DOUBT
         return (
             failure_policy.CUT_SHORT
-            if left(flight.ends - flight.envelope.size + 1)
+            if left(message.ends - message.envelope.size + 1)
             else failure_policy.UNSENT
         )
 

@@ -1,6 +1,6 @@
 """Mail transactions (RFC 5321 section 3.3): the commands of one, and what was said to each.
 
-A `Group` is a run of commands that may share one write where the server offers PIPELINING
+A `CommandGroup` is a run of commands that may share one write where the server offers PIPELINING
 (RFC 2920); where it does not they go one at a time. A `MailTransaction` is the group that opens
 the transaction of one envelope: MAIL, its RCPTs and, where that is safe, DATA.
 
@@ -18,13 +18,13 @@ from ..exceptions import TransportError
 from ..reply import Reply
 from . import commands
 from .extensions import Extensions
-from .failure_policy import Stage, Verdict, judge
+from .failure_policy import Step, Verdict, judge
 from .protocol import Protocol
 
 #: Recipients in one mail transaction: what every server has to take (RFC 5321 section 4.5.3.1.8).
 RECIPIENTS_LIMIT = 100
 
-Step = tuple[Stage, bytes]
+Command = tuple[Step, bytes]
 Conversation = Generator[None, None, None]
 
 
@@ -35,7 +35,7 @@ class ConnectionEnded(TransportError):
         super().__init__(problem, lost=lost, reply=reply)
 
 
-class AskAgain(ConnectionEnded):
+class ReconnectNeeded(ConnectionEnded):
     """What is left goes on over a fresh connection.
 
     The server gave a `reply` that may be about this connection alone, or this one has carried as
@@ -62,13 +62,13 @@ def answer(protocol: Protocol) -> Generator[None, None, Reply]:
     return reply
 
 
-class Group:
+class CommandGroup:
     """Commands in their order and the replies so far."""
 
-    __slots__ = ("_answered", "_issued", "steps", "to_data", "to_mail", "to_recipients")
+    __slots__ = ("_answered", "_issued", "commands", "to_data", "to_mail", "to_recipients")
 
-    def __init__(self, steps: Sequence[Step]) -> None:
-        self.steps = list(steps)
+    def __init__(self, run: Sequence[Command]) -> None:
+        self.commands = list(run)
         self._issued = self._answered = 0
         #: the replies to MAIL, to the RCPTs in their order, and to DATA
         self.to_mail: Reply | None = None
@@ -77,46 +77,46 @@ class Group:
 
     def issue(self, protocol: Protocol) -> None:
         """Queue all commands that have not been; they leave in one write."""
-        if self._issued < len(self.steps):
-            protocol.issue_all(self.steps[self._issued :])
-            self._issued = len(self.steps)
+        if self._issued < len(self.commands):
+            protocol.issue_all(self.commands[self._issued :])
+            self._issued = len(self.commands)
 
     def answers(self, protocol: Protocol, pipelining: bool) -> Conversation:
         """Collect all replies. Raises `ConnectionEnded` on 421, and on a refused RSET."""
         if pipelining:
             self.issue(protocol)
-        while self._answered < len(self.steps):
-            stage, line = self.steps[self._answered]
+        while self._answered < len(self.commands):
+            step, line = self.commands[self._answered]
             if self._answered == self._issued:
-                protocol.issue(stage, line)
+                protocol.issue(step, line)
                 self._issued += 1
             while (reply := protocol.next_reply()) is None:
                 yield
             self._answered += 1
-            self._note(stage, reply)
-            if stage is Stage.MAIL and not reply.positive and not pipelining:
+            self._note(step, reply)
+            if step is Step.MAIL and not reply.positive and not pipelining:
                 self._skip_recipients()
 
-    def _note(self, stage: Stage, reply: Reply) -> None:
-        if stage is Stage.RCPT:
+    def _note(self, step: Step, reply: Reply) -> None:
+        if step is Step.RCPT:
             self.to_recipients.append(reply)
-        elif stage is Stage.MAIL:
+        elif step is Step.MAIL:
             self.to_mail = reply
-        elif stage is Stage.DATA:
+        elif step is Step.DATA:
             self.to_data = reply
-        elif stage is Stage.RSET and reply.code >= 500:
+        elif step is Step.RSET and reply.code >= 500:
             raise ResetRefused(reply)
         elif not reply.positive:
-            raise ConnectionEnded(f"{stage} was refused", reply=reply)
+            raise ConnectionEnded(f"{step} was refused", reply=reply)
         if reply.code == 421:
             raise ConnectionEnded("the server closes the connection", reply=reply)
 
     def _skip_recipients(self) -> None:
-        kept = [step for step in self.steps[self._issued :] if step[0] is Stage.RSET]
-        self.steps[self._issued :] = kept
+        kept = [command for command in self.commands[self._issued :] if command[0] is Step.RSET]
+        self.commands[self._issued :] = kept
 
 
-class MailTransaction(Group):
+class MailTransaction(CommandGroup):
     """MAIL, RCPT and perhaps DATA for some recipients of one envelope."""
 
     __slots__ = ("envelope", "recipients")
@@ -133,15 +133,15 @@ class MailTransaction(Group):
         self.envelope = envelope
         self.recipients = list(recipients)
         paths = envelope.forward_paths
-        steps = [(Stage.MAIL, commands.mail(envelope, extensions))]
-        steps += [(Stage.RCPT, commands.rcpt(paths[i])) for i in self.recipients]
+        run = [(Step.MAIL, commands.mail(envelope, extensions))]
+        run += [(Step.RCPT, commands.rcpt(paths[i])) for i in self.recipients]
         if data:
-            steps.append((Stage.DATA, commands.DATA))
-        super().__init__(steps)
+            run.append((Step.DATA, commands.DATA))
+        super().__init__(run)
 
     def begin_with_reset(self) -> None:
         """Put RSET in front of it, before it is issued."""
-        self.steps.insert(0, (Stage.RSET, commands.RSET))
+        self.commands.insert(0, (Step.RSET, commands.RSET))
 
     @property
     def clean(self) -> bool:
@@ -158,7 +158,7 @@ class MailTransaction(Group):
         """What the answers mean for each recipient that has one, by its position."""
         mail = self.to_mail
         if mail is not None and not mail.positive:
-            verdict = judge(Stage.MAIL, mail)
+            verdict = judge(Step.MAIL, mail)
             return dict.fromkeys(self.recipients, (verdict, mail))
         answered = zip(self.recipients, self.to_recipients, strict=False)
-        return {i: (judge(Stage.RCPT, reply), reply) for i, reply in answered}
+        return {i: (judge(Step.RCPT, reply), reply) for i, reply in answered}

@@ -184,7 +184,7 @@ class FailoverSession:
         envelopes: Sequence[Envelope],
         *,
         always: bool = False,
-        stage: bool = True,
+        keep_open: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
         """See `ISession`. Asks the next route if this one has failed or will not be used now."""
@@ -197,7 +197,9 @@ class FailoverSession:
             problem: TransportError | None = None
             try:
                 refusals = list(
-                    self._session.preflight(envelopes, always=always, stage=stage, timeout=share)
+                    self._session.preflight(
+                        envelopes, always=always, keep_open=keep_open, timeout=share
+                    )
                 )
             except TransportError as error:
                 if error.lost and (self._preflighted or not self._session.fresh):
@@ -236,7 +238,7 @@ class FailoverSession:
         strict: bool = False,
         timeout: float | None = None,
         window: int | None = None,
-        leave: bool = False,
+        keep_untaken: bool = False,
         guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`. Never moves to another route."""
@@ -245,7 +247,7 @@ class FailoverSession:
             strict=strict,
             timeout=timeout,
             window=window,
-            leave=leave,
+            keep_untaken=keep_untaken,
             guard=guard,
         )
         return self._noticing(sending)

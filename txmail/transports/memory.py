@@ -86,7 +86,7 @@ class MemorySession:
         envelopes: Sequence[Envelope],
         *,
         always: bool = False,
-        stage: bool = True,
+        keep_open: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
         """See `ISession`."""
@@ -104,7 +104,7 @@ class MemorySession:
         strict: bool = False,
         timeout: float | None = None,
         window: int | None = None,
-        leave: bool = False,
+        keep_untaken: bool = False,
         guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`."""

@@ -168,7 +168,7 @@ class _Course:
         sending = session.send(
             self._taken(),
             window=self._window,
-            leave=True,
+            keep_untaken=True,
             timeout=self._left(),
             guard=self._guard,
         )

@@ -101,7 +101,7 @@ class LocalSession:
         envelopes: Sequence[Envelope],
         *,
         always: bool = False,
-        stage: bool = True,
+        keep_open: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
         """See `ISession`: there is no server to ask, so this is what we know ourselves."""
@@ -118,7 +118,7 @@ class LocalSession:
         strict: bool = False,
         timeout: float | None = None,
         window: int | None = None,
-        leave: bool = False,
+        keep_untaken: bool = False,
         guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
         """See `ISession`.

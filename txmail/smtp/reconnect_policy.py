@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..reply import Reply
-from .failure_policy import Stage, concerns_connection
+from .failure_policy import Step, concerns_connection
 from .server_memory import ServerMemory
-from .streamed_message import Flight
+from .streamed_message import StreamedMessage
 from .transactions import MailTransaction
 
 
-class AskingAgain:
+class ReconnectPolicy:
     """The replies of one connection."""
 
     def __init__(self, memory: ServerMemory | None, carried: bool) -> None:
@@ -25,32 +25,32 @@ class AskingAgain:
         self._memory = memory
         self.carried = carried
 
-    def to(self, stage: Stage, replies: Sequence[Reply]) -> Reply | None:
+    def for_replies(self, step: Step, replies: Sequence[Reply]) -> Reply | None:
         """The first of `replies` if all of them may be about this connection alone."""
         if self._memory is None or not replies:
             return None
-        if not all(concerns_connection(stage, reply) for reply in replies):
+        if not all(concerns_connection(step, reply) for reply in replies):
             return None
         if self.carried:
-            return replies[0] if self._memory.may_ask_again(replies[0]) else None
+            return replies[0] if self._memory.may_reconnect_for(replies[0]) else None
         self._memory.answered(replies[0])
         return None
 
-    def to_transaction(self, transaction: MailTransaction) -> Reply | None:
+    def for_transaction(self, transaction: MailTransaction) -> Reply | None:
         """The same for the replies to MAIL and RCPT."""
         mail = transaction.to_mail
         if mail is not None and not mail.positive:
-            return self.to(Stage.MAIL, [mail])
-        return self.to(Stage.RCPT, transaction.to_recipients)
+            return self.for_replies(Step.MAIL, [mail])
+        return self.for_replies(Step.RCPT, transaction.to_recipients)
 
-    def to_flight(self, flight: Flight, replies: Sequence[Reply]) -> Reply | None:
+    def for_streamed(self, message: StreamedMessage, replies: Sequence[Reply]) -> Reply | None:
         """The same for those to a message in the stream."""
-        mail = flight.to_mail(replies)
-        if mail is None or replies[-1].positive or flight.refuses_reset(replies):
+        mail = message.to_mail(replies)
+        if mail is None or replies[-1].positive or message.refuses_reset(replies):
             return None
         if not mail.positive:
-            return self.to(Stage.MAIL, [mail])
-        return self.to(Stage.RCPT, replies[flight.reset + 1 : -1])
+            return self.for_replies(Step.MAIL, [mail])
+        return self.for_replies(Step.RCPT, replies[message.reset + 1 : -1])
 
     @property
     def no_reset(self) -> bool:
