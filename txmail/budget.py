@@ -15,18 +15,23 @@ COMMIT_TIMEOUT = 30.0
 
 
 class Budget:
-    """A stopwatch that runs down, in seconds, on the monotonic clock."""
+    """A stopwatch that runs down, in seconds, on the monotonic clock.
+
+    Without `seconds` it has `COMMIT_TIMEOUT`, until the first `limit` says how many.
+    """
 
     def __init__(
-        self, seconds: float = COMMIT_TIMEOUT, clock: Callable[[], float] = time.monotonic
+        self, seconds: float | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._left = seconds
+        self._left = COMMIT_TIMEOUT if seconds is None else seconds
+        self._is_default = seconds is None
         self._clock = clock
         self._started: float | None = None
 
     def limit(self, seconds: float) -> None:
         """Have no more than `seconds` left from here on."""
-        self._left = min(self._left, seconds)
+        self._left = seconds if self._is_default else min(self._left, seconds)
+        self._is_default = False
 
     @property
     def remaining(self) -> float:

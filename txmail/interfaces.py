@@ -351,22 +351,22 @@ class IMailDataManager(ISavepointDataManager):
 
     transaction_manager = Attribute("The manager of its transaction.")
 
-    def pending(report: Callable[[tuple[Outcome, ...]], object]) -> tuple[Envelope, ...]:
-        """What was added with `report` and waits for the commit."""
+    def add(
+        method: IDeliveryMethod,
+        submission: Submission,
+        listener: Callable[[tuple[Outcome, ...]], object],
+    ) -> None:
+        """Buffer `submission` in this transaction, for `method`.
+
+        `listener` is called with the outcomes of all submissions that were added with it, when the
+        commit has tried to send them. Raises `TransactionClosed` where no commit will follow.
+        """
+
+    def pending(listener: Callable[[tuple[Outcome, ...]], object]) -> tuple[Envelope, ...]:
+        """The envelopes that were added with `listener`, and wait for the commit."""
 
     def notice() -> None:
-        """Report what is known of a commit that was tried and has not ended, if there was one."""
-
-    def add(
-        delivery: IDeliveryMethod,
-        submission: Submission,
-        report: Callable[[tuple[Outcome, ...]], object],
-    ) -> None:
-        """Buffer `submission` for `delivery` in this transaction, joining it if need be.
-
-        `report` is called with the outcomes of its caller's envelopes when the commit has tried
-        to send them. Raises `TransactionClosed` where no commit will follow.
-        """
+        """Tell listeners what is known of a commit that was tried and has not ended, if any."""
 
 
 class ITransport(Interface):

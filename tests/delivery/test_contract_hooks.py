@@ -7,7 +7,7 @@ from databases import Recorder, Synchronizer
 from letters import letter, statuses, subjects
 from transaction.interfaces import DoomedTransaction
 
-from txmail.datamanager import HOOK_TURNS
+from txmail.delivery.last_hook import HOOK_TURNS
 from txmail.exceptions import DeliveryRefused, TransactionClosed
 
 # -- hooks

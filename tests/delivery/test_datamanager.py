@@ -31,7 +31,7 @@ def test_what_is_joined_keeps_the_contracts(tm, mailer):
     delivery = mailer._direct
     assert verifyObject(IDeliveryMethod, delivery)
     assert verifyObject(ITransport, delivery.transport)
-    run = manager._run(delivery)
+    run = manager._runs.of(delivery)
     assert verifyObject(IDeliveryRun, run)
     session = delivery.transport.open()
     assert verifyObject(ISession, session)
@@ -314,3 +314,19 @@ def test_a_transaction_waits_in_its_hook_for_the_connection_of_another(tm, serve
     assert not thread.is_alive()
     assert subjects(server) == ["of the other transaction", "waited"]
     assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("seconds", [7, 100])
+def test_a_transaction_has_the_time_that_its_mailer_gives_it(tm, make_mailer, seconds, monkeypatch):
+    mailer = make_mailer("memory:", commit_timeout=seconds)
+    open_, timeouts = mailer.transport.open, []
+
+    def opened(*, timeout=None, **options):
+        timeouts.append(timeout)
+        return open_(timeout=timeout, **options)
+
+    monkeypatch.setattr(mailer.transport, "open", opened)
+    with tm:
+        mailer.send(letter("one"))
+    mailer.send_immediately(letter("two"))
+    assert [round(timeout) for timeout in timeouts] == [seconds] * 2

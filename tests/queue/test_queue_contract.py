@@ -33,7 +33,7 @@ from transaction.interfaces import DoomedTransaction, NoTransaction, TransientEr
 from zope.interface.verify import verifyObject
 
 from txmail import Mailer, transport_from_url
-from txmail.datamanager import HOOK_TURNS
+from txmail.delivery.last_hook import HOOK_TURNS
 from txmail.events import MessageQueued
 from txmail.exceptions import ConfigurationError, InvalidMessage, TransactionClosed
 from txmail.interfaces import IBatch, IQueue

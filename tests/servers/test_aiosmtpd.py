@@ -70,7 +70,9 @@ def test_mail_of_a_committed_transaction_arrives_as_it_was_rendered(
         database.write("order")
         aiosmtpd_mailer.send(message)
         aiosmtpd_mailer.send(letter("two"))
-        (content, _) = [e.submission.envelope.content for e in tm.get()._resources[-1]._entries]
+        (content, _) = [
+            e.submission.envelope.content for e in tm.get()._resources[-1]._report.buffered
+        ]
     assert database.values() == ["order"]
     assert handler.received[0] == (
         "app@example.com",

@@ -18,7 +18,7 @@ from interrupting import Alarm, AtLine, Limit, Never, alarms_within
 from letters import letter
 from queues import OWN_POSTGRESQL, OWN_SQLITE
 
-from txmail.delivery.account import NOT_KNOWN
+from txmail.delivery.ending import NOT_KNOWN
 
 pytestmark = [
     pytest.mark.timeout(300, method="thread"),  # the other method has the timer that we need

@@ -25,8 +25,8 @@ from sqlalchemy.orm import sessionmaker
 from zope.sqlalchemy.datamanager import SessionDataManager
 
 from txmail import Mailer, transport_from_url
-from txmail.delivery.account import MAYBE_COMMITTED, NOT_KNOWN
-from txmail.delivery.report import NOTE
+from txmail.delivery.commit_error import NOTE
+from txmail.delivery.ending import MAYBE_COMMITTED, NOT_KNOWN
 from txmail.integrations.session_queue import session_queue
 from txmail.queue import schema
 

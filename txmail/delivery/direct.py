@@ -19,15 +19,16 @@ from zope.interface import implementer
 from ..address import plain_text
 from ..budget import COMMIT_TIMEOUT, Budget
 from ..common.process_wide import is_of_a_database, the_one_like
-from ..common.waiting import in_two_phase_commit
+from ..common.transaction_internals import in_two_phase_commit
 from ..envelope import Envelope
 from ..events import Connected, ConnectionLost, Events
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import IDeliveryMethod, IDeliveryRun, IQueue, ISession, ITransport
 from ..outcome import Action, Outcome, Status
 from ..submission import StagedSubmission, Submission
-from .outcomes import all_unsent, in_order, queued, shared_out
+from .implied_outcomes import all_or_nothing, left_to_queue, unreachable
 from .queued import QueuedDelivery, check_timeout, placed, waiting
+from .report import by_submission
 
 #: ``auto`` asks as far as a server lets itself be asked, ``always`` refuses to send what could
 #: not be asked about, ``never`` finds everything out while sending.
@@ -217,7 +218,7 @@ class DirectRun:
                 refusals = [] if self._spilled else self._prepared(envelopes, wait)
             except TransportError as error:
                 self._drop()
-                refusals = all_unsent(envelopes, error)
+                refusals = unreachable(envelopes, error)
             except BaseException:
                 self._drop()
                 raise
@@ -241,8 +242,8 @@ class DirectRun:
     ) -> None:
         """Leave all to the queue, with what is known of each recipient."""
         self._drop()
-        known = shared_out(submissions, in_order(envelopes, refusals)) if refusals else []
-        self._spilled |= {submission: queued(outcomes) for submission, outcomes in known}
+        known = by_submission(submissions, all_or_nothing(envelopes, refusals)) if refusals else []
+        self._spilled |= {submission: left_to_queue(outcomes) for submission, outcomes in known}
         for submission in submissions:
             self._spilled.setdefault(submission, waiting(submission))
 
@@ -349,7 +350,7 @@ class DirectRun:
         try:
             session = self._session or self._open(wait=False)
         except TransportError as error:
-            yield from all_unsent(envelopes, error)
+            yield from unreachable(envelopes, error)
             return
         strict = self._delivery.on_partial == ABORT
         self._begun = True
@@ -368,10 +369,10 @@ class DirectRun:
             refusals = self._prepared(envelopes, wait=False)
         except TransportError as error:
             self._drop()
-            yield from all_unsent(envelopes, error)
+            yield from unreachable(envelopes, error)
             return
         if refusals:
-            yield from in_order(envelopes, refusals)
+            yield from all_or_nothing(envelopes, refusals)
             return
         yield from self._sent(envelopes)
 
@@ -379,7 +380,7 @@ class DirectRun:
         """See `IDeliveryRun`."""
         if self._begun and self._session is not None:
             return list(self._session.unsettled())
-        return [] if self._begun else list(in_order(self._envelopes, []))
+        return [] if self._begun else list(all_or_nothing(self._envelopes, []))
 
     # -- the end
 

@@ -1,213 +1,181 @@
-"""What is known of the mail of one transaction at every moment, and how it is told.
+"""The report of one commit: what became of each submission, noted once, as it comes.
 
-`MailDataManager` does the work and notes what comes; everything that is said of it is made here of
-what was noted: the outcomes of the mailers, the error that a commit raises, the events, the log.
+The data manager adds submissions, and has delivery methods send them. The report notes each outcome
+when it comes. Everything else is derived from these notes when it is needed: what the queues write,
+what mailers have as `last_outcomes`, the error of the commit, notes, events and log lines.
 """
 
 from __future__ import annotations
 
-import sys
-import weakref
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from transaction._transaction import Status as TransactionStatus
-
-from ..common.logs import quiet_logger
-from ..common.per_process import this_process
 from ..envelope import Envelope
-from ..events import Events, SentForNothing
-from ..exceptions import (
-    DeliveryError,
-    QueueInDoubt,
-    QueueUnavailable,
-    SchemaError,
-    TxmailError,
-)
-from ..interfaces import IBatch, IDeliveryMethod, IDeliveryRun, IQueue
+from ..interfaces import IDeliveryMethod, IDeliveryRun
 from ..outcome import Outcome, Status
-from . import unsent
-from .account import (
-    MAYBE_COMMITTED,
-    Account,
-    BufferedSubmission,
-    Report,
-    Sending,
-    account_of,
-    failed,
-    is_transient,
-    outcomes_of,
-    perhaps_queued,
-    report,
-    tell,
-)
-from .outcomes import Settled, delivery_error, queue_error
+from ..submission import Submission
+from .ending import Ending
+from .implied_outcomes import all_or_nothing, in_doubt, left_to_queue, unsent
 
-log = quiet_logger("txmail")
+#: Gets the outcomes of one mailer's submissions.
+Listener = Callable[[tuple[Outcome, ...]], object]
+#: Submissions, each with an outcome for each of its recipients.
+Known = list[tuple[Submission, list[Outcome]]]
 
-#: One-phase zope.sqlalchemy commits its SQL in its vote, before ours.
-ONE_PHASE_SORT_KEY = "~sqlalchemy:"
-#: How a note begins that says, on an error that is none of ours, what became of the mail.
-NOTE = "while sending mail: "
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BufferedSubmission:
+    """A submission that waits for the commit, which way it goes, and who wants its outcomes."""
+
+    method: IDeliveryMethod
+    submission: Submission
+    listener: Listener
+
+
+class Line(NamedTuple):
+    """One submission and what has become of it: an outcome for each recipient."""
+
+    buffered: BufferedSubmission
+    outcomes: list[Outcome]
 
 
 class CommitReport:
-    """What the manager of one transaction knows of its mail, and says of it."""
+    """What is known of the mail of one transaction."""
 
-    def __init__(self, transaction_manager: Any) -> None:
-        self.transaction_manager = transaction_manager
-        self._entries: list[BufferedSubmission] = []
-        self._runs: dict[IDeliveryMethod, IDeliveryRun] = {}
-        self._batches: dict[IQueue, IBatch] = {}
-        #: what is known of what the server was asked, or was sent, in the present commit
-        self._sendings: list[Sending] = []
-        self._hook_pending = False
-        #: true if somebody has tried to commit, successfully or not; if the user aborts
-        self._tried = self._aborting = False
-        #: true if a commit has failed in our hook, and its outcomes were told
-        self._refused = False
-        #: true if we have said yes; from our `tpc_finish` on; when all is done
-        self._voted = self._finishing = self._finished = False
-        #: true if nobody knows whether the queue has what it was to have
-        self._perhaps_queued = False
-        self._transaction: weakref.ref[Any] | None = None
-        #: true once it was said that nobody has committed what is here
-        self._warned = False
-        #: the process whose mail it is, and not that of a child
-        self._process = this_process()
-        unsent.watch(self)
-        #: who would have to be told, if the transaction failed now, that these are out
-        self._sent: list[tuple[Events, str]] = []
+    def __init__(self) -> None:
+        #: in call order; savepoints hold this list, and truncate it
+        self.buffered: list[BufferedSubmission] = []
+        #: of the present commit, by delivery method
+        self._notes: list[_Notes] = []
 
-    def _before_commit(self, transaction: Any) -> None:
-        """The hook, by which a commit that failed before it is known."""
-        raise NotImplementedError
+    # -- noting
 
-    def __del__(self) -> None:
-        if getattr(self, "_entries", None):
-            unsent.warn(self, "the transaction was dropped")
+    def begin(self) -> None:
+        """A commit begins, perhaps after one that has failed: nothing is known of it yet."""
+        self._notes.clear()
 
-    def pending(self, report: Report) -> tuple[Envelope, ...]:
-        """What waits for the commit, of the mailer that `report` is of."""
-        return tuple(e.submission.envelope for e in self._entries if e.report == report)
+    def refuse(self, submissions: Sequence[Submission], refusals: Sequence[Outcome]) -> None:
+        """Note that `refusals` keep `submissions` from being sent, and everything else, too."""
+        envelopes = [submission.envelope for submission in submissions]
+        self._notes = [_Notes(submissions, list(all_or_nothing(envelopes, refusals)))]
 
-    def uncommitted(self) -> tuple[str, ...]:
-        """See `txmail.delivery.unsent.Holder`."""
-        if self._process != this_process() or self._warned or self._refused or self._is_tried():
-            return ()
-        found = tuple(
-            e.submission.envelope.message_id for e in self._entries if e.delivery.is_missed_unsent
-        )
-        self._warned = bool(found)
+    def send(self, run: IDeliveryRun, submissions: Sequence[Submission]) -> bool:
+        """Have `run` send `submissions`, and note what becomes of them. True if all may commit."""
+        notes = _Notes(submissions)
+        self._notes.append(notes)
+        notes.collect(run)
+        return _permits(notes.known())
+
+    def forget(self) -> None:
+        """The transaction is over."""
+        self.buffered.clear()
+        self._notes.clear()
+
+    # -- asking
+
+    def by_method(self) -> dict[IDeliveryMethod, list[Submission]]:
+        """The submissions of each delivery method, in call order."""
+        found: dict[IDeliveryMethod, list[Submission]] = {}
+        for each in self.buffered:
+            found.setdefault(each.method, []).append(each.submission)
         return found
 
-    def _is_hook_dropped(self, transaction: Any) -> bool:
-        """True if a commit has failed in a hook before ours: that has cleared the list."""
-        return self._hook_pending and all(
-            hook != self._before_commit for hook, _, _ in transaction.getBeforeCommitHooks()
-        )
+    def known(self) -> Known:
+        """What is known of the submissions that were refused, or that sending has begun with."""
+        return [pair for notes in self._notes for pair in notes.known()]
 
-    def _settled(self) -> Settled:
-        """What is known of each submission that was begun."""
-        return [pair for sending in self._sendings for pair in sending.settled()]
-
-    def _accounted(self) -> Account:
-        """What would be said of all mail if the transaction committed."""
-        return account_of(self._entries, self._settled())
-
-    def _account(self) -> Account:
-        """What is to be said of all mail now."""
-        account = self._accounted()
-        if self._finishing:
-            return account
-        transaction = self._transaction() if self._transaction is not None else None
-        error = sys.exception()
-        committed = (transaction is not None and _committed_early(transaction)) or any(
-            batch.may_be_committed(error) for batch in self._batches.values()
-        )
-        account = failed(account, known=not self._voted, committed=committed)
-        return perhaps_queued(account) if self._perhaps_queued else account
-
-    def _is_tried(self) -> bool:
-        """True if somebody has tried to commit this, also if we were not asked."""
-        transaction = self._transaction() if self._transaction is not None else None
-        if transaction is not None and not self._tried:
-            begun = transaction.status in (
-                TransactionStatus.COMMITTING,
-                TransactionStatus.COMMITFAILED,
+    def lines(self, ending: Ending) -> list[Line]:
+        """Every submission in call order, with what has become of it if that is the `ending`."""
+        known = dict(self.known())
+        return [
+            Line(
+                each,
+                ending.of(
+                    each.method, known.get(each.submission) or unsent(each.submission.envelope)
+                ),
             )
-            self._tried = begun or self._is_hook_dropped(transaction)
-        return self._tried
+            for each in self.buffered
+        ]
 
-    def notice(self) -> None:
-        """Report what is known of a commit that was tried and has not ended, if there was one."""
-        if self._entries and self._is_tried():
-            report(self._account())
+    def permits_commit(self) -> bool:
+        """True if every recipient of every submission was accepted, or the queue has it."""
+        known = self.known()
+        return _permits(known) and len(known) == len(self.buffered)
 
-    def _failure(self, transaction: Any = None) -> DeliveryError:
-        """The error for a commit in which not everything was accepted; tells it to everybody."""
-        account = self._account()
-        self._tell(account)
-        return delivery_error(
-            outcomes_of(account),
-            transient=is_transient(account),
-            databases_may_be_committed=transaction is not None and _committed_early(transaction),
+    def is_left_to_queue(self) -> bool:
+        """True if nothing is out of what was begun, and the queue has it all."""
+        return all(
+            o.queued and o.status not in (Status.ACCEPTED, Status.IN_DOUBT)
+            for _, outcomes in self.known()
+            for o in outcomes
         )
 
-    def _queue_failure(
-        self, error: QueueUnavailable | SchemaError
-    ) -> QueueUnavailable | SchemaError:
-        """The queue could not take the mail: nothing was sent, and everybody is told."""
-        self._perhaps_queued = isinstance(error, QueueInDoubt)
-        account = self._account()
-        self._tell(account)
-        return queue_error(error, outcomes_of(account), transient=is_transient(account))
 
-    def _interrupted(self, error: BaseException) -> None:
-        """Something that is no delivery error ended the vote: note on it what happened."""
-        account = self._account()
-        self._tell(account)
-        self._note(error, account)
+@dataclass(slots=True, eq=False)
+class _Notes:
+    """What one delivery method has said of its submissions.
 
-    def _report_failed(self) -> None:
-        """Something has ended the commit: report, and note on it what is not obvious."""
-        account = self._account()
-        report(account)
-        error = sys.exception()
-        if error is None or self._aborting or isinstance(error, TxmailError):
-            return
-        if not isinstance(error, Exception) or any(map(_is_unsure, outcomes_of(account))):
-            self._note(error, account)
+    What was begun and has no outcome is in doubt, whatever has ended sending: an exception can come
+    at any moment, also from a signal.
+    """
 
-    def _note(self, error: BaseException, account: Account) -> None:
-        if any(note.startswith(NOTE) for note in getattr(error, "__notes__", ())):
-            return
-        note = NOTE + "; ".join(str(o) for o in outcomes_of(account))
-        error.add_note(note)
-        log.error("interrupted %s (%s)", note, type(error).__name__)
+    submissions: Sequence[Submission]
+    #: as they came, by the positions of the submissions; the first of a recipient counts
+    outcomes: list[Outcome] = field(default_factory=list)
+    #: True from the moment when something may leave
+    begun: bool = False
+    #: True if the queue goes on with what was not accepted
+    queue_goes_on: bool = False
+    #: what `known` returns once sending has ended, and nothing is noted any more
+    final: Known | None = None
 
-    def _tell(self, account: Account) -> None:
-        report(account)
-        left = [delivery for delivery, run in self._runs.items() if not run.sends]
-        tell(account, unsent=left)
+    def collect(self, run: IDeliveryRun) -> None:
+        """Have `run` send, and note what becomes of it, also if something ends it."""
+        self.begun = True
+        coming = run.send(self.submissions)
+        try:
+            self.outcomes.extend(coming)
+            self.queue_goes_on = run.goes_on(self.outcomes)
+        except BaseException:
+            coming.close()
+            self.outcomes.extend(run.unsettled())
+            raise
+        self.final = self.known()
 
-    def _tell_sent_for_nothing(self) -> None:
-        sent, self._sent = self._sent, []
-        message_ids = tuple(message_id for _, message_id in sent)
-        for events in dict.fromkeys(events for events, _ in sent):
-            events.emit(SentForNothing(message_ids))
+    def known(self) -> Known:
+        """Each submission with an outcome for each recipient."""
+        if self.final is not None:
+            return self.final
+        found = by_submission(self.submissions, self.outcomes, in_doubt if self.begun else unsent)
+        return [(s, left_to_queue(said)) for s, said in found] if self.queue_goes_on else found
 
 
-def _is_unsure(outcome: Outcome) -> bool:
-    """True if there may be mail of a transaction that has failed."""
-    return outcome.status in (Status.ACCEPTED, Status.IN_DOUBT) or outcome.reason == MAYBE_COMMITTED
+def by_submission(
+    submissions: Sequence[Submission],
+    outcomes: Iterable[Outcome],
+    rest: Callable[[Envelope], list[Outcome]] = unsent,
+) -> Known:
+    """The outcomes of each submission: the first that was said of a recipient, or that of `rest`.
+
+    `Outcome.position` says which of the submissions an outcome is about.
+    """
+    said: list[dict[str, Outcome]] = [{} for _ in submissions]
+    for outcome in outcomes:
+        said[outcome.position].setdefault(outcome.recipient, outcome)
+    return [
+        (submission, _complete(submission.envelope, found, rest))
+        for submission, found in zip(submissions, said, strict=True)
+    ]
 
 
-def _committed_early(transaction: Any) -> bool:
-    """True if a database may have committed in its vote, before ours."""
-    if transaction.status is TransactionStatus.ACTIVE:
-        return False
-    return any(
-        manager.sortKey().startswith(ONE_PHASE_SORT_KEY)
-        and getattr(manager, "state", "committed") == "committed"
-        for manager in transaction._resources
-    )
+def _complete(
+    envelope: Envelope, said: dict[str, Outcome], rest: Callable[[Envelope], list[Outcome]]
+) -> list[Outcome]:
+    if len(said) == len(envelope.recipients):
+        return [said[recipient] for recipient in envelope.recipients]
+    return [said.get(o.recipient, o) for o in rest(envelope)]
+
+
+def _permits(known: Known) -> bool:
+    return all(o.permits_commit for _, outcomes in known for o in outcomes)

@@ -7,14 +7,12 @@ manager. Who aborts knows what becomes of the mail and is told nothing.
 from __future__ import annotations
 
 import atexit
-import sys
 import threading
 import warnings
 import weakref
 from typing import Protocol
 
-from transaction import ThreadTransactionManager, TransactionManager
-from transaction._transaction import Transaction
+from transaction import ThreadTransactionManager
 
 from ..exceptions import UnsentMailWarning
 
@@ -77,27 +75,6 @@ def warn(holder: Holder, why: str, stacklevel: int = 1) -> None:
         ),
         stacklevel=stacklevel + 1,
     )
-
-
-def begins_anew() -> int:
-    """If the present abort is that of a `begin()`: the stack level of who called it; 0 if not.
-
-    Level 1 is the caller of this function.
-    """
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code is not Transaction.abort.__code__:
-        frame, level = frame.f_back, level + 1
-    above = frame.f_back
-    if above is None or above.f_code is not TransactionManager.begin.__code__:
-        return 0
-    # Over a thread's manager, and a `with` statement, too.
-    level += 2
-    while above.f_back is not None and above.f_back.f_globals.get("__name__") == _MANAGER:
-        above, level = above.f_back, level + 1
-    return level
-
-
-_MANAGER = TransactionManager.__module__
 
 
 def _at_exit() -> None:

@@ -15,8 +15,7 @@ from ..common.ascii_text import is_digits
 from ..config.settings import DIRECT, Settings
 from ..datamanager import MailDataManager
 from ..delivery.direct import DirectDelivery
-from ..delivery.immediate import check, send_now
-from ..delivery.outcomes import in_order
+from ..delivery.implied_outcomes import all_or_nothing
 from ..envelope import Envelope
 from ..exceptions import ConfigurationError
 from ..interfaces import IDeliveryMethod, IDeliveryRun
@@ -26,6 +25,7 @@ from ..reply import Reply
 from ..submission import Options, StagedSubmission, Submission
 from ..transports.memory import MemorySession, MemoryTransport
 from ..types import Sendable, Several, TransactionManager
+from .immediate import send_now
 from .mailer import Mailer
 
 
@@ -132,7 +132,7 @@ class DummyRun:
 
     def unsettled(self) -> list[Outcome]:
         """See `IDeliveryRun`: nothing is delivered before the end."""
-        return list(in_order(self._envelopes, []))
+        return list(all_or_nothing(self._envelopes, []))
 
     def goes_on(self, outcomes: Sequence[Outcome]) -> bool:
         """See `IDeliveryRun`: there is no queue."""
@@ -247,17 +247,16 @@ class DummyMailer(Mailer):
 
     def _add(
         self,
-        delivery: IDeliveryMethod,
+        method: IDeliveryMethod,
         message: Sendable,
         chosen: Options,
         sender: str | None,
         recipients: Several[str] | None,
     ) -> str:
         if self.transactional:
-            return super()._add(delivery, message, chosen, sender, recipients)
+            return super()._add(method, message, chosen, sender, recipients)
         envelope = self._envelope(message, sender, recipients)
-        outcomes = send_now(delivery, Submission(envelope, chosen), self._last.set)
-        check(outcomes, transient=False)
+        send_now(method, Submission(envelope, chosen), self._last.set)
         return envelope.message_id
 
     def _envelope(

@@ -28,7 +28,6 @@ from ..config.settings import (
 )
 from ..datamanager import MailDataManager, join, joined
 from ..delivery.direct import DirectDelivery
-from ..delivery.immediate import check, send_now
 from ..envelope import Envelope
 from ..events import Events
 from ..exceptions import ConfigurationError, DeliveryError
@@ -47,6 +46,7 @@ from ..types import (
     TransactionManager,
     Transport,
 )
+from .immediate import send_now
 
 if TYPE_CHECKING:
     from ..queue.queue import Queue
@@ -255,9 +255,9 @@ class Mailer:
         return bound
 
     def _bind_session(self, session: Any) -> None:
-        delivery = self._needed()
-        if delivery.queue is not None:
-            self._direct, self._queued = self._direct.in_session(delivery.queue, session)
+        method = self._needed()
+        if method.queue is not None:
+            self._direct, self._queued = self._direct.in_session(method.queue, session)
 
     def send(
         self,
@@ -267,8 +267,8 @@ class Mailer:
         recipients: Several[str] | None = None,
     ) -> str:
         """See `IMailer`."""
-        delivery = self._direct if self._sends_directly else self._needed()
-        return self._add(delivery, message, DEFAULT, sender, recipients)
+        method = self._direct if self._sends_directly else self._needed()
+        return self._add(method, message, DEFAULT, sender, recipients)
 
     def enqueue(
         self,
@@ -283,7 +283,7 @@ class Mailer:
         recipients: Several[str] | None = None,
     ) -> str:
         """See `IMailer`."""
-        delivery = self._needed()
+        method = self._needed()
         chosen = options(
             priority=priority,
             not_before=not_before,
@@ -291,7 +291,7 @@ class Mailer:
             idempotency_key=idempotency_key,
             wake=wake,
         )
-        return self._add(delivery, message, chosen, sender, recipients)
+        return self._add(method, message, chosen, sender, recipients)
 
     def _needed(self) -> IDeliveryMethod:
         if self._queued is None:
@@ -300,7 +300,7 @@ class Mailer:
 
     def _add(
         self,
-        delivery: IDeliveryMethod,
+        method: IDeliveryMethod,
         message: Sendable,
         chosen: Options,
         sender: str | None,
@@ -309,7 +309,7 @@ class Mailer:
         envelope = self._envelope(message, sender, recipients)
         manager = self._join()
         self._last.follow(manager)
-        manager.add(delivery, Submission(envelope, chosen), self._last.set)
+        manager.add(method, Submission(envelope, chosen), self._last.set)
         return envelope.message_id
 
     def _envelope(
@@ -337,14 +337,11 @@ class Mailer:
 
     def _send_now(self, envelope: Envelope, fail_silently: bool) -> tuple[Outcome, ...]:
         try:
-            outcomes = send_now(self._direct, Submission(envelope), self._last.set)
+            return send_now(self._direct, Submission(envelope), self._last.set)
         except DeliveryError as error:
             if not fail_silently:
                 raise
             return error.outcomes
-        if not fail_silently:
-            check(outcomes, transient=self._direct.transient)
-        return outcomes
 
     def close(self) -> None:
         """See `IMailer`."""
