@@ -14,11 +14,11 @@ from typing import Any
 import sqlalchemy as sa
 import zope.sqlalchemy
 from sqlalchemy.orm import Session
-from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY, SessionDataManager
 
 from ..exceptions import ConfigurationError
 from ..queue.retry import DOUBT_RETRIES
 from ..queue.session import SessionQueue, Sessions
+from .zope_sqlalchemy_internals import is_read_only, is_registered, takes_part
 
 
 def session_queue(
@@ -52,18 +52,12 @@ def mark_changed(session: Session, transaction_manager: Any, keep_session: bool)
     Raises `ConfigurationError` for a session that may only read, or that takes part in a
     transaction of another transaction manager: that one may end in another way.
     """
-    state = _SESSION_STATE.get(session)
-    if state == STATUS_READONLY:
+    if is_read_only(session):
         raise ConfigurationError("it was registered as read-only", field="session")
-    if state is not None and not _joined(session, transaction_manager.get()):
+    if is_registered(session) and not takes_part(session, transaction_manager.get()):
         raise ConfigurationError(
             "it belongs to another transaction manager than the mailer", field="session"
         )
     zope.sqlalchemy.mark_changed(
         session, transaction_manager=transaction_manager, keep_session=keep_session
     )
-
-
-def _joined(session: Session, transaction: Any) -> bool:
-    resources = transaction._resources
-    return any(isinstance(r, SessionDataManager) and r.session is session for r in resources)

@@ -25,13 +25,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from zope.interface import implementer
 from zope.sqlalchemy import mark_changed
-from zope.sqlalchemy.datamanager import _SESSION_STATE, STATUS_READONLY, SessionDataManager
 
 from ..common.ascii_text import ascii_strip
 from ..common.shown import name_of, one_line
 from ..exceptions import ConfigurationError, QueueUnavailable
 from ..interfaces import IWitness
 from ..witness_answer import Answer, WitnessAnswer
+from .zope_sqlalchemy_internals import is_read_only, takes_part
 
 #: Milliseconds that a question waits for a transaction that is undecided.
 LOCK_TIMEOUT = 2000
@@ -99,7 +99,7 @@ class SqlWitness:
         session = self._session if isinstance(self._session, Session) else self._session()
         # Nobody can join once the commit has begun, and who had nothing to write is gone by then.
         free = self._always and transaction.status == "Active"
-        if not _joined(session, transaction) and not free:
+        if not takes_part(session, transaction) and not free:
             return None
         try:
             connection = session.connection(bind_arguments=self._bind_arguments())
@@ -129,11 +129,11 @@ class SqlWitness:
 
     def _join(self, session: Session, transaction: Any, transaction_manager: Any) -> None:
         # By now the session has joined, if it is registered with zope.sqlalchemy.
-        if _SESSION_STATE.get(session) is STATUS_READONLY:
+        if is_read_only(session):
             problem = "its session is joined as read-only, and cannot be a witness"
             raise ConfigurationError(problem, field=self.name)
         mark_changed(session, transaction_manager, self._keep_session)
-        if not _joined(session, transaction):
+        if not takes_part(session, transaction):
             problem = "its session belongs to another transaction manager than the mailer"
             raise ConfigurationError(problem, field=self.name)
 
@@ -210,11 +210,6 @@ def _commit_row(batch: int) -> sa.Insert:
     there = sa.exists().where(columns.batch == batch, columns.state == "committed")
     values = sa.select(*(sa.literal(row[c.name], c.type) for c in columns)).where(~there)
     return sa.insert(_table).from_select(list(row), values)
-
-
-def _joined(session: Session, transaction: Any) -> bool:
-    resources = transaction._resources
-    return any(isinstance(r, SessionDataManager) and r.session is session for r in resources)
 
 
 def _missing(error: Exception) -> bool:

@@ -39,6 +39,7 @@ from zope.interface import implementer
 
 from ..common.ascii_text import ascii_split
 from ..common.shown import name_of, one_line
+from ..common.transaction_internals import resources
 from ..interfaces import IWitness
 from ..witness_answer import Answer, WitnessAnswer
 
@@ -119,8 +120,7 @@ class ZodbWitness:
     def _joined(self, transaction: Any) -> list[Any]:
         """Those who take part in `transaction` for this database."""
         kinds = (Connection, TransactionalUndo)
-        resources = transaction._resources
-        return [r for r in resources if isinstance(r, kinds) and r._db is self._db]
+        return [r for r in resources(transaction) if isinstance(r, kinds) and r._db is self._db]
 
 
 def find_witnesses(resources: Sequence[Any], known: Sequence[IWitness]) -> list[IWitness]:
