@@ -38,6 +38,7 @@ from .delivery.batches import Batches
 from .delivery.commit_error import delivery_error, note, note_unless_told, queue_error
 from .delivery.ending import COMMITTED, NOT_COMMITTED, NOT_KNOWN, Ending
 from .delivery.last_hook import LastHook
+from .delivery.private_transaction import PrivateTransactionManager
 from .delivery.report import BufferedSubmission, CommitReport, Known, Line, Listener
 from .delivery.runs import Runs
 from .delivery.telling import (
@@ -69,10 +70,8 @@ SORT_KEY = "~~txmail"
 _KEY = object()
 
 
-def join(transaction_manager: Any, *, alone: bool = False) -> MailDataManager:
+def join(transaction_manager: Any) -> MailDataManager:
     """The manager of the current transaction of `transaction_manager`, joined to it.
-
-    With `alone`, the transaction is ours, and no database of the application takes part in it.
 
     Raises `TransactionClosed` where no commit will follow, and whatever the transaction manager
     raises if there is no transaction (`NoTransaction` in explicit mode).
@@ -81,7 +80,7 @@ def join(transaction_manager: Any, *, alone: bool = False) -> MailDataManager:
     try:
         manager: MailDataManager = transaction.data(_KEY)
     except KeyError:
-        manager = MailDataManager(transaction_manager, alone=alone)
+        manager = MailDataManager(transaction_manager)
         transaction.set_data(_KEY, manager)
     manager.join(transaction)
     return manager
@@ -113,9 +112,9 @@ class MailSavepoint:
 class MailDataManager:
     """Our participant in one transaction. See `IMailDataManager`; made by `join` only."""
 
-    def __init__(self, transaction_manager: Any, *, alone: bool = False) -> None:
+    def __init__(self, transaction_manager: Any) -> None:
         self.transaction_manager = transaction_manager
-        self._alone = alone
+        self._is_private = isinstance(transaction_manager, PrivateTransactionManager)
         self._report = CommitReport()
         self._budget = Budget()
         self._runs = Runs(self._budget)
@@ -138,10 +137,10 @@ class MailDataManager:
         #: who would have to be told, if the transaction failed now, that these are out
         self._sent: list[tuple[Events, str]] = []
         #: true once it was said that nobody has committed what is here
-        self._warned = alone
+        self._warned = self._is_private
         #: the process whose mail it is, and not that of a child
         self._pid = os.getpid()
-        if not alone:
+        if not self._is_private:
             unsent.watch(self)
 
     def __del__(self) -> None:
@@ -178,7 +177,7 @@ class MailDataManager:
     def add(self, method: IDeliveryMethod, submission: Submission, listener: Listener) -> None:
         """See `IMailDataManager`."""
         if method.queue is not None:
-            transaction = None if self._alone else self.transaction_manager.get()
+            transaction = None if self._is_private else self.transaction_manager.get()
             self._batches.open(method.queue, transaction, self.transaction_manager)
         self._report.buffered.append(BufferedSubmission(method, submission, listener))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
-from transaction import TransactionManager
 from transaction.interfaces import NoTransaction
 
 from ..datamanager import join
+from ..delivery.private_transaction import PrivateTransactionManager
 from ..delivery.report import Listener
 from ..interfaces import IDeliveryMethod
 from ..outcome import Outcome
@@ -28,10 +29,10 @@ def send_now(
         told.append(outcomes)
         listener(outcomes)
 
-    private = TransactionManager(explicit=True)
+    private: Any = PrivateTransactionManager()
     private.begin()
     try:
-        join(private, alone=True).add(method, submission, listen)
+        join(private).add(method, submission, listen)
         private.commit()
     except BaseException:
         with suppress(NoTransaction):  # it is over
