@@ -20,7 +20,6 @@ What becomes of the mail is noted in a `CommitReport`; `txmail.delivery.telling`
 
 from __future__ import annotations
 
-import os
 import sys
 import weakref
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from transaction.interfaces import DoomedTransaction, IDataManagerSavepoint, NoT
 from zope.interface import implementer
 
 from .budget import Budget
+from .common.per_process import this_process
 from .common.session_managers import committed_early, with_work
 from .common.shown import echo
 from .common.transaction_internals import Status, begin_level, has_voted, resources
@@ -139,7 +139,7 @@ class MailDataManager:
         #: true once it was said that nobody has committed what is here
         self._warned = self._is_private
         #: the process whose mail it is, and not that of a child
-        self._pid = os.getpid()
+        self._process = this_process()
         if not self._is_private:
             unsent.watch(self)
 
@@ -192,7 +192,7 @@ class MailDataManager:
 
     def uncommitted(self) -> tuple[str, ...]:
         """See `txmail.delivery.unsent.Holder`."""
-        if self._pid != os.getpid() or self._warned or self._refused or self._is_tried():
+        if self._process != this_process() or self._warned or self._refused or self._is_tried():
             return ()
         found = tuple(
             each.submission.envelope.message_id
