@@ -386,7 +386,7 @@ def staged(dialogue, envelope):
     transaction = MailTransaction(envelope, range(len(envelope.recipients)), dialogue.extensions)
     transaction.issue(dialogue.protocol)
     dialogue.write()
-    dialogue.protocol.receive(OK * len(transaction.steps))
+    dialogue.protocol.receive(OK * len(transaction.commands))
     for _ in transaction.answers(dialogue.protocol, pipelining=True):
         raise AssertionError("all answers are there")
     return transaction
