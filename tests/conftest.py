@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 
 import pytest
+import sqlalchemy as sa
 import thin
 import transaction
+from authority import Authority
+from clocks import Clock
 from databases import (
     KINDS,
     POSTGRESQL,
@@ -25,6 +29,8 @@ from queues import queue_factory
 from sweeping import mark_sweeps
 
 from txmail import mailer_from_settings
+from txmail.queue import schema
+from txmail.queue.queue import Queue
 from txmail.testing import ScriptedServer
 
 
@@ -40,6 +46,26 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     thin.forget_the_collected()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_urls():
+    """No test asks the machine that it runs on where mail goes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TXMAIL_URL", "TXMAIL_QUEUE_URL"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """Signs certificates that a client trusts which knows `authority.cafile`."""
+    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
@@ -86,6 +112,14 @@ def events(mailer):
     told = []
     mailer.events.subscribe(told.append)
     return told
+
+
+@pytest.fixture
+def umask():
+    """Set the umask; the old one is set again at the end."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
 
 
 @pytest.fixture
@@ -136,6 +170,27 @@ def database(request, make_database):
 def sql(request, make_database):
     """An SQL database of each kind in turn."""
     return make_database(request.param)
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """A queue in a file of its own."""
+    queue = Queue(f"sqlite:///{tmp_path}/mail.db")
+    yield queue
+    queue.close()
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def url(request, tmp_path):
+    """The URL of a database without tables of a queue, of each kind in turn."""
+    if request.param == "SQLite":
+        yield f"sqlite:///{tmp_path}/mail.db"
+        return
+    url = request.getfixturevalue("postgresql_url")
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    schema.metadata.drop_all(engine)
+    yield url
+    schema.metadata.drop_all(engine)
 
 
 @pytest.fixture

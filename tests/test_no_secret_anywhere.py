@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import pytest
 import transaction
-from authority import Authority
 from commits import note
 from secrecy import attributes, dumped, forms, has, leaks, new_objects_only
 from smtp_helpers import RawServer, greeted
@@ -34,11 +33,6 @@ _PLAIN = base64.b64encode(f"\0{USER}\0{SECRET}".encode()).decode()
 SPILL = " ".join([SECRET, *sorted(forms(SECRET) | {_PLAIN})])
 
 UNBOUND = tuple(name for name in MECHANISMS if not name.endswith("-PLUS"))
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")

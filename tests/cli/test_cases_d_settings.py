@@ -22,12 +22,6 @@ from txmail.exceptions import ConfigurationError
 PASSWORD = "hunter2"
 
 
-@pytest.fixture(autouse=True)
-def no_urls(monkeypatch):
-    for name in ("TXMAIL_URL", "TXMAIL_QUEUE_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-
 class Site:
     """An application's folder: its ini file, and its database at `url`."""
 

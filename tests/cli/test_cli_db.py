@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -16,38 +17,16 @@ sa = pytest.importorskip("sqlalchemy")
 pytest.importorskip("alembic")
 
 from txmail.queue.database.database import Database  # noqa: E402
-from txmail.queue.schema import VERSION, batch, delivery, metadata, version  # noqa: E402
+from txmail.queue.schema import VERSION, batch, delivery, version  # noqa: E402
 
 ROOT = Path(txmail.__file__).parents[1]
 PASSWORD = "hunter2"
 
 
-@pytest.fixture(autouse=True)
-def no_url(monkeypatch):
-    monkeypatch.delenv("TXMAIL_QUEUE_URL", raising=False)
-
-
 @pytest.fixture
-def db(capsys):
+def db(command):
     """Run ``txmail db``; what it returned and said."""
-
-    def run(*arguments):
-        code = main(["db", *arguments])
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture(params=["SQLite", "PostgreSQL"])
-def url(request, tmp_path):
-    if request.param == "SQLite":
-        yield f"sqlite:///{tmp_path}/mail.db"
-        return
-    url = request.getfixturevalue("postgresql_url")
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    metadata.drop_all(engine)
-    yield url
-    metadata.drop_all(engine)
+    return functools.partial(command, "db")
 
 
 def test_init_makes_the_tables_once(db, url):

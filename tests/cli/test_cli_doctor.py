@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import pytest
-
-from txmail.cli import main
 
 sa = pytest.importorskip("sqlalchemy")
 
@@ -19,21 +18,10 @@ from txmail.queue.sql.publish import Store  # noqa: E402
 PASSWORD = "hunter2"
 
 
-@pytest.fixture(autouse=True)
-def no_urls(monkeypatch):
-    for name in ("TXMAIL_URL", "TXMAIL_QUEUE_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
-def doctor(capsys):
+def doctor(command):
     """Run ``txmail doctor``; what it returned and said."""
-
-    def run(*arguments):
-        code = main(["doctor", *arguments])
-        return code, *capsys.readouterr()
-
-    return run
+    return functools.partial(command, "doctor")
 
 
 @pytest.fixture
@@ -50,21 +38,14 @@ def health(doctor, database):
     return run
 
 
-@pytest.fixture(params=["SQLite", "PostgreSQL"])
-def database(request, tmp_path):
+@pytest.fixture
+def database(url):
     """A queue's database with its tables, and nothing in them."""
-    if request.param == "SQLite":
-        url = f"sqlite:///{tmp_path}/mail.db"
-    else:
-        url = request.getfixturevalue("postgresql_url")
     found = Database.from_url(url)
     with found.write(prepared=False) as connection:
-        metadata.drop_all(connection)
         metadata.create_all(connection)
     found.url = url
     yield found
-    with found.write(prepared=False) as connection:
-        metadata.drop_all(connection)
     found.close()
 
 

@@ -29,19 +29,12 @@ EML = (
 )
 
 
-@pytest.fixture(autouse=True)
-def no_url(monkeypatch):
-    monkeypatch.delenv("TXMAIL_URL", raising=False)
-
-
 @pytest.fixture
-def send(server, capsys):
+def send(server, command):
     """Run ``txmail send`` with `server`'s URL; what it returned and said."""
 
     def run(*arguments, url=None):
-        where = ["--url", url or server.url]
-        code = main(["send", *where, *arguments])
-        return code, *capsys.readouterr()
+        return command("send", "--url", url or server.url, *arguments)
 
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -16,7 +17,6 @@ import transaction
 
 import txmail
 from txmail import Message, mailer_from_settings
-from txmail.cli import main
 from txmail.testing import HANG, Callback
 
 pytest.importorskip("sqlalchemy")
@@ -30,26 +30,15 @@ PASSWORD = "hunter2"
 BODY = "what only Ann may read"
 
 
-@pytest.fixture(autouse=True)
-def no_urls(monkeypatch):
-    for name in ("TXMAIL_URL", "TXMAIL_QUEUE_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def url(tmp_path):
     return f"sqlite:///{tmp_path}/mail.db"
 
 
 @pytest.fixture
-def worker(capsys):
+def worker(command):
     """Run ``txmail worker`` here; what it returned and said."""
-
-    def run(*arguments):
-        code = main(["worker", *arguments])
-        return code, *capsys.readouterr()
-
-    return run
+    return functools.partial(command, "worker")
 
 
 def fill(url, *recipients):

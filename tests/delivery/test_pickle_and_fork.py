@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import transaction
-from authority import Authority
 from commits import commit, note
 from databases import ZodbDatabase
 from forking import in_child
@@ -29,11 +28,6 @@ from txmail.testing import ScriptedServer
 
 USER, PASSWORD = "ann", "s3cret?>word"
 ONE = note("one")
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -24,9 +24,7 @@ ROOT = Path(txmail.__file__).parents[1]
 
 
 @pytest.fixture
-def url(tmp_path, monkeypatch):
-    for name in ("TXMAIL_URL", "TXMAIL_QUEUE_URL"):
-        monkeypatch.delenv(name, raising=False)
+def url(tmp_path):
     return f"sqlite:///{tmp_path}/mail.db"
 
 

@@ -18,17 +18,9 @@ from txmail import Message, transport_from_url
 from txmail.events import Events, ResultsRefused
 from txmail.integrations.prometheus import Metrics, serve
 from txmail.mailer import Mailer
-from txmail.queue.queue import Queue
 from txmail.worker import run_once
 
 BODY = "what only Ann may read"
-
-
-@pytest.fixture
-def queue(tmp_path):
-    queue = Queue(f"sqlite:///{tmp_path}/mail.db")
-    yield queue
-    queue.close()
 
 
 @pytest.fixture

@@ -33,18 +33,6 @@ ROOT = Path(txmail.__file__).parents[1]
 
 
 @pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "queue"
-    folder.mkdir(mode=0o700)
-    return folder
-
-
-@pytest.fixture
-def file(folder):
-    return folder / "mail.db"
-
-
-@pytest.fixture
 def queue(file):
     queue = Queue(f"sqlite:///{file}")
     yield queue
@@ -52,21 +40,14 @@ def queue(file):
 
 
 @pytest.fixture
-def manager():
-    manager = transaction.TransactionManager()
-    yield manager
-    manager.abort()
+def mailer(queue, tm):
+    return Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=tm)
 
 
 @pytest.fixture
-def mailer(queue, manager):
-    return Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=manager)
-
-
-@pytest.fixture
-def enqueue(mailer, manager):
+def enqueue(mailer, tm):
     def put(to):
-        with manager:
+        with tm:
             mailer.enqueue(Message("News", [f"{to}@example.com"], "x", sender="app@example.com"))
 
     return put
@@ -339,18 +320,18 @@ class Act:
 @pytest.mark.parametrize("what", [put_another, unlink])
 @pytest.mark.parametrize("phase", ["tpc_begin", "commit", "tpc_vote", "tpc_finish"])
 def test_b9_a_file_that_is_lost_during_a_commit_loses_no_mail(
-    file, folder, mailer, manager, queue, what, phase
+    file, folder, mailer, tm, queue, what, phase
 ):
     """Kind: rows that were staged in the lost file are written anew, or the commit fails."""
-    with manager:
+    with tm:
         mailer.enqueue(Message("x", ["one@example.com"], "x", sender="a@example.com"))
-    manager.begin()
-    manager.get().join(Act(manager, phase, lambda: what(file), "~t"))
+    tm.begin()
+    tm.get().join(Act(tm, phase, lambda: what(file), "~t"))
     mailer.enqueue(Message("x", ["two@example.com"], "x", sender="a@example.com"))
     try:
-        manager.commit()
+        tm.commit()
     except QueueUnavailable:
-        manager.abort()
+        tm.abort()
         taken = []
     else:
         taken = ["two"]
@@ -482,7 +463,7 @@ REFUSALS = (refuse_folder, refuse_file, refuse_version, refuse_log, refuse_path)
 
 @pytest.mark.parametrize("refuse", [*REFUSALS, unlink, put_nonsense])
 def test_b12_closing_a_queue_that_was_refused_waits_for_nothing(
-    file, mailer, manager, queue, refuse, monkeypatch, enqueue
+    file, mailer, tm, queue, refuse, monkeypatch, enqueue
 ):
     """Kind: who ends does not wait for what cannot succeed."""
     if refuse not in REFUSALS:
@@ -490,7 +471,7 @@ def test_b12_closing_a_queue_that_was_refused_waits_for_nothing(
     refuse(file)
     with pytest.raises((ConfigurationError, QueueUnavailable, SchemaError)):
         enqueue("two")
-    manager.abort()
+    tm.abort()
     waited = []
     wait = threading.Condition.wait
 
@@ -507,15 +488,15 @@ def test_b12_closing_a_queue_that_was_refused_waits_for_nothing(
     assert not queue.host.background._tasks or sum(waited) < 5
 
 
-def test_b12_a_server_that_is_not_there(manager):
+def test_b12_a_server_that_is_not_there(tm):
     """Kind: what was never written need not be deleted."""
     queue = Queue("postgresql://nobody@127.0.0.1:1/nothing")
-    mailer = Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=manager)
-    manager.begin()
+    mailer = Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=tm)
+    tm.begin()
     mailer.enqueue(Message("x", ["a@example.com"], "x", sender="a@example.com"))
     with pytest.raises(QueueUnavailable):
-        manager.commit()
-    manager.abort()
+        tm.commit()
+    tm.abort()
     assert not queue.host.background._tasks
     mailer.close()
 

@@ -27,19 +27,6 @@ from txmail.queue.database.database import Database  # noqa: E402
 from txmail.queue.queue import Queue  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def no_urls(monkeypatch):
-    for name in ("TXMAIL_URL", "TXMAIL_QUEUE_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def file(tmp_path):
-    folder = tmp_path / "queue"
-    folder.mkdir(mode=0o700)
-    return folder / "mail.db"
-
-
 def prepared(file):
     database = Database.from_url(f"sqlite:///{file}")
     database.prepare()

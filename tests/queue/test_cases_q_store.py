@@ -6,12 +6,10 @@ import contextlib
 import logging
 
 import pytest
-import transaction
 
 sa = pytest.importorskip("sqlalchemy")
 pytest.importorskip("alembic")
 
-from databases import POSTGRESQL, SQLITE  # noqa: E402
 from workers import Watched  # noqa: E402
 
 from txmail import Mailer, Message, transport_from_url  # noqa: E402
@@ -28,22 +26,17 @@ from txmail.worker import run_once  # noqa: E402
 NEXT = f"{int(schema.VERSION) + 1:04}"
 
 
-@pytest.fixture(params=[SQLITE, POSTGRESQL])
-def url(request, tmp_path):
-    """The URL of a database with the tables of an empty queue."""
-    if request.param == SQLITE:
-        url = f"sqlite:///{tmp_path}/mail.db"
-        database = Database.from_url(url)
+@pytest.fixture
+def url(url):
+    """The same with the tables of an empty queue."""
+    database = Database.from_url(url)
+    if database.is_in_process:
         database.prepare()
-        database.close()
-        yield url
-        return
-    url = request.getfixturevalue("postgresql_url")
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    schema.metadata.drop_all(engine)
-    schema.metadata.create_all(engine)
-    yield url
-    schema.metadata.drop_all(engine)
+    else:
+        with database.write(prepared=False) as connection:
+            schema.metadata.create_all(connection)
+    database.close()
+    return url
 
 
 @pytest.fixture
@@ -54,23 +47,16 @@ def queue(url):
 
 
 @pytest.fixture
-def manager():
-    manager = transaction.TransactionManager()
-    yield manager
-    manager.abort()
-
-
-@pytest.fixture
 def transport():
     return transport_from_url("memory:")
 
 
 @pytest.fixture
-def enqueue(queue, manager, transport):
-    mailer = Mailer(transport, queue=queue, transaction_manager=manager)
+def enqueue(queue, tm, transport):
+    mailer = Mailer(transport, queue=queue, transaction_manager=tm)
 
     def put(*recipients, body="Hello."):
-        with manager:
+        with tm:
             for to in recipients:
                 mailer.enqueue(Message("News", [to], body, sender="app@example.com"))
 
@@ -210,19 +196,6 @@ def test_q10_only_processes_older_than_the_upgrade_allows_stop(
         pass
 
 
-@pytest.fixture
-def opened():
-    made = []
-
-    def open_(url):
-        made.append(Database.from_url(url))
-        return made[-1]
-
-    yield open_
-    for database in made:
-        database.close()
-
-
 def test_q10_a_file_says_so_at_each_transaction(tmp_path, opened):
     """Kind: a connection that is kept sees what others have changed."""
     url = f"sqlite:///{tmp_path}/mail.db"
@@ -278,18 +251,18 @@ def test_q10_a_worker_stops_with_one_line_or_goes_on(
     assert [r for r in caplog.records if NEXT in r.getMessage()] == []
 
 
-def test_q10_a_queue_in_the_applications_database_looks_too(url, manager, transport):
+def test_q10_a_queue_in_the_applications_database_looks_too(url, tm, transport):
     """Kind: whoever's connection it is."""
     from zope.sqlalchemy import register
 
     engine = sa.create_engine(url)
     session = sa.orm.scoped_session(sa.orm.sessionmaker(engine))
-    register(session, transaction_manager=manager)
+    register(session, transaction_manager=tm)
     queue = session_queue(session)
-    mailer = Mailer(transport, queue=queue, transaction_manager=manager)
+    mailer = Mailer(transport, queue=queue, transaction_manager=tm)
 
     def enqueue():
-        with manager:
+        with tm:
             mailer.enqueue(Message("x", ["a@example.com"], "x", sender="a@example.com"))
 
     enqueue()
@@ -357,16 +330,14 @@ def fill(folder):
 @pytest.mark.representative(every=3)
 @pytest.mark.parametrize("count", [1, 5, 40])
 @pytest.mark.parametrize("restarted", [False, True])
-def test_q8_workers_drain_a_queue_whose_disk_is_full(
-    small_disk, manager, transport, count, restarted
-):
+def test_q8_workers_drain_a_queue_whose_disk_is_full(small_disk, tm, transport, count, restarted):
     """Kind: who gives room back must not be kept from it by those who take it."""
     url = f"sqlite:///{small_disk}/mail.db"
     queue = Queue(url)
 
     def enqueue(*recipients):
-        mailer = Mailer(transport, queue=queue, transaction_manager=manager)
-        with manager:
+        mailer = Mailer(transport, queue=queue, transaction_manager=tm)
+        with tm:
             for to in recipients:
                 mailer.enqueue(Message("News", [to], "Hello.", sender="app@example.com"))
 

@@ -55,20 +55,6 @@ def file(tmp_path):
 
 
 @pytest.fixture
-def opened():
-    """Make databases of a URL."""
-    made = []
-
-    def open_(url, **options):
-        made.append(Database.from_url(url, **options))
-        return made[-1]
-
-    yield open_
-    for database in made:
-        database.close()
-
-
-@pytest.fixture
 def sqlite(opened, file):
     return opened(f"sqlite:///{file}")
 
@@ -942,19 +928,12 @@ def test_a_corrupt_file_is_called_that(opened, file):
 # -- SQLite: its file
 
 
-@pytest.fixture
-def umask():
-    """A umask that keeps nobody out."""
-    before = os.umask(0)
-    yield
-    os.umask(before)
-
-
 def modes(folder):
     return {entry.name: entry.stat().st_mode & 0o7777 for entry in folder.iterdir()}
 
 
 def test_the_files_and_their_folders_are_for_us_alone_whatever_the_umask(opened, tmp_path, umask):
+    umask(0)
     database = opened(f"sqlite:///{tmp_path}/one/two/mail.db")
     with database.write() as connection:
         put(connection, "a")
@@ -964,12 +943,10 @@ def test_the_files_and_their_folders_are_for_us_alone_whatever_the_umask(opened,
     assert found == {"mail.db": 0o600, "mail.db-wal": 0o600, "mail.db-shm": 0o600}
 
 
-def test_a_umask_that_keeps_us_out_does_not(opened, tmp_path):
-    before = os.umask(0o777)
-    try:
-        opened(f"sqlite:///{tmp_path}/one/mail.db").prepare()
-    finally:
-        os.umask(before)
+def test_a_umask_that_keeps_us_out_does_not(opened, tmp_path, umask):
+    umask(0o777)
+    opened(f"sqlite:///{tmp_path}/one/mail.db").prepare()
+    umask(0o022)
     assert modes(tmp_path / "one")["mail.db"] == 0o600
 
 

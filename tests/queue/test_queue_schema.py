@@ -35,32 +35,6 @@ ROOT = Path(txmail.__file__).parents[1]
 NEXT = f"{int(schema.VERSION) + 1:04}"
 
 
-@pytest.fixture(params=["SQLite", "PostgreSQL"])
-def url(request, tmp_path):
-    """The URL of a database without tables of a queue."""
-    if request.param == "SQLite":
-        yield f"sqlite:///{tmp_path}/mail.db"
-        return
-    url = request.getfixturevalue("postgresql_url")
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    schema.metadata.drop_all(engine)
-    yield url
-    schema.metadata.drop_all(engine)
-
-
-@pytest.fixture
-def opened():
-    made = []
-
-    def open_(url):
-        made.append(Database.from_url(url))
-        return made[-1]
-
-    yield open_
-    for database in made:
-        database.close()
-
-
 @pytest.fixture
 def database(opened, url):
     return opened(url)

@@ -500,18 +500,6 @@ def test_a7_however_often_it_has_failed(failures, jitter):
 # A9: addresses that swallow what is sent to them
 
 
-@pytest.fixture
-def silent():
-    """The address of a listener whose queue is full: what is sent there gets no answer."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(3):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield listener.getsockname()
-
-
 def addresses(monkeypatch, *found):
     family = {2: socket.AF_INET, 4: socket.AF_INET6}
     answer = [(family[len(a)], socket.SOCK_STREAM, 6, "", a) for a in found]

@@ -10,7 +10,6 @@ import ssl
 import stat
 
 import pytest
-from authority import Authority
 from commits import commit, note
 
 from txmail import mailer_from_settings, transport_from_url
@@ -28,11 +27,6 @@ from txmail.transports.smtp import SmtpTransport
 
 USER, PASSWORD = "ann", "pencil-in-clear"
 ONE = note("one")
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 def refused(call, *arguments):
@@ -223,14 +217,6 @@ def test_s11_a_subject_alternative_name_verifies_whatever_the_subject_is(
 # S9
 
 UMASKS = [0o000, 0o002, 0o077, 0o277, 0o777]
-
-
-@pytest.fixture
-def umask():
-    """Set the umask; the old one is set again at the end."""
-    before = os.umask(0o022)
-    yield os.umask
-    os.umask(before)
 
 
 def by_transport(path):

@@ -14,7 +14,7 @@ import tracemalloc
 
 import pytest
 from commits import check_error, check_held, commit, note
-from smtp_helpers import RawServer, certificates
+from smtp_helpers import RawServer
 
 from txmail import Mailer, transport_from_url
 from txmail.smtp import pool
@@ -105,11 +105,6 @@ MISBEHAVIOURS = {
 }
 #: what is odd and no fault: the reply is complete and well-formed
 HARMLESS = {"NULs in the text"}
-
-
-@pytest.fixture(scope="module")
-def context(tmp_path_factory):
-    return certificates(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -20,15 +20,9 @@ from txmail.smtp.pool import MAX_AGE, MAX_IDLE, MAX_MESSAGES, VERIFY_AFTER, Pool
 from txmail.smtp.session import Session
 from txmail.smtp.stream import Stream
 from txmail.submission import Submission
-from txmail.testing import CLOSE, RESET, ScriptedServer
+from txmail.testing import CLOSE, RESET
 
 ONE = make_envelope(1)
-
-
-@pytest.fixture
-def server():
-    with ScriptedServer() as server:
-        yield server
 
 
 @pytest.fixture
@@ -319,20 +313,8 @@ def test_threads_share_the_kept_sessions(server):
         assert len(server.connections) == 3
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
-def clocked(server):
-    clock = Clock()
-
+def clocked(server, clock):
     def connect(timeout):
         session = Session(Stream.connect(*server.address, timeout), Options(*server.address))
         session.greet(timeout)

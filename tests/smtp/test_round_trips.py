@@ -7,8 +7,8 @@ and what the server says to it is there. So a round trip is a wait, and they can
 from __future__ import annotations
 
 import pytest
+from clocks import Clock
 from commits import note
-from fuzzing import Clock
 from zope.interface import implementer
 
 from txmail import Mailer
@@ -75,7 +75,7 @@ class FarAway:
         self._pool = Pool(self._connect)
 
     def _connect(self, timeout):
-        session = Session(Line(self), self._options, Clock())
+        session = Session(Line(self), self._options, Clock(0.0))
         session.greet(timeout)
         return session
 

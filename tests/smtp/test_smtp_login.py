@@ -7,7 +7,7 @@ import ssl
 import threading
 
 import pytest
-from authority import Authority
+from clocks import START
 from commits import commit, note
 from smtp_helpers import RawServer, greeted
 
@@ -24,11 +24,6 @@ ONE = note("one")
 
 #: Without channel binding, which needs TLS.
 UNBOUND = tuple(name for name in MECHANISMS if not name.endswith("-PLUS"))
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
@@ -385,18 +380,6 @@ def test_a_source_that_fails_is_an_error_that_names_us(tm, log_in, contexts):
 # How often
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def transport(clock):
     """Make transports that log in in clear and count failures by `clock`."""
@@ -425,7 +408,7 @@ def test_a_wrong_password_is_tried_a_few_times_an_hour(transport, clock):
                 tried.open()
             assert not raised.value.temporary
         assert len(server.connections) == TRIES
-        clock.now = 60 + PERIOD
+        clock.now = START + 60 + PERIOD
         with pytest.raises(AuthenticationFailed):
             tried.open()
         with pytest.raises(TransportError, match="not tried again for 1 min"):

@@ -37,11 +37,6 @@ def of_sender(number):
     return make_envelope(number, [f"r{number}@example.com"], sender=f"s{number}@example.com")
 
 
-@pytest.fixture
-def dialogue():
-    return Dialogue()
-
-
 def verbs(octets):
     return [line.split()[0] for line in lines(octets)]
 
@@ -278,12 +273,6 @@ def test_a_servers_refusal_counts_for_more_than_the_limit(dialogue):
 
 
 # Over a session
-
-
-@pytest.fixture
-def server():
-    with ScriptedServer() as server:
-        yield server
 
 
 def mails(server):

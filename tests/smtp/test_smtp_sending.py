@@ -45,11 +45,6 @@ def content(envelope):
 
 
 @pytest.fixture
-def dialogue():
-    return Dialogue()
-
-
-@pytest.fixture
 def lockstep():
     return Dialogue(LOCKSTEP)
 

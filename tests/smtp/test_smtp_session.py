@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from smtp_helpers import (
     CuttingRelay,
     RawServer,
-    certificates,
     greeted,
     make_envelope,
     opened,
@@ -34,17 +33,6 @@ from txmail.submission import Submission
 from txmail.testing import CLOSE, HANG, NO_REPLY, RESET, ScriptedServer, then
 
 ONE, TWO, THREE = (make_envelope(number) for number in (1, 2, 3))
-
-
-@pytest.fixture
-def server():
-    with ScriptedServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def context(tmp_path_factory):
-    return certificates(tmp_path_factory.mktemp("tls"))
 
 
 # Opening
@@ -143,18 +131,6 @@ def test_the_next_address_is_tried_if_one_refuses(monkeypatch, server):
     addresses(monkeypatch, refusing, server.address)
     Stream.connect("mx.example", 25, 10).close()
     server.wait_for(lambda: server.connections)
-
-
-@pytest.fixture
-def silent():
-    """An address at which nothing answers: its queue is full, and a handshake has to wait."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(3):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield listener.getsockname()
 
 
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch, server, silent):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fuzzing import Clock, FakeStream, Hostile, Move
+from clocks import Clock
+from fuzzing import FakeStream, Hostile, Move
 from smtp_helpers import (
     CHUNKING,
     GO_AHEAD,
@@ -166,7 +167,7 @@ def test_a_message_larger_than_that_goes_alone(dialogue):
 def test_the_window_is_one_if_strict_and_sixteen_otherwise_and_that_of_the_url_wins(
     strict, window, of_url, expected
 ):
-    clock = Clock()
+    clock = Clock(0.0)
     # It takes all, and after EHLO never says anything again.
     peer = Hostile(iter([Move(), Move(), Move(said=b"", end="silence")]), (b"CHUNKING", *OFFERED))
     options = Options("mx.example.com", local_hostname="client.example", window=of_url)

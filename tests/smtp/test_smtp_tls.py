@@ -26,11 +26,6 @@ WAYS = ("starttls", "implicit")
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory):
     return Authority(tmp_path_factory.mktemp("tls"), "other")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from accounts import Delivery, check_account
+from clocks import Clock
 from commits import Ended, commit
 from zope.interface import implementer
 
@@ -59,14 +60,6 @@ class Said:
     until: int
     #: of BDAT and the final dot
     content: bytes | None = None
-
-
-@dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Hostile:
@@ -315,7 +308,7 @@ class FuzzTransport:
     ) -> None:
         self._moves, self._size, self._offers = moves, size, offers
         self._window = window
-        self._clock = Clock()
+        self._clock = Clock(0.0)
         self._pool = Pool(self._connect, clock=self._clock)
         self.peers: list[Hostile] = []
 

@@ -1,4 +1,4 @@
-"""Workers in tests: what they send from, clocks that are told the time, ways to watch them."""
+"""Workers in tests: what they send from, ways to watch them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from claiming import claim_and_load
@@ -19,27 +18,8 @@ from txmail.queue.queue import Queue
 from txmail.queue.sql import claim as claims
 from txmail.worker import Worker
 
-#: Seconds since 1970 at which an injected clock starts, in 2030: nothing is over yet.
-START = 1_900_000_000.0
 #: Seconds after which a test gives up.
 PATIENCE = 30.0
-
-
-class Clock:
-    """Says what it is told."""
-
-    def __init__(self, now: float = START) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-    def at(self, seconds: float) -> datetime:
-        """The moment so many seconds from now."""
-        return datetime.fromtimestamp(self.now + seconds, UTC)
 
 
 class Watched(Worker):

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 import transaction
+from clocks import START, Clock
 from commits import note
 from killing import CALLS, MEMORY, PATIENCE, Ended, Job, Zygote, serve, wait_forgotten
 from many import CHUNKING
 from queues import OWN_POSTGRESQL, OWN_SQLITE, Application
-from workers import START, Clock, put
+from workers import put
 
 from txmail import transport_from_url
 from txmail.queue import schema

@@ -7,11 +7,8 @@ is in it, and the next commit works.
 
 from __future__ import annotations
 
-import gc
 import random
-import signal
 import sqlite3
-import sys
 
 import pytest
 from interrupting import Alarm, AtLine, Limit, Never, alarms_within
@@ -21,6 +18,7 @@ from queues import OWN_POSTGRESQL, OWN_SQLITE
 from txmail.delivery.ending import NOT_KNOWN
 
 pytestmark = [
+    pytest.mark.usefixtures("no_collector"),
     pytest.mark.timeout(300, method="thread"),  # the other method has the timer that we need
     # A connection that was just being made is dropped, which its driver remarks on.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -124,20 +122,6 @@ class Commits:
         other.execute("BEGIN IMMEDIATE")
         other.rollback()
         other.close()
-
-
-@pytest.fixture(autouse=True)
-def no_collector():
-    """Nothing here may be put right by the garbage collector."""
-    before = signal.getsignal(signal.SIGALRM)
-    gc.collect()
-    gc.disable()
-    handled = sys.exception()
-    yield
-    gc.enable()
-    assert sys.exception() is handled  # none is left behind for the tests to come
-    gc.collect()
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

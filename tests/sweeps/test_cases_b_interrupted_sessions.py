@@ -8,10 +8,7 @@ called unsent without that word.
 from __future__ import annotations
 
 import contextlib
-import gc
 import random
-import signal
-import sys
 
 import pytest
 import sqlalchemy as sa
@@ -31,6 +28,7 @@ from txmail.integrations.session_queue import session_queue
 from txmail.queue import schema
 
 pytestmark = [
+    pytest.mark.usefixtures("no_collector"),
     pytest.mark.timeout(300, method="thread"),  # the other method has the timer that we need
     # A connection that was just being made is dropped, which its driver remarks on.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -194,20 +192,6 @@ def make_shop(request, tmp_path, tm, server):
     yield make
     for shop in shops:
         shop.close()
-
-
-@pytest.fixture(autouse=True)
-def no_collector():
-    """Nothing here may be put right by the garbage collector."""
-    before = signal.getsignal(signal.SIGALRM)
-    gc.collect()
-    gc.disable()
-    handled = sys.exception()
-    yield
-    gc.enable()
-    assert sys.exception() is handled  # none is left behind for the tests to come
-    gc.collect()
-    signal.signal(signal.SIGALRM, before)
 
 
 def lines(shop, folders):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from accounts import check_outcome
+from clocks import Clock
 from commits import note
-from fuzzing import OFFERS, Clock, FakeStream, Hostile, Move
+from fuzzing import OFFERS, FakeStream, Hostile, Move
 from interrupting import may_raise
 from smtp_helpers import statuses
 from thin import one_in
@@ -74,7 +75,7 @@ class Interrupted:
     """One call of `send` that is interrupted, and what is known of it after."""
 
     def __init__(self, at, moves, *, leave, strict):
-        clock = Clock()
+        clock = Clock(0.0)
         self.peer = Hostile(iter([RIGHT, RIGHT, *moves]), OFFERS)
         # It takes so many octets at a time that much is only half on its way.
         self.stream = FakeStream(self.peer, clock, lambda octets: min(octets, 200))
@@ -147,7 +148,7 @@ def test_whatever_line_is_interrupted_everybody_taken_has_a_right_outcome(fault,
 
 @pytest.mark.parametrize("after", range(1, 8))
 def test_closing_the_iterator_lets_nothing_more_leave(after):
-    clock = Clock()
+    clock = Clock(0.0)
     peer = Hostile(iter([]), OFFERS)
     options = Options("mx.example.com", local_hostname="client.example", window=3)
     session = Session(FakeStream(peer, clock, lambda octets: min(octets, 100)), options, clock)

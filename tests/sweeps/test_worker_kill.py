@@ -25,8 +25,9 @@ from queues import OWN_POSTGRESQL, OWN_QUEUES, kinds
 sa = pytest.importorskip("sqlalchemy")
 
 import workers_storm  # noqa: E402
+from clocks import Clock  # noqa: E402
 from killing import Zygote, stop, wait_idle  # noqa: E402
-from workers import PATIENCE, Clock, put_many, received  # noqa: E402
+from workers import PATIENCE, put_many, received  # noqa: E402
 from workers_storm import IN_FLIGHT, Storming  # noqa: E402
 
 import txmail  # noqa: E402

@@ -30,17 +30,6 @@ def second():
 
 
 @pytest.fixture
-def clock():
-    class Clock:
-        now = 1000.0
-
-        def __call__(self):
-            return self.now
-
-    return Clock()
-
-
-@pytest.fixture
 def transport(server, second, clock):
     transport = FailoverTransport(
         [transport_from_url(server.url), transport_from_url(second.url)], clock=clock

@@ -15,7 +15,6 @@ from queues import OWN_QUEUES, OWN_SQLITE, kinds
 sa = pytest.importorskip("sqlalchemy")
 
 from workers import (  # noqa: E402
-    Clock,
     Heard,
     another,
     change,
@@ -39,23 +38,6 @@ from txmail.worker import dispatcher, run_once  # noqa: E402
 
 HOUR = 3600.0
 DOWN = then("421 4.3.2 down", CLOSE)
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    return make_queue(kind, clock=clock)
-
-
-@pytest.fixture
-def smtp(server):
-    transport = transport_from_url(server.url)
-    yield transport
-    transport.close()
 
 
 @pytest.fixture(autouse=True)

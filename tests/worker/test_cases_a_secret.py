@@ -14,7 +14,7 @@ from thin import one_in
 
 sa = pytest.importorskip("sqlalchemy")
 
-from workers import Clock, Heard, another, change, put, put_many, wait_for, working  # noqa: E402
+from workers import Heard, another, change, put, put_many, wait_for, working  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.cli import main  # noqa: E402
@@ -47,16 +47,6 @@ def quick(monkeypatch, caplog):
     monkeypatch.setattr(login_watch, "LOOK", 0.01)
     monkeypatch.setattr(login_watch, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(login_counts, "ITERATIONS", 10)
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    return make_queue(kind, clock=clock)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ sa = pytest.importorskip("sqlalchemy")
 
 from dying import change_process, forked, hold, killed  # noqa: E402
 from workers import (  # noqa: E402
-    Clock,
     another,
     change,
     change_delivery,
@@ -36,21 +35,6 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 AHEAD = [15 * MINUTE, 3 * HOUR, 30 * DAY]
 
 ahead = pytest.mark.parametrize("by", AHEAD, ids=["15 minutes", "3 hours", "30 days"])
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    return make_queue(kind, clock=clock)
-
-
-@pytest.fixture
-def memory():
-    return transport_from_url("memory:")
 
 
 def sent(memory):

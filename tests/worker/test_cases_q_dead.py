@@ -14,8 +14,9 @@ from queues import IN_POSTGRESQL, IN_SQLITE, IN_TWO_PHASE, OWN_QUEUES, OWN_SQLIT
 
 sa = pytest.importorskip("sqlalchemy")
 
+from clocks import Clock  # noqa: E402
 from dying import change_process, forked, hold, killed  # noqa: E402
-from workers import Clock, another, change, put_many, wait_for, working  # noqa: E402
+from workers import another, change, put_many, wait_for, working  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.queue import inspect, schema  # noqa: E402
@@ -31,11 +32,6 @@ SOON = 30_000
 pytestmark = pytest.mark.skipif(
     not os.path.exists("/proc/self/ns/pid"), reason="without /proc only heartbeats are known"
 )
-
-
-@pytest.fixture
-def memory():
-    return transport_from_url("memory:")
 
 
 def sent(memory) -> list[str]:

@@ -9,7 +9,7 @@ from queues import IN_SQLITE, OWN_QUEUES, OWN_SQLITE, kinds
 sa = pytest.importorskip("sqlalchemy")
 
 from dying import hold, killed  # noqa: E402
-from workers import Clock, in_write, put, put_many  # noqa: E402
+from workers import in_write, put, put_many  # noqa: E402
 
 from txmail import mailer_from_settings, transport_from_url  # noqa: E402
 from txmail.exceptions import ConfigurationError  # noqa: E402
@@ -21,11 +21,6 @@ from txmail.testing import CLOSE, Callback, then  # noqa: E402
 from txmail.worker import run_once  # noqa: E402
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 def try_often(app, server, clock, times=12, **options):

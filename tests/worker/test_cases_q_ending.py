@@ -25,11 +25,6 @@ from txmail.worker import run_once  # noqa: E402
 ROOT = Path(txmail.__file__).parents[1]
 
 
-@pytest.fixture
-def memory():
-    return transport_from_url("memory:")
-
-
 # -- Q3
 
 #: An application with a worker in a thread. Its end, a statement, is an argument.

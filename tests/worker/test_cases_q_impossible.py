@@ -12,7 +12,6 @@ sa = pytest.importorskip("sqlalchemy")
 from dying import killed  # noqa: E402
 from workers import another, change, claim, put_many, wait_for, working  # noqa: E402
 
-from txmail import transport_from_url  # noqa: E402
 from txmail.queue import inspect, schema  # noqa: E402
 from txmail.worker import dispatcher, run_once  # noqa: E402
 
@@ -54,11 +53,6 @@ CASES = [
     *[(kind, name) for kind in OWN_QUEUES for name in BAD],
     *[(OWN_SQLITE, name) for name in BAD_IN_SQLITE],
 ]
-
-
-@pytest.fixture
-def memory():
-    return transport_from_url("memory:")
 
 
 def spoil(app, recipient, **values):

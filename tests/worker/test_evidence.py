@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from workers import Clock
 
 from txmail.outcome import Action, Outcome, Scope, Status
 from txmail.reply import Reply
@@ -75,11 +74,6 @@ def said(name, reply=SPAM, domain="a.example", sender="s@example.com", *, job=""
 
 def taken(name, domain="a.example"):
     return said(name, "250 2.0.0 Ok", domain)
-
-
-@pytest.fixture
-def clock():
-    return Clock(1000.0)
 
 
 @pytest.fixture

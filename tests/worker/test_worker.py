@@ -15,7 +15,6 @@ sa = pytest.importorskip("sqlalchemy")
 
 from claiming import claim_and_load  # noqa: E402
 from workers import (  # noqa: E402
-    Clock,
     Heard,
     another,
     change,
@@ -41,30 +40,6 @@ from txmail.worker import Worker, dispatcher, run_once  # noqa: E402
 
 SENT = Settlement(State.SENT, None, 1, False, 250, "250 ok")
 CLASSES = ("high", "normal", "bulk")
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    """An application with a queue whose clock is `clock`."""
-    return make_queue(kind, clock=clock)
-
-
-@pytest.fixture
-def memory():
-    return transport_from_url("memory:")
-
-
-@pytest.fixture
-def smtp(server):
-    """A transport to `server`."""
-    transport = transport_from_url(server.url)
-    yield transport
-    transport.close()
 
 
 def names(works):

@@ -18,7 +18,6 @@ sa = pytest.importorskip("sqlalchemy")
 
 from workers import (  # noqa: E402
     PATIENCE,
-    Clock,
     another,
     put,
     put_many,
@@ -31,45 +30,11 @@ from txmail.envelope import Envelope  # noqa: E402
 from txmail.interfaces import ISession, ITransport  # noqa: E402
 from txmail.outcome import Outcome, Status  # noqa: E402
 from txmail.queue.sql.claimed import SMALL  # noqa: E402
-from txmail.testing import HANG, Callback, ScriptedServer  # noqa: E402
+from txmail.testing import HANG, Callback  # noqa: E402
 from txmail.worker import Worker, active, dispatcher, lane, run_once  # noqa: E402
 from txmail.worker.router import Route  # noqa: E402
 
 KIB, MIB = 1024, 1024 * 1024
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    return make_queue(kind, clock=clock)
-
-
-@pytest.fixture
-def make_transport(server):
-    made = []
-
-    def make(url=None):
-        made.append(transport_from_url(url or server.url))
-        return made[-1]
-
-    yield make
-    for transport in made:
-        transport.close()
-
-
-@pytest.fixture
-def smtp(make_transport):
-    return make_transport()
-
-
-@pytest.fixture
-def other_server():
-    with ScriptedServer() as server:
-        yield server
 
 
 @implementer(ITransport, ISession)

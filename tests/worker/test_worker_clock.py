@@ -18,20 +18,10 @@ from queues import OWN_POSTGRESQL, OWN_QUEUES, OWN_SQLITE, kinds
 
 sa = pytest.importorskip("sqlalchemy")
 
-from hosts import settled, workers_in  # noqa: E402
-from workers import (  # noqa: E402
-    PATIENCE,
-    Clock,
-    change_delivery,
-    in_write,
-    put,
-    put_many,
-    received,
-    wait_for,
-    working,
-)
+from clocks import Clock  # noqa: E402
+from hosts import settled  # noqa: E402
+from workers import PATIENCE, change_delivery, in_write, put, put_many, received, wait_for, working  # noqa: E402
 
-from txmail import transport_from_url  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.queue.sql import route_state  # noqa: E402
 from txmail.testing import Callback, then  # noqa: E402
@@ -49,13 +39,6 @@ def kinds_and_jumps(sqlite, postgresql):
     """The clock is that of the process, and that of the server."""
     cases = [(OWN_SQLITE, jump) for jump in sqlite] + [(OWN_POSTGRESQL, j) for j in postgresql]
     return pytest.mark.parametrize(("kind", "jump"), cases)
-
-
-@pytest.fixture
-def smtp(server):
-    transport = transport_from_url(server.url)
-    yield transport
-    transport.close()
 
 
 class WallClock:
@@ -85,12 +68,6 @@ def wall(tmp_path):
     if not found:
         pytest.skip("libfaketime is not installed")
     return WallClock(found[0], tmp_path / "wall")
-
-
-@pytest.fixture
-def workers(tmp_path):
-    with workers_in(tmp_path) as workers:
-        yield workers
 
 
 @pytest.fixture

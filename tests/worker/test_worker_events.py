@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import transaction
+from clocks import Clock
 
 sa = pytest.importorskip("sqlalchemy")
 
@@ -21,28 +22,11 @@ from txmail.events import (  # noqa: E402
     WorkerStopped,
 )
 from txmail.mailer import Mailer  # noqa: E402
-from txmail.queue.queue import Queue  # noqa: E402
 from txmail.queue.schema import delivery  # noqa: E402
 from txmail.testing import Callback  # noqa: E402
 from txmail.worker import Worker, start_worker  # noqa: E402
 
 BODY = "what only Ann may read"
-
-
-class Clock:
-    """Says what it is told."""
-
-    now = 1_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def queue(tmp_path):
-    queue = Queue(f"sqlite:///{tmp_path}/mail.db")
-    yield queue
-    queue.close()
 
 
 @pytest.fixture
@@ -65,12 +49,6 @@ def enqueue(mailer):
                 mailer.enqueue(message, **options)
 
     return put
-
-
-@pytest.fixture
-def told():
-    """What was told, in its order."""
-    return []
 
 
 @pytest.fixture

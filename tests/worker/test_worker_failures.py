@@ -13,7 +13,6 @@ from queues import OWN_POSTGRESQL, OWN_QUEUES, OWN_SQLITE, kinds
 sa = pytest.importorskip("sqlalchemy")
 
 from workers import (  # noqa: E402
-    Clock,
     change_delivery,
     put,
     put_many,
@@ -42,23 +41,6 @@ def server():
     """Without CHUNKING, so that one message at a time may be in doubt."""
     with ScriptedServer(extensions=EXTENSIONS) as server:
         yield server
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    return make_queue(kind, clock=clock)
-
-
-@pytest.fixture
-def smtp(server):
-    transport = transport_from_url(server.url)
-    yield transport
-    transport.close()
 
 
 def surrounded(app, count=4):

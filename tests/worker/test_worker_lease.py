@@ -18,17 +18,8 @@ from queues import OWN_QUEUES, OWN_SQLITE, kinds
 
 sa = pytest.importorskip("sqlalchemy")
 
-from workers import (  # noqa: E402
-    PATIENCE,
-    Clock,
-    another,
-    change_delivery,
-    put,
-    put_many,
-    received,
-    wait_for,
-    working,
-)
+from clocks import Clock  # noqa: E402
+from workers import PATIENCE, another, change_delivery, put, put_many, received, wait_for, working  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.queue import schema  # noqa: E402
@@ -37,24 +28,6 @@ from txmail.worker import Worker, dispatcher, run_once  # noqa: E402
 
 LEASE = 300.0
 JUMPS = [3600.0, -3600.0, 86400.0, -86400.0]
-
-
-@pytest.fixture
-def clock():
-    """The store's."""
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    return make_queue(kind, clock=clock)
-
-
-@pytest.fixture
-def smtp(server):
-    transport = transport_from_url(server.url)
-    yield transport
-    transport.close()
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from hosts import (  # noqa: E402
     check_copies,
     cluster,
     settled,
-    workers_in,
 )
 from workers import put, put_many, received, wait_for, working  # noqa: E402
 
@@ -45,12 +44,6 @@ def postgresql():
 def app(postgresql, server, tm):
     with application(postgresql.new_database(), server, tm) as app:
         yield app
-
-
-@pytest.fixture
-def workers(tmp_path):
-    with workers_in(tmp_path) as workers:
-        yield workers
 
 
 def url_of(app):

@@ -10,16 +10,8 @@ from queues import OWN_QUEUES, OWN_SQLITE, kinds
 
 sa = pytest.importorskip("sqlalchemy")
 
-from workers import (  # noqa: E402
-    Clock,
-    another,
-    in_write,
-    put,
-    put_many,
-    received,
-    wait_for,
-    working,
-)
+from clocks import Clock  # noqa: E402
+from workers import another, in_write, put, put_many, received, wait_for, working  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.cli import main  # noqa: E402
@@ -52,46 +44,6 @@ def server(request):
 both_ways = pytest.mark.parametrize(
     "server", [EXTENSIONS, STREAM], indirect=True, ids=["one by one", "stream"]
 )
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    return make_queue(kind, clock=clock)
-
-
-@pytest.fixture
-def make_transport(server):
-    made = []
-
-    def make(query=""):
-        made.append(transport_from_url(server.url + query))
-        return made[-1]
-
-    yield make
-    for transport in made:
-        transport.close()
-
-
-@pytest.fixture
-def smtp(make_transport):
-    return make_transport()
-
-
-@pytest.fixture
-def told():
-    return []
-
-
-@pytest.fixture
-def listening(told):
-    events = Events()
-    events.subscribe(told.append)
-    return events
 
 
 def only(told, kind):
@@ -447,7 +399,7 @@ def test_a_sender_that_is_put_off_is_about_its_message_and_of_three_in_a_row_abo
     server.on("MAIL", LATER, matching="<bad", times=None)
     put(app, note("bad0"), note("bad1"), note("good0"), *(note(f"bad{n}") for n in range(2, 8)))
     put_many(app, "after", 3)
-    run_once(app.queue, make_transport("?window=1"), events=listening)
+    run_once(app.queue, make_transport(query="?window=1"), events=listening)
     rows = app.deliveries()
     bad = [(rows[f"bad{n}@example.net"].state, rows[f"bad{n}@example.net"].attempts)
            for n in range(8)]  # fmt: skip

@@ -20,20 +20,6 @@ from txmail.worker import Worker, active, dispatcher  # noqa: E402
 MANY = 3 * active.BATCH
 
 
-class Clock:
-    """Says what it is told."""
-
-    now = datetime.now(UTC).timestamp()
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def queue(tmp_path, clock):
     queue = Queue(f"sqlite:///{tmp_path}/mail.db", clock=clock)

@@ -12,9 +12,9 @@ from queues import OWN_QUEUES, OWN_SQLITE, kinds
 
 sa = pytest.importorskip("sqlalchemy")
 
+from clocks import Clock  # noqa: E402
 from workers import (  # noqa: E402
     PATIENCE,
-    Clock,
     another,
     change,
     change_delivery,
@@ -31,46 +31,11 @@ from txmail.queue import schema  # noqa: E402
 from txmail.queue.inspect import read_health  # noqa: E402
 from txmail.queue.sql import parked as parked_mail  # noqa: E402
 from txmail.reply import Reply  # noqa: E402
-from txmail.testing import CLOSE, HANG, Callback, ScriptedServer, then  # noqa: E402
+from txmail.testing import CLOSE, HANG, Callback, then  # noqa: E402
 from txmail.worker import dispatcher, run_once  # noqa: E402
 from txmail.worker.router import FIRST_PAUSE, LONGEST_PAUSE, Circuit, Route, route_of  # noqa: E402
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    return make_queue(kind, clock=clock)
-
-
-@pytest.fixture
-def other_server():
-    with ScriptedServer() as server:
-        yield server
-
-
-@pytest.fixture
-def make_transport(server):
-    """Transports that are closed at the end."""
-    made = []
-
-    def make(url=None):
-        made.append(transport_from_url(url or server.url))
-        return made[-1]
-
-    yield make
-    for transport in made:
-        transport.close()
-
-
-@pytest.fixture
-def smtp(make_transport):
-    return make_transport()
 
 
 def memory():

@@ -12,7 +12,6 @@ sa = pytest.importorskip("sqlalchemy")
 
 from workers import (  # noqa: E402
     PATIENCE,
-    Clock,
     another,
     change,
     in_write,
@@ -23,7 +22,6 @@ from workers import (  # noqa: E402
     working,
 )
 
-from txmail import transport_from_url  # noqa: E402
 from txmail.exceptions import ConfigurationError  # noqa: E402
 from txmail.queue import schema  # noqa: E402
 from txmail.queue.sql import connection_slots  # noqa: E402
@@ -35,34 +33,11 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    return make_queue(kind, clock=clock)
-
-
-@pytest.fixture
-def make_transport(server):
-    made = []
-
-    def make(query=""):
-        made.append(transport_from_url(server.url + query))
-        return made[-1]
-
-    yield make
-    for transport in made:
-        transport.close()
-
-
-@pytest.fixture
 def make_route(make_transport):
     """The same route as each host has it: with a transport of its own."""
 
     def make(connections, query=""):
-        return [Route.to("default", make_transport(query), connections=connections)]
+        return [Route.to("default", make_transport(query=query), connections=connections)]
 
     return make
 

@@ -19,7 +19,7 @@ from smtp_helpers import RawServer, certificates, greeted
 
 sa = pytest.importorskip("sqlalchemy")
 
-from workers import Clock, change, put, put_many  # noqa: E402
+from workers import change, put, put_many  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.events import Events, RouteFailed, RouteSlowed, RouteStopped  # noqa: E402
@@ -95,11 +95,6 @@ class Play:
 
     def only(self, *kinds):
         return [event for event in self.told if type(event) in kinds]
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from queues import OWN_QUEUES, OWN_SQLITE, kinds
 
 pytest.importorskip("sqlalchemy")
 
-from workers import Clock, put, put_many
+from workers import put, put_many
 
 from txmail import transport_from_url
 from txmail.queue.sql import claim as claims
@@ -16,16 +16,6 @@ from txmail.queue.sql.round_robin import Turns
 from txmail.worker import Route, run_once
 
 BATCH = 64
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(make_queue, kind, clock):
-    return make_queue(kind, clock=clock)
 
 
 def people(name, count):

@@ -11,23 +11,14 @@ from queues import OWN_QUEUES, OWN_SQLITE, kinds
 
 pytest.importorskip("sqlalchemy")
 
-from workers import Clock, put, put_many, received
+from clocks import Clock
+from workers import put, put_many, received
 
 from txmail import transport_from_url
 from txmail.queue.queue import Queue
 from txmail.worker import Worker, run_once
 
 LATER = 100.0
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def app(kind, make_queue, clock):
-    return make_queue(kind, clock=clock)
 
 
 @pytest.fixture
