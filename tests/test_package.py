@@ -122,7 +122,7 @@ def test_an_envelope_has_recipients_each_of_them_once():
     envelope = Envelope("", ["b@Example.com", "c@example.com", "b@Example.com"], CONTENT)
     assert envelope.recipients == ("b@Example.com", "c@example.com")
     assert envelope.reverse_path == b"<>"
-    with pytest.raises(InvalidMessage, match="recipients: there is none"):
+    with pytest.raises(InvalidMessage, match="recipients: there are none"):
         Envelope("a@example.com", [], CONTENT)
 
 
@@ -177,9 +177,9 @@ def test_an_envelope_for_some_recipients_is_the_one_that_would_be_made_for_them(
 @pytest.mark.parametrize(
     ("kept", "error", "problem"),
     [
-        ([], InvalidMessage, "there is none"),
+        ([], InvalidMessage, "there are none"),
         ("b@example.com", InvalidMessage, "not a string"),
-        (["b@EXAMPLE.com"], AddressError, "no such recipient: 'b@EXAMPLE.com'"),
+        (["b@EXAMPLE.com"], AddressError, "not a recipient of this envelope: 'b@EXAMPLE.com'"),
         ([None], AddressError, "a string is needed"),
     ],
 )

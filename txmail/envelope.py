@@ -1,8 +1,8 @@
-"""What is sent: `Envelope`, frozen.
+"""`Envelope`: the addresses and the octets of one message. Frozen.
 
-An envelope is everything a mail server gets to see of one message (RFC 5321 section 2.3.1): the
-reverse-path, the recipients and the exact content octets. It is made once, at `send()`; nothing
-that happens to the caller's message afterwards can reach it.
+An envelope has everything that a mail server sees of a message (RFC 5321 section 2.3.1): the
+reverse-path, the recipients and the exact content octets. `send()` makes it: later changes of the
+message have no effect on it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(?:\r\n[ \t]+)?([^\r\n]*)", re.I |
 NULL_SENDER = "<>"
 
 
-#: What an envelope knows of its addresses.
+#: The fields of an envelope that depend on its addresses alone.
 _ADDRESSES = ("sender", "recipients", "reverse_path", "forward_paths")
 
 
@@ -34,13 +34,13 @@ class Envelope:
     `sender`
         The reverse-path's address; ``""``, ``"<>"`` or None is the null sender.
     `recipients`
-        At least one address; a mailbox that is named again counts once, in its first spelling. The
-        domain has no case (RFC 5321 section 2.4), local parts differ by their octets.
+        At least one address. A mailbox that occurs twice counts once, in its first spelling. The
+        domain has no case (RFC 5321 section 2.4); local parts are compared by their octets.
     `content`
         The exact octets, header section and body, with CRLF line ends.
 
-    Raises `AddressError` for an address that is not one and `InvalidMessage` if there is no
-    recipient. The content is checked by the gate (`txmail.message.mime.gate`) when it is sent.
+    Raises `AddressError` for a bad address, and `InvalidMessage` if there is no recipient. The gate
+    (`txmail.message.mime.gate`) checks the content at `send()`.
     """
 
     sender: str
@@ -52,14 +52,14 @@ class Envelope:
     reverse_path: bytes = field(init=False, repr=False, compare=False)
     #: the forward-paths, in the order of the recipients
     forward_paths: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
-    #: True if the server has to offer SMTPUTF8 (RFC 6531): a non-ASCII local part or header
+    #: True if the server must offer SMTPUTF8 (RFC 6531): a local part or header is not ASCII
     needs_smtputf8: bool = field(init=False, repr=False, compare=False)
     #: True if the content has octets above 127 (RFC 6152)
     needs_8bitmime: bool = field(init=False, repr=False, compare=False)
     #: octets of the content, as the SIZE parameter counts them (RFC 1870)
     size: int = field(init=False, repr=False, compare=False)
     _canonical: bool | None = field(init=False, repr=False, compare=False)
-    #: True once the gate has let the content through, which cannot change
+    #: True if the gate has checked the content
     gated: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class Envelope:
         kept = tuple(dict.fromkeys(_recipients(recipients)))
         for recipient in kept:
             if recipient not in paths:
-                problem = "the envelope has no such recipient"
+                problem = "not a recipient of this envelope"
                 raise AddressError(problem, field="recipients", value=recipient)
         made = copy.copy(self)
         set_ = object.__setattr__
@@ -124,7 +124,7 @@ class Envelope:
         return self.needs_8bitmime and not header_section(self.content).isascii()
 
     def _describe(self, utf8: bool) -> None:
-        """Find out about the content; `utf8` if the addresses need SMTPUTF8."""
+        """Set the fields that depend on the content. `utf8` says that an address needs SMTPUTF8."""
         head = header_section(self.content)
         eightbit = not self.content.isascii()
         set_ = object.__setattr__
@@ -137,7 +137,7 @@ class Envelope:
 
     @property
     def canonical(self) -> bool:
-        """What `is_canonical` says of the content, found out when it is first asked."""
+        """True if `is_canonical` is true of the content. Computed when first read."""
         known = self._canonical
         if known is None:
             known = is_canonical(self.content)
@@ -146,7 +146,7 @@ class Envelope:
 
 
 def pass_gate(envelope: Envelope) -> Envelope:
-    """Note that the gate has let the content of `envelope` through; `envelope` itself."""
+    """Note that the gate has checked the content of `envelope`. Returns `envelope`."""
     object.__setattr__(envelope, "gated", True)
     return envelope
 
@@ -154,9 +154,8 @@ def pass_gate(envelope: Envelope) -> Envelope:
 def is_canonical(content: bytes) -> bool:
     """True if all line ends are CRLF, the last line has one, and there is no NUL.
 
-    The gate has refused anything else long before a message is sent. It is known here as well
-    because of what depends on it: a bare LF or CR beside a dot ends the message for some servers
-    and not for others, and what follows would be read as commands.
+    The gate refuses any other content. The check is repeated for safety: some servers take a bare
+    LF or CR beside a dot for the end of the message, and would read the rest as commands.
     """
     pairs = content.count(b"\r\n")
     return (
@@ -175,7 +174,7 @@ def header_section(content: bytes) -> bytes:
 
 
 def _message_id(head: bytes) -> str:
-    # Written as nearly everybody writes it, it is found a good deal faster.
+    # The usual spelling is found faster.
     found = _MESSAGE_ID.search(head, max(head.find(b"\nMessage-ID:"), 0))
     return ascii_strip(found[1].decode("utf-8", "replace")) if found else ""
 
@@ -187,7 +186,7 @@ def _recipients(recipients: Iterable[str]) -> tuple[str, ...]:
         )
     recipients = tuple(recipients)
     if not recipients:
-        raise InvalidMessage("there is none", field="recipients")
+        raise InvalidMessage("there are none; give at least one", field="recipients")
     for recipient in recipients:
         if not isinstance(recipient, str):
             raise AddressError("a string is needed", field="recipients", value=recipient)
@@ -195,5 +194,5 @@ def _recipients(recipients: Iterable[str]) -> tuple[str, ...]:
 
 
 def _no_octets(content: object) -> str:
-    # Nothing of a content goes into an error.
+    # An error never shows the content.
     return f"octets are needed, as bytes: a value of type {name_of(type(content))}"

@@ -12,7 +12,7 @@ from txmail import Template
 from txmail.exceptions import TemplateError
 from txmail.integrations.jinja2 import Jinja2Engine
 from txmail.integrations.sandbox import MAX_WORK
-from txmail.integrations.sandbox_costs import Refused, pay_filter, pay_format, pay_operator
+from txmail.integrations.sandbox_costs import Refused, charge_filter, charge_format, charge_operator
 
 MB = 1_000_000
 FIELDS = {
@@ -207,24 +207,24 @@ class Counter:
 @pytest.mark.parametrize(
     ("pay", "power"),
     [
-        (lambda purse, n: pay_filter(purse, "trim", "x" * n, ["y" * n]), 2),
-        (lambda purse, n: pay_filter(purse, "striptags", "<a>" * n, []), 2),
-        (lambda purse, n: pay_filter(purse, "wordwrap", "x" * n, [1]), 2),
-        (lambda purse, n: pay_filter(purse, "upper", "x" * n, []), 1),
-        (lambda purse, n: pay_filter(purse, "join", ["x"] * n, ["y" * n]), 2),
-        (lambda purse, n: pay_format(purse, "%(a)s" * n, {"a": "x" * n}), 2),
-        (lambda purse, n: pay_format(purse, "%s" * n, tuple("x" * n)), 1),
-        (lambda purse, n: pay_operator(purse, "+", "x" * n, "y" * n), 1),
-        (lambda purse, n: pay_operator(purse, "*", "x" * n, n), 2),
+        (lambda quota, n: charge_filter(quota, "trim", "x" * n, ["y" * n]), 2),
+        (lambda quota, n: charge_filter(quota, "striptags", "<a>" * n, []), 2),
+        (lambda quota, n: charge_filter(quota, "wordwrap", "x" * n, [1]), 2),
+        (lambda quota, n: charge_filter(quota, "upper", "x" * n, []), 1),
+        (lambda quota, n: charge_filter(quota, "join", ["x"] * n, ["y" * n]), 2),
+        (lambda quota, n: charge_format(quota, "%(a)s" * n, {"a": "x" * n}), 2),
+        (lambda quota, n: charge_format(quota, "%s" * n, tuple("x" * n)), 1),
+        (lambda quota, n: charge_operator(quota, "+", "x" * n, "y" * n), 1),
+        (lambda quota, n: charge_operator(quota, "*", "x" * n, n), 2),
     ],
 )
 def test_s3_a_cost_grows_as_the_work_does(pay, power):
     """The costs themselves, as their operands double: never slower than what they pay for."""
     spent = []
     for size in (1000, 2000):
-        purse = Counter()
-        pay(purse, size)
-        spent.append(purse.spent)
+        quota = Counter()
+        pay(quota, size)
+        spent.append(quota.spent)
     assert 2**power * 0.7 < spent[1] / spent[0] < 2**power * 1.3
 
 

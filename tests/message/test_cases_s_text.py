@@ -58,7 +58,7 @@ ALLOWED = {
         ("gate.py", "fields[place][1].strip"),
         ("gate.py", "name.lower"),
         ("process_identity.py", "file.read().rpartition(b')')[2].split"),
-        ("compiled_body.py", "made.splitlines"),
+        ("compiled_body.py", "variable.splitlines"),
         ("protocol.py", "line.split"),
         ("source.py", "f[1].lower"),
     },

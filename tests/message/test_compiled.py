@@ -21,7 +21,7 @@ from thin import one_in
 
 from txmail import Attachment, DummyMailer, Template
 from txmail.exceptions import AddressError, BadHeaders, InvalidMessage, TemplateError, TxmailError
-from txmail.message.templates.compiled_body import MAX_PREPARED
+from txmail.message.templates.placeholders import MAX_COMPILED
 from txmail.message.templates.template_values import Field
 
 WHEN = datetime(2026, 11, 21, 12, tzinfo=timezone(timedelta(hours=1)))
@@ -339,7 +339,10 @@ def test_the_default_sender_is_told_when_it_is_compiled():
     letter = template(sender=None)
     made = both(letter, fields={"x": "x"}, default_sender=("Me", "me@x.y"))
     assert b"From: Me <me@x.y>\r\n" in made.content
-    assert both(letter, fields={"x": "x"})[1] == "sender: there is none, and no default"
+    assert (
+        both(letter, fields={"x": "x"})[1]
+        == "sender: there is no sender; give one, or set a default sender"
+    )
 
 
 def test_text_is_made_of_html_as_in_a_message(monkeypatch):
@@ -363,7 +366,7 @@ def test_what_is_wrong_with_a_template_is_told_by_each_envelope():
 
 def test_a_field_that_would_be_too_large_in_all_its_places_is_rendered_in_full(monkeypatch):
     letter = template(text="{{ x }} " * 50)
-    large = "x" * (MAX_PREPARED // 50)
+    large = "x" * (MAX_COMPILED // 50)
     compiled = letter.compile()
     full = rendered_in_full(monkeypatch)
     compiled.envelope(ANN, {"x": large[:-1000]})

@@ -1,4 +1,4 @@
-"""The engine of templates that name none: Jinja2's, which is loaded when it is needed first."""
+"""The default engine of templates: Jinja2, loaded when a template needs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..interfaces import ITemplateEngine
 
 @cache
 def template_engine() -> ITemplateEngine:
-    """The engine of templates that name none. Raises `ConfigurationError` without its library."""
+    """The default engine. Raises `ConfigurationError` if Jinja2 is not installed."""
     try:
         module = importlib.import_module("txmail.integrations.jinja2")
     except ImportError as error:

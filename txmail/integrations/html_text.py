@@ -1,10 +1,10 @@
-"""Plain text for messages that have HTML only, by inscriptis (extra ``html``).
+"""A text part for messages that have HTML only, by inscriptis (extra ``html``).
 
-The setting ``mail.html_to_text = yes`` has every `Message` without a `body` get a text part that
-reads like its HTML: blocks are parted, lists and tables laid out, links followed by their address.
-The message itself is not written to. What inscriptis cannot read is an `InvalidMessage` at
-`send()`, and HTML without any text in it, a single image perhaps, goes alone. Where elements are
-nested hundreds deep, libxml2 reads no further and the text ends.
+With the setting ``mail.html_to_text = yes`` each `Message` without a `body` gets a text part.
+inscriptis separates blocks, lays out lists and tables, and writes the address after each link. The
+message itself does not change. If inscriptis cannot read the HTML, `send()` raises
+`InvalidMessage`. HTML without text, such as a single image, gets no text part. libxml2 stops at
+elements that are nested hundreds deep: the text ends there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..interfaces import IHtmlToText
 
 @implementer(IHtmlToText)
 class HtmlToText:
-    """Makes text of HTML. See `IHtmlToText`."""
+    """HTML to text. See `IHtmlToText`."""
 
     def __call__(self, html: str) -> str:
         """See `IHtmlToText`."""

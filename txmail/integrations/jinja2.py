@@ -1,18 +1,18 @@
-"""Templates by Jinja2 (extra ``templates``), in a sandbox with walls of our own.
+"""Templates by Jinja2 (extra ``templates``), in a sandbox.
 
-A template may be hostile, or just wrong. Jinja2's `ImmutableSandboxedEnvironment` is the base, and
-what it leaves open is closed here and in `sandbox`:
+A template may be hostile, or just wrong. The sandbox is Jinja2's `ImmutableSandboxedEnvironment`
+with further limits, set here and in `sandbox`:
 
-1. Only what is on a list can be reached of a value; of a mapping, its keys first.
-2. Only the filters and tests of a list are there.
-3. Statements and expressions are those of `_NODES`: nothing is included, imported or defined.
-4. All work is paid for before it is done: each turn of a loop by the size of its body; each call,
-   filter, test, comparison and slice by what it looks at and by the most that can come out of it. A
-   template that uses up its allowance ends in an error, at the same place on every machine.
+1. A template reaches only the attributes on a list. Of a mapping it reaches the keys first.
+2. Only the filters and tests on a list exist.
+3. Only the statements and expressions in `_NODES` are allowed: no include, import or macro.
+4. All work is charged to a quota before it is done. A turn of a loop costs by the size of its body.
+   A call, filter, test, comparison or slice costs by its operands and its largest result. A
+   template that exceeds its quota raises an error, at the same place on every machine.
 5. Fields are data: ``|safe`` is for constants only.
 
-What is written has to be a scalar: a list or a method in the middle of a mail is a mistake. None
-is written as nothing.
+A template can write scalars only: a list or a method in a mail is a mistake. None becomes the empty
+string.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from ..exceptions import TemplateError
 from ..interfaces import ITemplateEngine, ITemplateText
 from ..message.templates.template_values import Field, Pieces
 from .sandbox import FILTERS, TESTS, Sandbox
-from .sandbox_costs import MAX_OUTPUT, Refused, limited
+from .sandbox_costs import MAX_OUTPUT, Refused, limit_output
 
-#: Characters of a template, and names, values, operators and statements in it.
+#: The most characters of a template, and the most names, values, operators and statements in it.
 MAX_SOURCE = 1024 * 1024
 MAX_NODES = 10_000
-#: How many characters of an error of Jinja2 are passed on.
+#: The most characters of an error of Jinja2 that an error of txmail repeats.
 _ECHO = 120
 
 _NODES: frozenset[type[Node]] = frozenset(
@@ -51,7 +51,7 @@ _NODES: frozenset[type[Node]] = frozenset(
         *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow),
     }
 )
-#: Names that are objects of Jinja2.
+#: Names of objects of Jinja2.
 _NAMES = frozenset({"self", "super", "caller", "varargs", "kwargs"})
 
 
@@ -101,7 +101,7 @@ class _Text:
         try:
             context = self._template.new_context(dict(fields))
             chunks = self._template.root_render_func(context)
-            return "".join(limited(chunks, self._max_output))
+            return "".join(limit_output(chunks, self._max_output))
         except (Refused, UndefinedError, SecurityError) as error:
             problem = str(error)[:_ECHO]
             line = self._line(error.__traceback__)
@@ -121,11 +121,11 @@ class _Text:
         return line
 
 
-# -- what a template may say
+# -- parsing
 
 
 def _pieces(tree: nodes.Template) -> Pieces | None:
-    """The pieces of a template that has text and fields in it, and nothing else."""
+    """The pieces of a template that has only text and fields; None for another one."""
     found: list[str | Field] = []
     for statement in tree.body:
         if not isinstance(statement, nodes.Output):
@@ -141,7 +141,7 @@ def _pieces(tree: nodes.Template) -> Pieces | None:
 
 
 def _field(node: Node) -> Field | None:
-    """The field that `node` is, perhaps with a default."""
+    """The field, perhaps with a default, that `node` is; None for another node."""
     if isinstance(node, nodes.Name):
         return None if node.name in _NAMES else Field(node.name)
     if (
@@ -158,34 +158,34 @@ def _field(node: Node) -> Field | None:
 
 
 def _rewritten(tree: nodes.Template, environment: Sandbox) -> nodes.Template:
-    """`tree` with its work counted. Raises `TemplateSyntaxError` for what is not in `_NODES`."""
+    """`tree` with filters that charge for work. Raises `TemplateSyntaxError` for a bad node."""
     _Rewriter().visit(tree)
     tree.set_environment(environment)
     return tree
 
 
 class _Rewriter(NodeTransformer):
-    """Refuses what no template may do, and puts the counting filters where they belong."""
+    """Refuses nodes that are not allowed, and inserts the filters that charge for work."""
 
     def __init__(self) -> None:
         self._left = MAX_NODES
 
     def visit(self, node: Node, *args: Any, **kwargs: Any) -> Any:
-        """Visit a node, if there are not too many."""
+        """Visit a node. Refuses it if there are too many."""
         self._left -= 1
         if self._left < 0:
             _refuse(f"more than {MAX_NODES} names, values, operators and statements", node)
         return super().visit(node, *args, **kwargs)
 
     def generic_visit(self, node: Node, *args: Any, **kwargs: Any) -> Node:
-        """Visit a node that may be there, or refuse it."""
+        """Visit a node. Refuses it if it is not in `_NODES`."""
         if type(node) not in _NODES:
-            _refuse(f"{type(node).__name__} is not for templates of mail", node)
+            _refuse(f"{type(node).__name__} is not allowed in templates", node)
         return super().generic_visit(node, *args, **kwargs)
 
     def visit_Name(self, node: nodes.Name) -> Node:
         if node.name in _NAMES:
-            _refuse(f"{echo(node.name)} is not for templates of mail", node)
+            _refuse(f"{echo(node.name)} is not allowed in templates", node)
         return node
 
     def visit_Filter(self, node: nodes.Filter) -> Node:
@@ -204,26 +204,26 @@ class _Rewriter(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> Node:
         if node.recursive:
-            _refuse("a recursive loop is not for templates of mail", node)
+            _refuse("a recursive loop is not allowed in templates", node)
         before = self._left
         self.generic_visit(node)
         size = nodes.Const(before - self._left, lineno=node.lineno)
-        node.iter = _filtered(node.iter, "_steps", size)
+        node.iter = _filtered(node.iter, "_charge_loop", size)
         return node
 
     def visit_Compare(self, node: nodes.Compare) -> Node:
         self.generic_visit(node)
-        node.expr = _looked_through(node.expr)
+        node.expr = _charged(node.expr)
         for operand in node.ops:
-            operand.expr = _looked_through(operand.expr)
+            operand.expr = _charged(operand.expr)
         return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> Node:
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
-            node.node = _filtered(node.node, "_sliced")
+            node.node = _filtered(node.node, "_charge_slice")
         else:
-            node.arg = _looked_through(node.arg)
+            node.arg = _charged(node.arg)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> Node:
@@ -231,22 +231,22 @@ class _Rewriter(NodeTransformer):
         return _filtered(nodes.List(node.nodes, lineno=node.lineno), "_concat")
 
     def visit_List(self, node: nodes.List) -> Node:
-        return _filtered(self.generic_visit(node), "_made")
+        return _filtered(self.generic_visit(node), "_charge_value")
 
     def visit_Dict(self, node: nodes.Dict) -> Node:
-        return _filtered(self.generic_visit(node), "_made")
+        return _filtered(self.generic_visit(node), "_charge_value")
 
     def visit_Tuple(self, node: nodes.Tuple) -> Node:
         self.generic_visit(node)
-        return _filtered(node, "_made") if node.ctx == "load" else node
+        return _filtered(node, "_charge_value") if node.ctx == "load" else node
 
 
 def _filtered(node: Any, name: str, *arguments: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
 
 
-def _looked_through(node: nodes.Expr) -> nodes.Expr:
-    return node if isinstance(node, nodes.Const) else _filtered(node, "_made")
+def _charged(node: nodes.Expr) -> nodes.Expr:
+    return node if isinstance(node, nodes.Const) else _filtered(node, "_charge_value")
 
 
 def _refuse(problem: str, node: Node) -> NoReturn:

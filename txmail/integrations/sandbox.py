@@ -1,7 +1,7 @@
-"""The sandbox that templates are filled in. See `jinja2` beside it, and `sandbox_costs`.
+"""The sandbox in which templates are rendered. See `jinja2` and `sandbox_costs`.
 
-Everything that a template can name is on a list here: attributes and methods by the type of their
-value, filters and tests. Each is paid for before it is run.
+The lists here have everything that a template can name: attributes and methods by the type of their
+value, filters and tests. Each is charged for before it runs (`sandbox_costs`).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from .sandbox_costs import (
     STEP,
     VALUE,
     Refused,
+    charge_call,
+    charge_filter,
+    charge_items,
+    charge_operator,
+    charge_test,
+    charge_value,
     length,
-    measured,
-    pay_call,
-    pay_filter,
-    pay_operator,
-    pay_test,
-    taken,
 )
 
-#: What one rendering may cost, which is a second or so; a character that is made costs 1.
+#: The quota of one rendering: about a second. A character of output costs 1.
 MAX_WORK = 50_000_000
-#: How many characters one character becomes at most where it is written in HTML.
+#: The most characters that one character becomes in HTML.
 _ESCAPED = 6
 
 
@@ -51,7 +51,7 @@ _STRING = _words(
 )
 _DATE = _words("day isoformat isoweekday month strftime weekday year")
 _TIME = _words("hour isoformat microsecond minute second strftime")
-#: What can be reached of a value, by its type; of all others nothing.
+#: The attributes that a template can reach, by the type of a value. Other types have none.
 _ATTRIBUTES: dict[type, frozenset[str]] = {
     str: _STRING,
     Markup: _STRING,
@@ -68,14 +68,14 @@ _ATTRIBUTES: dict[type, frozenset[str]] = {
     ),
 }
 
-#: The filters there are, beside ``|safe`` for constants.
+#: The filters that exist, besides ``|safe`` for constants.
 FILTERS = _words(
     "abs batch capitalize center count d default dictsort e escape filesizeformat first float "
     "forceescape format groupby indent int items join last length list lower map max min reject "
     "rejectattr replace reverse round select selectattr slice sort string striptags sum title "
     "tojson trim truncate unique upper urlencode wordcount wordwrap"
 )
-#: The tests there are.
+#: The tests that exist.
 TESTS = _words(
     "boolean defined divisibleby eq equalto even false float ge greaterthan gt in integer iterable "
     "le lessthan lower lt mapping ne none number odd sequence string true undefined upper "
@@ -84,12 +84,12 @@ TESTS = _words(
 
 
 class _Context(Context):
-    """The values of one rendering, and what is left of its allowance."""
+    """The fields of one rendering, and its quota."""
 
     left = MAX_WORK
 
     def spend(self, cost: int) -> None:
-        """Count work. Raises `Refused` when it was too much."""
+        """Charge `cost`. Raises `Refused` if too little is left."""
         self.left -= cost
         if self.left < 0:
             raise Refused("too much work")
@@ -108,40 +108,45 @@ class Sandbox(ImmutableSandboxedEnvironment):
             finalize=_finalize,
             cache_size=0,
         )
-        counted = {name: _counted(name, self.filters[name]) for name in FILTERS}
-        own = {"_concat": _concat, "_steps": _steps, "_made": _made, "_sliced": _sliced}
+        counted = {name: _charged_filter(name, self.filters[name]) for name in FILTERS}
+        own = {
+            "_concat": _concat,
+            "_charge_loop": _charge_loop,
+            "_charge_value": _charge_value,
+            "_charge_slice": _charge_slice,
+        }
         self.filters = {**counted, **own}
         tests: dict[str, Any] = self.tests
-        self.tests = {name: _counted_test(name, tests[name]) for name in TESTS}
+        self.tests = {name: _charged_test(name, tests[name]) for name in TESTS}
         self.globals = {"range": self.globals["range"]}
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """True if a template may have it: a list of what it may, not of what it may not."""
+        """True if the attribute is on the list."""
         kind = tuple if isinstance(obj, tuple) else type(obj)
         return attr in _ATTRIBUTES.get(kind, ())
 
     def wrap_str_format(self, value: Any) -> None:
-        """Never: `str.format` is not among the attributes."""
+        """None: `str.format` is not on the list of attributes."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """The attribute, but of a mapping its key: ``order.items`` is what the fields say it is."""
+        """The attribute; of a mapping the key first: ``order.items`` is the field of that name."""
         if type(obj) is dict and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a method, or `range`."""
-        pay_call(__context, __obj, args, kwargs)
-        return measured(__context, super().call(__context, __obj, *args, **kwargs))
+        """Call a method or `range`, and charge for it."""
+        charge_call(__context, __obj, args, kwargs)
+        return charge_value(__context, super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """An operation whose result may be much larger than what it is made of."""
-        pay_operator(context, operator, left, right)
-        return measured(context, super().call_binop(context, operator, left, right))
+        """Do an operation whose result may be much larger than its operands, and charge for it."""
+        charge_operator(context, operator, left, right)
+        return charge_value(context, super().call_binop(context, operator, left, right))
 
 
-def _counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter `name`, which is paid for before it is run."""
+def _charged_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter `name`, charged for before it runs."""
     passed = getattr(getattr(function, "jinja_pass_arg", None), "name", "")
 
     @pass_context
@@ -152,22 +157,22 @@ def _counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             "environment": context.environment,
         }
         if hasattr(type(value), "__next__"):
-            value = measured(context, value)
-        pay_filter(context, name, value, [*args, *kwargs.values()])
+            value = charge_value(context, value)
+        charge_filter(context, name, value, [*args, *kwargs.values()])
         given = (first[passed], value) if passed else (value,)
         made = function(*given, *args, **kwargs)
-        # What is made lazily is paid for where it is used.
-        return made if hasattr(type(made), "__next__") else measured(context, made)
+        # An iterator is charged for where the template uses it.
+        return made if hasattr(type(made), "__next__") else charge_value(context, made)
 
     return run
 
 
-def _counted_test(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The test `name`, which is paid for before it is run."""
+def _charged_test(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The test `name`, charged for before it runs."""
 
     @pass_context
     def run(context: _Context, value: Any, *args: Any) -> Any:
-        pay_test(context, name, value, list(args))
+        charge_test(context, name, value, list(args))
         return function(value, *args)
 
     return run
@@ -175,7 +180,7 @@ def _counted_test(name: str, function: Callable[..., Any]) -> Callable[..., Any]
 
 @pass_context
 def _finalize(context: _Context, value: Any) -> Any:
-    """`value` as it is written; escaping comes after."""
+    """`value` as text. Jinja2 escapes it afterwards."""
     if isinstance(value, Undefined):
         return value
     context.spend(VALUE + length(value))
@@ -192,7 +197,7 @@ def _as_written(value: Any) -> Any:
 
 @pass_context
 def _concat(context: _Context, values: list[Any]) -> str:
-    """What ``~`` makes."""
+    """The result of ``~``."""
     context.spend(STEP + _ESCAPED * sum(map(length, values)))
     eval_context: EvalContext = context.eval_ctx
     join = markup_join if eval_context.autoescape else str_join
@@ -205,19 +210,19 @@ def _measured_text(context: _Context, text: str) -> str:
 
 
 @pass_context
-def _steps(context: _Context, values: Any, nodes: int) -> list[Any]:
-    """The values of a loop that has so many nodes in its body, each of which is a step."""
-    return taken(context, values, STEP + NODE * nodes)
+def _charge_loop(context: _Context, values: Any, nodes: int) -> list[Any]:
+    """The values of a loop whose body has `nodes` nodes; charges for each turn."""
+    return charge_items(context, values, STEP + NODE * nodes)
 
 
 @pass_context
-def _made(context: _Context, values: Any) -> Any:
-    """A list or mapping that the template has made itself, or a value that is looked through."""
-    return values if isinstance(values, Undefined) else measured(context, values)
+def _charge_value(context: _Context, values: Any) -> Any:
+    """`value`, a collection made by the template or an operand of it; charges for its contents."""
+    return values if isinstance(values, Undefined) else charge_value(context, values)
 
 
 @pass_context
-def _sliced(context: _Context, value: Any) -> Any:
-    """A value of which a part is copied."""
+def _charge_slice(context: _Context, value: Any) -> Any:
+    """`value`, of which a slice is copied; charges for the copy."""
     context.spend(STEP + length(value))
     return value

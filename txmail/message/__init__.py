@@ -1,4 +1,8 @@
-"""Messages, and how they become envelopes."""
+"""What an application holds: `Message`, `Attachment`, `Template`; `to_envelope` renders each.
+
+Begin with `message` and `render`. `mime` writes octets, `stdlib` reads messages of the standard
+library, `templates` fills in fields.
+"""
 
 from .attachment import Attachment
 from .message import Message

@@ -1,4 +1,4 @@
-"""Addresses as callers write them, wherever they do: entries, lists of them, the reverse-path."""
+"""Addresses in the forms that callers may write them in."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..envelope import NULL_SENDER
 from ..exceptions import AddressError, FieldError, InvalidMessage
 from .mime.header_check import check_value
 
-#: One entry of an address header: addr-spec, ``"Name <addr-spec>"`` or (name, addr-spec).
-Entry = str | tuple[str, str] | Mailbox
+#: An address: addr-spec, ``"Name <addr-spec>"``, (name, addr-spec) or a `Mailbox`.
+AddressLike = str | tuple[str, str] | Mailbox
 
-#: How many entries are remembered with their mailboxes, and of how many characters at most.
+#: The number of addresses whose mailboxes are kept, and the most characters of one.
 _CACHE_SIZE = 4096
-_CACHED_ENTRY = 400
+_CACHED_LENGTH = 400
 
-#: An item of a list and the comma or end behind it; a comma in a quoted string parts nothing.
+#: An item of a list and the comma or end after it. A comma in a quoted string is part of it.
 _ITEM = re.compile(r'((?:[^",\\]++|(?>"(?:[^"\\]++|\\.)*+")|\\.)*+)(?:,|\Z)', re.DOTALL | re.ASCII)
 
 
@@ -40,59 +40,62 @@ class AddressHeaders(NamedTuple):
         return [*self.to, *self.cc, *self.bcc]
 
 
-def entries_of(entries: Iterable[Entry] | None, field: str) -> list[Entry]:
-    """A list of `entries`; an `InvalidMessage`, naming `field`, for a string or no list at all."""
-    if entries is None:
-        return []
-    if type(entries) is list:
-        return entries.copy()
-    if isinstance(entries, (str, bytes, Mapping)) or not isinstance(entries, Iterable):
-        raise InvalidMessage("a list of addresses is needed", field=field, value=entries)
-    return list(entries)
+def address_list(addresses: Iterable[AddressLike] | None, field: str) -> list[AddressLike]:
+    """A copy of `addresses` as a list.
 
-
-def mailbox_of(entry: Entry, field: str) -> Mailbox:
-    """The mailbox of `entry`, the texts of which may stand in a header.
-
-    Raises `BadHeaders` for a text that may not and `AddressError` for what is no mailbox, both
-    naming `field`.
+    Raises `InvalidMessage`, which names `field`, for a string or a value that is no collection.
     """
-    if type(entry) is str and len(entry) <= _CACHED_ENTRY:
+    if addresses is None:
+        return []
+    if type(addresses) is list:
+        return addresses.copy()
+    if isinstance(addresses, (str, bytes, Mapping)) or not isinstance(addresses, Iterable):
+        raise InvalidMessage("a list of addresses is needed", field=field, value=addresses)
+    return list(addresses)
+
+
+def mailbox_of(address: AddressLike, field: str) -> Mailbox:
+    """The mailbox of `address`. A header may have its texts.
+
+    Raises `BadHeaders` for a text that no header may have, and `AddressError` if `address` is no
+    mailbox. Both name `field`.
+    """
+    if type(address) is str and len(address) <= _CACHED_LENGTH:
         try:
-            return _mailbox_of_text(entry)
+            return _mailbox_of_text(address)
         except FieldError:
-            pass  # said again below, with the name of the field
-    entry = plain_entry(entry)
-    check_entry(entry, field)
-    return parse_mailbox(entry, field=field)
+            pass  # the same check below names the field
+    address = plain_entry(address)
+    check_address_text(address, field)
+    return parse_mailbox(address, field=field)
 
 
 @lru_cache(_CACHE_SIZE)
-def _mailbox_of_text(entry: str) -> Mailbox:
-    check_value(entry, "")
-    return parse_mailbox(entry)
+def _mailbox_of_text(address: str) -> Mailbox:
+    check_value(address, "")
+    return parse_mailbox(address)
 
 
-def check_entry(entry: Any, field: str) -> None:
-    """Raise `BadHeaders`, naming `field`, if a text of `entry` may not stand in a header."""
-    texts = entry if isinstance(entry, tuple) else (entry,)
-    if isinstance(entry, Mailbox):
-        texts = (plain_text(entry.display_name),)
+def check_address_text(address: Any, field: str) -> None:
+    """Raise `BadHeaders`, which names `field`, if no header may have a text of `address`."""
+    texts = address if isinstance(address, tuple) else (address,)
+    if isinstance(address, Mailbox):
+        texts = (plain_text(address.display_name),)
     for text in texts:
-        # What is no text at all is an address error, told by whoever parses it.
+        # The parser of addresses refuses any other type.
         if isinstance(text, str):
             check_value(text, field)
 
 
-def mailboxes_of(entries: Iterable[Entry], field: str) -> list[Mailbox]:
-    """The mailboxes of `entries`; errors are those of `mailbox_of`."""
-    return [mailbox_of(entry, field) for entry in entries]
+def mailboxes_of(addresses: Iterable[AddressLike], field: str) -> list[Mailbox]:
+    """The mailboxes of `addresses`. Raises what `mailbox_of` raises."""
+    return [mailbox_of(address, field) for address in addresses]
 
 
-def items_of(text: str) -> list[str]:
-    """The items of a comma-separated list, without the blanks around them; empty ones are left out.
+def split_address_list(text: str) -> list[str]:
+    """The items of a comma-separated list, without blanks around them and without empty items.
 
-    All of `text` is one item if there is a quoted string in it that does not end.
+    All of `text` is one item if a quoted string in it has no end.
     """
     items, position = [], 0
     while position < len(text):
@@ -105,24 +108,24 @@ def items_of(text: str) -> list[str]:
 
 
 def parse_mailboxes(text: str, *, field: str) -> list[Mailbox]:
-    """The mailboxes of a mailbox-list (RFC 5322 section 3.4), by our own grammar.
+    """The mailboxes of a mailbox-list (RFC 5322 section 3.4). `txmail.address` has the grammar.
 
-    Raises `AddressError`, naming `field`, for an item that is no mailbox, or if there is none.
+    Raises `AddressError`, which names `field`, for an item that is no mailbox, or an empty list.
     """
-    items = items_of(text)
+    items = split_address_list(text)
     if not items:
-        raise AddressError("there is none", field=field, value=text)
+        raise AddressError("there is no address in it", field=field, value=text)
     return [parse_mailbox(item, field=field) for item in items]
 
 
-def overriding(recipients: Iterable[Entry]) -> list[Mailbox]:
-    """The mailboxes of `recipients`, which replace those of a message."""
-    chosen = entries_of(recipients, "recipients")
-    return [parse_mailbox(entry, field="recipients") for entry in chosen]
+def parse_recipients(recipients: Iterable[AddressLike]) -> list[Mailbox]:
+    """The mailboxes of `recipients` that replace the recipients of a message."""
+    chosen = address_list(recipients, "recipients")
+    return [parse_mailbox(address, field="recipients") for address in chosen]
 
 
-def reverse_path(sender: Entry, field: str = "sender") -> str:
-    """The envelope's sender: an addr-spec, or the empty string if `sender` is ``"<>"``."""
+def parse_envelope_sender(sender: AddressLike, field: str = "sender") -> str:
+    """The sender of an envelope: an addr-spec; the empty string if `sender` is ``"<>"``."""
     sender = plain_text(sender)
     if isinstance(sender, str) and sender == NULL_SENDER:
         return ""

@@ -1,4 +1,4 @@
-"""`Attachment`: a file, or a body with more to say about itself than its text."""
+"""`Attachment`: a file that goes with a message, or a body with its own type and encoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .mime.header_check import check_value, has_ascii_line_ends, is_charset
 from .mime.header_write import parameter_header
 from .mime.parts import Part
 
-#: What a Content-Transfer-Encoding may be (RFC 2045 section 6.1); binary needs BINARYMIME.
+#: Content-Transfer-Encodings (RFC 2045 section 6.1). ``binary`` would need BINARYMIME.
 TRANSFER_ENCODINGS = ("base64", "quoted-printable", "7bit", "8bit")
 
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"  # noqa: S105
@@ -29,9 +29,9 @@ _SLASH = re.compile(r"[/\\]", re.ASCII)
 _PAIR = re.compile(r"\\(.)", re.ASCII)
 _MEDIA_TYPE = re.compile(f"{_RESTRICTED}/{_RESTRICTED}", re.ASCII)
 _DISPOSITION = re.compile(_RESTRICTED, re.ASCII)
-#: Characters of a parameter's name.
+#: The most characters of the name of a parameter.
 _LONGEST_NAME = 60
-#: Types of what a name like ``data.csv.gz`` stands for, by the encodings of `mimetypes`.
+#: The types of compressed files such as ``data.csv.gz``, by the encodings of `mimetypes`.
 _COMPRESSED = {
     "br": "application/x-brotli",
     "bzip2": "application/x-bzip2",
@@ -43,28 +43,28 @@ _CONTENT_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]{1,200}", re.ASCII)
 
 
 class Attachment:
-    """A file to go with a message, or its body in full control.
+    """A file that goes with a message, or a body with its own type and encoding.
 
     `filename`
-        The name the receiver sees; of a path only the last component is kept.
+        The name that the receiver sees. Of a path only the last component stays.
     `content_type`
-        Media type with parameters, ``"text/csv; charset=utf-8"``; guessed from the file name
-        otherwise, and ``application/octet-stream`` if that does not help. Text is encoded in its
-        charset; of octets it is a label, and may be one that Python does not know.
+        Media type with parameters, ``"text/csv; charset=utf-8"``. The default is guessed from the
+        file name; it is ``application/octet-stream`` for an unknown one. Text is encoded in the
+        charset. For octets the charset is a label only: Python need not know it.
     `data`
-        Text, octets, or a file: it is read to its end here and now and left open there.
+        Text, octets, or a file. The constructor reads the file to its end and leaves it open.
     `disposition`
-        ``attachment`` or ``inline``, with parameters. If nothing is said, what is shown is inline:
-        a body, and what the HTML calls by its content id; all else is an attachment.
+        ``attachment`` or ``inline``, with parameters. The default is inline for a body and for a
+        file that the HTML shows by its content id. For all other files it is attachment.
     `transfer_encoding`
-        ``base64`` (the default), ``quoted-printable``, ``7bit`` or ``8bit``. A text in a charset
-        such as UTF-16, in which line ends are other octets, is base64 where it says
+        ``base64`` (the default), ``quoted-printable``, ``7bit`` or ``8bit``. Text in a charset such
+        as UTF-16, whose line ends are other octets, becomes base64 in place of
         ``quoted-printable``.
     `content_id`
-        What the HTML body calls it after ``cid:``, with or without angle brackets.
+        The name that the HTML body uses after ``cid:``, with or without angle brackets.
 
-    Attributes may be changed until the message is sent. They are checked when it is, or by
-    `validate`; a file that gives neither text nor octets is an `InvalidMessage` at once.
+    Attributes may change until the message is sent. `validate` and sending check them. A file that
+    gives neither text nor octets raises `InvalidMessage` at once.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Attachment:
 
     @property
     def data(self) -> str | bytes | None:
-        """Text or octets. A file that is set is read, from where it stands to its end."""
+        """Text or octets. Setting a file reads it, from its position to its end."""
         return self._data
 
     @data.setter
@@ -100,7 +100,7 @@ class Attachment:
 
     @property
     def disposition(self) -> str:
-        """What was said, ``attachment`` if nothing was."""
+        """The disposition that was given; ``attachment`` without one."""
         return self._disposition or "attachment"
 
     @disposition.setter
@@ -120,38 +120,42 @@ class Attachment:
         return shown(f"<{type(self).__name__} {name} {self.content_type or '-'} {size}>")
 
     def validate(self) -> None:
-        """Raise `BadHeaders` or `InvalidMessage`, naming the argument, for what cannot be sent."""
+        """Raise `BadHeaders` or `InvalidMessage` for a wrong argument, which the error names."""
         self._headers("application/octet-stream", body=False)
         self._encoding()
         if self._data is None:
-            raise InvalidMessage("there is none", field="data")
+            raise InvalidMessage("there is no data; give text, octets or a file", field="data")
 
     @property
     def cid(self) -> str | None:
-        """The content id without angle brackets, or None. Raises `BadHeaders` if it is not one."""
+        """The content id without angle brackets, or None. Raises `BadHeaders` for a bad one."""
         if self.content_id is None:
             return None
         check_value(self.content_id, "content_id")
         bracketed = self.content_id.startswith("<") and self.content_id.endswith(">")
         cid = self.content_id[1:-1] if bracketed else self.content_id
         if _CONTENT_ID.fullmatch(cid) is None or "=?" in cid:
-            raise BadHeaders("not a content id", field="content_id", value=self.content_id)
+            raise BadHeaders(
+                "not a content id (RFC 2392)", field="content_id", value=self.content_id
+            )
         return cid
 
     @property
     def inline(self) -> bool:
-        """True if it is to be shown in its place, not listed as a file."""
+        """True if the disposition is ``inline``: mail programs show it in its place."""
         return ascii_lower(ascii_strip(self.disposition.partition(";")[0])) == "inline"
 
     @property
     def text(self) -> str:
-        """`data` as text. Octets are read in the charset of `content_type`, as far as they can be.
+        """`data` as text. Octets are decoded in the charset of `content_type`, bad ones to U+FFFD.
 
-        Raises `BadHeaders` if the content type is not one.
+        Raises `BadHeaders` for a bad content type.
         """
         if not isinstance(self._data, bytes):
             return self._data or ""
-        charset = _parse(self.content_type or "text/plain", "content_type")[1].get("charset", "")
+        charset = _parse_value(self.content_type or "text/plain", "content_type")[1].get(
+            "charset", ""
+        )
         charset = charset.strip("'")
         return self._data.decode(charset if is_charset(charset) else "utf-8", "replace")
 
@@ -162,13 +166,13 @@ class Attachment:
         shown: bool = False,
         parameters: Mapping[str, str] | None = None,
     ) -> Part:
-        """The MIME part to be written; as a body of `default_type` if that is given.
+        """The MIME part: an attachment, or a body if `default_type` is given.
 
-        `shown` says that it is shown in another part. `parameters` are those of `default_type`
-        that are not in the content type.
+        `shown` says that the HTML shows it. `parameters` are defaults for a part of `default_type`.
+        Raises `BadHeaders` or `InvalidMessage`, which names the argument, if it cannot be sent.
         """
         if self._data is None:
-            raise InvalidMessage("there is none", field="data")
+            raise InvalidMessage("there is no data; give text, octets or a file", field="data")
         body = default_type is not None
         media_type, options, headers = self._headers(
             default_type or "application/octet-stream", body=body, shown=shown or body
@@ -176,7 +180,7 @@ class Attachment:
         if ascii_lower(media_type) == default_type:
             options = {**(parameters or {}), **options}
         if ascii_lower(media_type) == "text/calendar" and (method := calendar_method(self.text)):
-            # The part has to say it too (RFC 5545 section 8.1).
+            # The part repeats the method (RFC 5545 section 8.1).
             options = {"method": method, **options}
         kind = ascii_lower(media_type.partition("/")[0])
         if kind == "text" and isinstance(self._data, str):
@@ -185,14 +189,14 @@ class Attachment:
         charset = options.get("charset", "utf-8")
         if kind == "text" and not has_ascii_line_ends(charset):
             if encoding in ("7bit", "8bit"):
-                problem = f"{echo(charset)} cannot be carried as {encoding}, but as base64"
+                problem = f"text in {echo(charset)} cannot be sent as {encoding}; use base64"
                 raise InvalidMessage(problem, field="transfer_encoding")
             if encoding == "quoted-printable" and isinstance(data, str):
                 data = crlf_lines(data)
             encoding = "base64"
-        octets = _encoded(data, charset)
+        octets = _encode_text(data, charset)
         if kind == "message" and encoding in ("base64", "quoted-printable"):
-            # RFC 2046 section 5.2.1 forbids to encode a message in a message.
+            # RFC 2046 section 5.2.1: a message in a message cannot be encoded.
             encoding = "7bit" if carries(crlf(octets)) else encoding
             if encoding != "7bit" and ascii_lower(media_type) == "message/rfc822":
                 media_type = "application/octet-stream"
@@ -213,20 +217,28 @@ class Attachment:
     def _headers(
         self, default_type: str, *, body: bool, shown: bool = False
     ) -> tuple[str, dict[str, str], tuple[str, ...]]:
-        """Media type, its parameters, and the other headers of the part."""
+        """The media type, its parameters, and the other headers of the part."""
         said = self._disposition or ("inline" if shown else "attachment")
-        disposition, options = _parse(said, "disposition")
+        disposition, options = _parse_value(said, "disposition")
         if _DISPOSITION.fullmatch(disposition) is None:
-            raise BadHeaders("not a disposition", field="disposition", value=self.disposition)
+            raise BadHeaders(
+                "not a disposition; use attachment or inline",
+                field="disposition",
+                value=self.disposition,
+            )
         filename = self._filename(options.pop("filename", None))
         content_type = self.content_type
         if content_type is None and filename and not body:
-            content_type = _guessed(filename)
-        media_type, parameters = _parse(content_type or default_type, "content_type")
+            content_type = _guess_type(filename)
+        media_type, parameters = _parse_value(content_type or default_type, "content_type")
         if _MEDIA_TYPE.fullmatch(media_type) is None or ascii_lower(media_type).startswith(
             "multipart/"
         ):
-            raise BadHeaders("not the type of a file", field="content_type", value=content_type)
+            raise BadHeaders(
+                "not a media type that a file can have, such as text/csv",
+                field="content_type",
+                value=content_type,
+            )
         if "charset" in parameters:
             parameters["charset"] = parameters["charset"].strip("'")
         if filename:
@@ -245,12 +257,12 @@ class Attachment:
         check_value(filename, "filename", parameter=True)
         last = _SLASH.split(filename)[-1].strip(" ")
         if last in ("", ".", ".."):
-            raise BadHeaders("not the name of a file", field="filename", value=filename)
+            raise BadHeaders("not a file name", field="filename", value=filename)
         return last
 
 
-def _encoded(data: str | bytes, charset: str) -> bytes:
-    """`data` in octets. Those of a text are in `charset`; octets are what they are."""
+def _encode_text(data: str | bytes, charset: str) -> bytes:
+    """`data` as octets. Text is encoded in `charset`; octets stay as they are."""
     if isinstance(data, bytes):
         return data
     if not is_charset(charset):
@@ -259,17 +271,19 @@ def _encoded(data: str | bytes, charset: str) -> bytes:
     try:
         return data.encode(charset)
     except UnicodeError:
-        raise InvalidMessage(f"the text has no form in {charset}", field="data") from None
+        raise InvalidMessage(
+            f"the text has characters that {charset} lacks; use utf-8", field="data"
+        ) from None
 
 
-def _guessed(filename: str) -> str | None:
-    """The type that a file of this name has; where it is compressed, that of the compression."""
+def _guess_type(filename: str) -> str | None:
+    """The media type of a file with this name; of a compressed file, that of the compression."""
     media_type, compression = mimetypes.guess_type(filename)
     return _COMPRESSED.get(compression) if compression else media_type
 
 
-def _parse(text: str, field: str) -> tuple[str, dict[str, str]]:
-    """A value and its parameters, by a closed grammar (RFC 2045 section 5.1)."""
+def _parse_value(text: str, field: str) -> tuple[str, dict[str, str]]:
+    """The value of a header, and its parameters (RFC 2045 section 5.1)."""
     check_value(text, field, parameter=True)
     found = _VALUE.match(text)
     parameters: dict[str, str] = {}
@@ -280,10 +294,14 @@ def _parse(text: str, field: str) -> tuple[str, dict[str, str]]:
             break
         name = ascii_lower(found[1])
         if "*" in name or name in parameters or len(name) > _LONGEST_NAME:
-            raise BadHeaders("a parameter of an improper name", field=field, value=text)
+            raise BadHeaders(
+                "a parameter name is invalid, too long or used twice", field=field, value=text
+            )
         parameters[name] = found[2] or _PAIR.sub(r"\1", found[3] or "")
         position = found.end()
     if found is None:
-        raise BadHeaders("not a value with parameters", field=field, value=text)
+        raise BadHeaders(
+            "not a value with parameters, such as text/csv; charset=utf-8", field=field, value=text
+        )
     value = text[: text.find(";")] if ";" in text else text
     return ascii_strip(value), parameters

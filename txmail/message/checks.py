@@ -7,7 +7,14 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from ..exceptions import InvalidMessage, MessageTooLarge
-from .addresses import AddressHeaders, Entry, check_entry, mailbox_of, mailboxes_of, reverse_path
+from .addresses import (
+    AddressHeaders,
+    AddressLike,
+    check_address_text,
+    mailbox_of,
+    mailboxes_of,
+    parse_envelope_sender,
+)
 from .attachment import Attachment
 from .extra_headers import check_extra_name
 from .icalendar import calendar_text
@@ -20,42 +27,44 @@ class Checkable(Renderable, Protocol):
     """The arguments of a `Message` that are checked here."""
 
     @property
-    def sender(self) -> Entry | None: ...
+    def sender(self) -> AddressLike | None: ...
     @property
-    def recipients(self) -> Sequence[Entry]: ...
+    def recipients(self) -> Sequence[AddressLike]: ...
     @property
-    def cc(self) -> Sequence[Entry]: ...
+    def cc(self) -> Sequence[AddressLike]: ...
     @property
-    def bcc(self) -> Sequence[Entry]: ...
+    def bcc(self) -> Sequence[AddressLike]: ...
     @property
-    def reply_to(self) -> Entry | list[Entry] | None: ...
+    def reply_to(self) -> AddressLike | list[AddressLike] | None: ...
     @property
     def envelope_sender(self) -> str | None: ...
     @property
     def extra_headers(self) -> Any: ...
 
 
-def address_headers(message: Checkable, default_sender: Entry | None) -> AddressHeaders:
-    """Check `message` as far as that needs no rendering; the mailboxes of its address headers.
+def address_headers(message: Checkable, default_sender: AddressLike | None) -> AddressHeaders:
+    """Check `message` without rendering it. Returns the mailboxes of its address headers.
 
-    `default_sender` is the author of a message without one. Raises `MessageError` or
-    `AddressError`, naming the argument at fault.
+    `default_sender` is the author of a message that has no sender. Raises `MessageError` or
+    `AddressError` for a wrong argument, which the error names.
     """
     _check_presence(message)
     check_header_texts(message)
-    # Before a million of them are parsed: there has to be room for "a@b, " each.
+    # The shortest address takes "a@b, ". This check comes before a million addresses are parsed.
     if (len(message.recipients) + len(message.cc)) * 5 > MAX_HEADERS:
-        problem = f"more than {MAX_HEADERS} octets of headers; others can go to bcc"
+        problem = f"the headers have more than {MAX_HEADERS} octets; move recipients to bcc"
         raise MessageTooLarge(problem, field="recipients")
     if message.envelope_sender is not None:
-        check_entry(message.envelope_sender, "envelope_sender")
-        reverse_path(message.envelope_sender, field="envelope_sender")
+        check_address_text(message.envelope_sender, "envelope_sender")
+        parse_envelope_sender(message.envelope_sender, field="envelope_sender")
     if message.sender:
         author = mailbox_of(message.sender, "sender")
     elif default_sender:
         author = mailbox_of(default_sender, "default_sender")
     else:
-        raise InvalidMessage("there is none, and no default", field="sender")
+        raise InvalidMessage(
+            "there is no sender; give one, or set a default sender", field="sender"
+        )
     replies = [] if message.reply_to is None else message.reply_to
     if not isinstance(replies, list):
         replies = [replies]
@@ -70,29 +79,29 @@ def address_headers(message: Checkable, default_sender: Entry | None) -> Address
 
 def _check_presence(message: Checkable) -> None:
     if not (message.recipients or message.cc or message.bcc):
-        raise InvalidMessage("there is none", field="recipients")
+        raise InvalidMessage("there are none; give recipients, cc or bcc", field="recipients")
     for field in ("body", "html", "calendar"):
         value = getattr(message, field)
         kinds = (str, Attachment, bytes) if field == "calendar" else (str, Attachment)
         if value is not None and not isinstance(value, kinds):
-            raise InvalidMessage("text or an Attachment is needed", field=field, value=value)
+            raise InvalidMessage("must be text or an Attachment", field=field, value=value)
     if isinstance(message.calendar, bytes):
         calendar_text(message.calendar)
     if message.body in (None, "") and message.html in (None, ""):
-        raise InvalidMessage("No body: neither text nor HTML", field="body")
+        raise InvalidMessage("there is no text; give body or html", field="body")
     if message.date is not None and (
         not isinstance(message.date, datetime) or message.date.utcoffset() is None
     ):
-        raise InvalidMessage("an aware datetime is needed", field="date")
+        raise InvalidMessage("must be a datetime with a time zone", field="date")
 
 
 def check_header_texts(message: Checkable) -> None:
-    """Raise `BadHeaders` for text that must not stand in a header. Address headers are not read."""
+    """Raise `BadHeaders` for a text that no header may have. Address headers are not checked."""
     check_value(message.subject, "subject", tab=True)
     if message.message_id is not None:
         check_value(message.message_id, "message_id")
     if len(message.extra_headers) * len("X:\r\n") > MAX_HEADERS:
-        problem = f"more than {MAX_HEADERS} octets of headers"
+        problem = f"the headers have more than {MAX_HEADERS} octets; leave some out"
         raise MessageTooLarge(problem, field="extra_headers")
     for name, value in message.header_pairs():
         check_extra_name(name)

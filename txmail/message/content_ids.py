@@ -1,4 +1,4 @@
-"""What an HTML text shows of the parts beside it: the content ids that it calls (RFC 2392)."""
+"""The content ids that HTML refers to: they name the parts that it shows (RFC 2392)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import html
 import re
 from urllib.parse import unquote
 
-#: Stands for what is not known of a text: a content id beside it may be another one.
+#: Stands for unknown text. A content id next to it is unknown too.
 UNKNOWN = "\0"
 
-# A scheme has no case. Where the URL ends depends on where it stands: in an attribute, with or
-# without quotes, or in CSS.
+# A URL stands in an attribute, with or without quotes, or in CSS: each ends it in its own way.
 _URL = re.compile(r"(?<![A-Za-z0-9+.\0-])cid:([^\s\"<>()]++)", re.IGNORECASE | re.ASCII)
 
 
 def content_ids(text: str) -> frozenset[str]:
-    """The content ids that the HTML `text` calls by ``cid:``, whole and decoded."""
+    """The content ids, decoded, of the ``cid:`` URLs in the HTML `text`."""
     found = set()
     for url in _URL.findall(text):
         # An apostrophe may end the URL, or be part of it.

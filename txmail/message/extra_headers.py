@@ -1,4 +1,4 @@
-"""The extra headers of a `Message`: which names they may have."""
+"""The extra headers of a `Message`, and the names that they may have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..exceptions import BadHeaders
 from .list_headers import ARGUMENTS
 from .mime.header_check import HEADER_NAME, MAX_NAME
 
-#: Headers that have an argument.
+#: Headers that have an argument of their own, and its name.
 _ARGUMENTS = {
     "from": "sender",
     "to": "recipients",
@@ -20,40 +20,40 @@ _ARGUMENTS = {
     "message-id": "message_id",
     **ARGUMENTS,
 }
-#: Headers that are made of the parts.
+#: Headers that txmail makes of body, html and attachments.
 _MIME = frozenset(
     {"mime-version", "content-type", "content-transfer-encoding", "content-disposition"}
     | {"content-id"}
 )
-#: Headers that belong to those who carry mail.
+#: Headers that mail servers add.
 _TRACE = frozenset({"received", "return-path", "delivered-to"})
 
 
 def check_extra_name(name: Any) -> None:
-    """Raise `BadHeaders` unless `name` can be that of an extra header."""
+    """Raise `BadHeaders` unless an extra header may have this `name`."""
     if not isinstance(name, str):
-        raise BadHeaders("the name of a header is a string", field="extra_headers", value=name)
+        raise BadHeaders("a header name must be a string", field="extra_headers", value=name)
     if problem := _refusal(name[: MAX_NAME + 1]):
         raise BadHeaders(problem, field="extra_headers", value=name)
 
 
 @lru_cache(256)
 def _refusal(name: str) -> str:
-    """Why `name`, or more than can be a name, is not one for an extra header; empty if it is."""
+    """Why an extra header cannot have this `name`; empty if it can."""
     lower = ascii_lower(name)
     if lower in _ARGUMENTS:
-        return f"cannot be an extra header, there is {_ARGUMENTS[lower]} for it"
+        return f"cannot be an extra header; use the argument {_ARGUMENTS[lower]}"
     if lower in _MIME:
-        return "cannot be an extra header, it is made of the parts (see Attachment)"
+        return "cannot be an extra header; it is made of body, html and attachments"
     if lower in _TRACE:
-        return "cannot be an extra header, it is made by those who carry mail"
+        return "cannot be an extra header; it is made by mail servers"
     if lower.startswith("resent-"):
-        return "cannot be an extra header; it goes with a message of the standard library"
+        return "cannot be an extra header; resend a message of the standard library"
     return "" if HEADER_NAME.fullmatch(name) else "not the name of a header"
 
 
 def copy_headers(headers: Any) -> Any:
-    """`headers` copied: a dict for a mapping, a list of pairs otherwise."""
+    """A copy of `headers`: a dict of a mapping, a list of other pairs."""
     if headers is None:
         return {}
     if isinstance(headers, Mapping):

@@ -1,4 +1,4 @@
-"""What a message has to know of a calendar in it (iCalendar, RFC 5545)."""
+"""The method and the text of a calendar in a message (iCalendar, RFC 5545)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..exceptions import InvalidMessage
 
 _FLAGS = re.IGNORECASE | re.MULTILINE | re.ASCII
 _METHOD = re.compile(r"^METHOD(?:;[^:\n]*+)?:([A-Za-z0-9-]{1,60})[ \t]*+$", _FLAGS)
-#: Where the first component of a calendar begins, and a fold of its lines (RFC 5545 section 3.1).
+#: The beginning of the first component, and a fold of a line (RFC 5545 section 3.1).
 _COMPONENT = re.compile(r"^BEGIN:(?!VCALENDAR)", _FLAGS)
 _FOLD = re.compile(r"\n[ \t]", re.ASCII)
 
@@ -19,7 +19,7 @@ def calendar_text(octets: bytes) -> str:
     try:
         return octets.decode("utf-8-sig")
     except UnicodeDecodeError:
-        problem = "octets that are not UTF-8; an Attachment can say their charset"
+        problem = "the octets are not UTF-8; use an Attachment, which names their charset"
         raise InvalidMessage(problem, field="calendar") from None
 
 

@@ -1,12 +1,12 @@
-"""Headers of mailing lists and of automatic mail, from arguments that say what they mean.
+"""The headers of mailing lists and automatic mail, and the arguments of `Message` that set them.
 
 `list_id`
     List-Id (RFC 2919): ``"news.example.com"``, ``"Our news <news.example.com>"`` or a pair.
 `list_help`, `list_unsubscribe`, `list_subscribe`, `list_post`, `list_owner`, `list_archive`
     The headers of RFC 2369: a URI, or a list of them, best first. `list_post` may be ``"NO"``.
 `one_click`
-    List-Unsubscribe-Post (RFC 8058): the one ``https`` URI of `list_unsubscribe` unsubscribes with
-    a POST and no further question. A receiver heeds it only if a DKIM signature covers both.
+    List-Unsubscribe-Post (RFC 8058): a POST to the one ``https`` URI of `list_unsubscribe`
+    unsubscribes at once. A receiver obeys it only if a DKIM signature covers both headers.
 `auto_submitted`
     Auto-Submitted (RFC 3834 section 5): ``"auto-generated"``, ``"auto-replied"``,
     ``"auto-notified"`` or ``"no"``.
@@ -32,7 +32,7 @@ _URI_FIELDS = {
 }
 _WORDS = ("auto-generated", "auto-replied", "auto-notified", "no")
 
-#: Each header here, in lower case, and the argument it is set by.
+#: Each of these headers, in lower case, and the argument that sets it.
 ARGUMENTS = {
     "list-id": "list_id",
     **{ascii_lower(name): field for field, name in _URI_FIELDS.items()},
@@ -41,13 +41,13 @@ ARGUMENTS = {
 }
 _FIELDS = tuple(ARGUMENTS.values())
 
-# Characters of RFC 3986 section 2, and the schemes of RFC 2369 section 2 that are still about.
+# The characters of RFC 3986 section 2, and the schemes of RFC 2369 section 2 that are in use.
 _URI = re.compile(
     r"(https?|mailto|ftp):[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+", re.IGNORECASE | re.ASCII
 )
-#: Octets of the longest URI: it cannot be folded.
+#: Octets of the longest URI. A URI cannot be folded.
 _LONGEST_URI = 900
-#: At least two labels, for the last of them are somebody's domain (RFC 2919 section 2).
+#: At least two labels: the last ones are a domain (RFC 2919 section 2).
 _LABEL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LIST_ID = re.compile(rf"(?=.{{1,255}}\Z){_LABEL}(?:\.{_LABEL})+", re.ASCII)
 _NAMED = re.compile(r'(?P<name>[^"<>]*)<(?P<id>[^<>]*)>', re.ASCII)
@@ -63,14 +63,14 @@ class ListArguments(Protocol):
 
 
 def has_list_headers(message: ListArguments) -> bool:
-    """True if `list_headers` has anything to do."""
+    """True if an argument of `message` asks for one of these headers."""
     return any(map(vars(message).get, _FIELDS))
 
 
 def list_headers(message: ListArguments) -> list[str]:
-    """The headers that the arguments of `message` ask for; what is empty asks for none.
+    """The headers that the arguments of `message` ask for. An empty argument asks for none.
 
-    Raises `BadHeaders` or `InvalidMessage`, naming the argument, if one cannot be made.
+    Raises `BadHeaders` or `InvalidMessage` for a wrong argument, which the error names.
     """
     found = []
     if message.list_id:
@@ -103,7 +103,9 @@ def _list_id(value: Any) -> str:
     for text in (name, identifier):
         check_value(text, "list_id")
     if _LIST_ID.fullmatch(identifier) is None or looks_encoded(identifier):
-        raise BadHeaders("not the identifier of a list", field="list_id", value=identifier)
+        raise BadHeaders(
+            "not a list identifier, such as news.example.com", field="list_id", value=identifier
+        )
     tokens = phrase(name, LINE - len("List-Id: ")) if name else ()
     return fold("List-Id", [*tokens, f"<{identifier}>"])
 
@@ -111,16 +113,16 @@ def _list_id(value: Any) -> str:
 def _uris(value: Any, field: str) -> list[str]:
     uris = [value] if isinstance(value, str) else value
     if not isinstance(uris, (list, tuple)):
-        raise InvalidMessage("a URI is needed, or a list of them", field=field, value=value)
+        raise InvalidMessage("a URI or a list of URIs is needed", field=field, value=value)
     if len(uris) * len("<ftp:x>, ") > MAX_HEADERS:
-        raise MessageTooLarge(f"more than {MAX_HEADERS} octets of headers", field=field)
+        raise MessageTooLarge(f"more than {MAX_HEADERS} octets; leave some out", field=field)
     for uri in uris:
-        # What is percent-encoded is looked at too: mail programs decode it, mailto: most of all.
+        # Mail programs decode percent-encoding, above all that of mailto: URIs.
         check_value(uri, field, parameter=True)
         if _URI.fullmatch(uri) is None or looks_encoded(uri):
             raise BadHeaders("not a URI of http, https, mailto or ftp", field=field, value=uri)
         if len(uri) > _LONGEST_URI:
-            raise BadHeaders(f"longer than {_LONGEST_URI} octets", field=field, value=uri)
+            raise BadHeaders(f"more than {_LONGEST_URI} octets; shorten it", field=field, value=uri)
     return list(uris)
 
 
@@ -128,6 +130,6 @@ def _one_click(unsubscribe: Any) -> str:
     uris = _uris(unsubscribe or [], "list_unsubscribe")
     schemes = [ascii_lower(uri.partition(":")[0]) for uri in uris]
     if schemes.count("https") != 1 or "http" in schemes:
-        problem = "needs just one https URI, and none of http, in list_unsubscribe"
+        problem = "list_unsubscribe must have exactly one https URI and no http URI"
         raise InvalidMessage(problem, field="one_click")
     return "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"

@@ -1,4 +1,4 @@
-"""`Message`: what an application says in a mail, in its own words."""
+"""`Message`: the mail that an application makes of text, addresses and attachments."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..exceptions import BadHeaders, InvalidMessage, MessageTooLarge
 from ..interfaces import IMessage
 from ..types import Several
 from .addresses import (
-    Entry,
-    check_entry,
-    entries_of,
-    overriding,
-    reverse_path,
+    AddressLike,
+    address_list,
+    check_address_text,
+    parse_envelope_sender,
+    parse_recipients,
 )
 from .attachment import Attachment
 from .checks import address_headers, check_header_texts
@@ -33,55 +33,56 @@ from .render import render
 
 @implementer(IMessage)
 class Message:
-    """A mail to be sent. Mutable: it is rendered, and thereby copied, when it is handed in.
+    """A mail to be sent. Mutable: `send()` renders it, so later changes have no effect.
 
     `subject`, `body`, `html`
-        Text, and nothing but text: ``{{`` or ``=?`` in it reach the receiver as they are. `body` or
-        `html` has to have some; either may be an `Attachment`.
+        Text. It is never read as a template or as markup of mail: the receiver sees ``{{`` and
+        ``=?`` as they are. `body` or `html` must have some text. Either may be an `Attachment`.
     `recipients`, `cc`, `bcc`
         Lists of addresses: ``"a@b.c"``, ``"Name <a@b.c>"`` or pairs of name and address. One of
-        them has to have some. `bcc` is in the envelope only.
+        them must have an address. `bcc` is in the envelope only.
     `sender`
-        The From, in the same forms; a mailer's default sender otherwise.
+        The From, in the same forms. The default is the default sender of the mailer.
     `extra_headers`
-        A mapping or a list of pairs. Headers that have an argument of their own, and those that
-        are made of the parts or by servers, cannot be named. Values are text; where a header has a
-        syntax of its own, such as References, they are written as they are, without the blanks
-        around them. A TAB is written as a blank.
+        A mapping or a list of pairs. It cannot name headers that have an argument of their own,
+        headers that txmail makes of the parts, and headers that mail servers add. Values are text.
+        A header with a syntax of its own, such as References, gets its value as it is, without
+        blanks around it. A TAB becomes a blank.
     `attachments`
-        A list of `Attachment` s. One that is inline, or that the HTML names by ``cid:``, goes with
-        the HTML (RFC 2387).
+        A list of `Attachment` s. An attachment that is inline, or that the HTML refers to by
+        ``cid:``, goes into one multipart with the HTML (RFC 2387).
     `reply_to`
-        One entry or a list of them.
+        An address or a list of addresses.
     `envelope_sender`
-        Where bounces go: an addr-spec, or ``"<>"`` for nowhere. Otherwise the sender's address.
+        The address that bounces go to: an addr-spec, or ``"<>"`` for no bounces. The default is
+        the address of the sender.
     `message_id`, `date`
-        ``"<left@right>"`` and an aware datetime; made anew at each rendering otherwise. With both
-        of them told, the same message is rendered to the same octets.
+        ``"<left@right>"`` and a datetime with a time zone. By default each rendering makes new
+        ones. A message that has both always becomes the same octets.
     `calendar`
-        An invitation or an answer to one: iCalendar text, its octets in UTF-8, or an `Attachment`;
-        shown by mail programs in place of the text and HTML that say the same. Its METHOD becomes
-        that of the part (RFC 6047).
+        An invitation or an answer to one: iCalendar text, its octets in UTF-8, or an `Attachment`.
+        Mail programs show it in place of the text and the HTML. The part gets the METHOD of the
+        calendar (RFC 6047).
     `list_id`, `list_help`, `list_unsubscribe`, `list_subscribe`, `list_post`, `list_owner`,
     `list_archive`, `one_click`, `auto_submitted`
         The headers of mailing lists and automatic mail: see `txmail.message.list_headers`.
 
-    A string in place of a list is an `InvalidMessage` at once; all else is checked by `validate`,
-    and when the message is rendered.
+    A string in place of a list raises `InvalidMessage` at once. `validate` and rendering check
+    everything else.
     """
 
     def __init__(
         self,
         subject: str | None = None,
-        recipients: Several[Entry] | None = None,
+        recipients: Several[AddressLike] | None = None,
         body: str | Attachment | None = None,
         html: str | Attachment | None = None,
-        sender: Entry | None = None,
-        cc: Several[Entry] | None = None,
-        bcc: Several[Entry] | None = None,
+        sender: AddressLike | None = None,
+        cc: Several[AddressLike] | None = None,
+        bcc: Several[AddressLike] | None = None,
         extra_headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
         attachments: Iterable[Attachment] | None = None,
-        reply_to: Entry | list[Entry] | None = None,
+        reply_to: AddressLike | list[AddressLike] | None = None,
         envelope_sender: str | None = None,
         *,
         message_id: str | None = None,
@@ -124,35 +125,35 @@ class Message:
         self.auto_submitted = auto_submitted
 
     @property
-    def recipients(self) -> list[Entry]:
-        """The entries of To."""
+    def recipients(self) -> list[AddressLike]:
+        """The addresses of To."""
         return self._recipients
 
     @recipients.setter
-    def recipients(self, entries: Iterable[Entry] | None) -> None:
-        self._recipients = entries_of(entries, "recipients")
+    def recipients(self, addresses: Iterable[AddressLike] | None) -> None:
+        self._recipients = address_list(addresses, "recipients")
 
     @property
-    def cc(self) -> list[Entry]:
-        """The entries of Cc."""
+    def cc(self) -> list[AddressLike]:
+        """The addresses of Cc."""
         return self._cc
 
     @cc.setter
-    def cc(self, entries: Iterable[Entry] | None) -> None:
-        self._cc = entries_of(entries, "cc")
+    def cc(self, addresses: Iterable[AddressLike] | None) -> None:
+        self._cc = address_list(addresses, "cc")
 
     @property
-    def bcc(self) -> list[Entry]:
-        """The recipients nobody sees."""
+    def bcc(self) -> list[AddressLike]:
+        """The recipients that no header names."""
         return self._bcc
 
     @bcc.setter
-    def bcc(self, entries: Iterable[Entry] | None) -> None:
-        self._bcc = entries_of(entries, "bcc")
+    def bcc(self, addresses: Iterable[AddressLike] | None) -> None:
+        self._bcc = address_list(addresses, "bcc")
 
     @property
     def extra_headers(self) -> Any:
-        """A dict, or a list of pairs if it was not a mapping that was set."""
+        """A dict; a list of pairs if they were set from pairs."""
         return self._extra_headers
 
     @extra_headers.setter
@@ -161,33 +162,33 @@ class Message:
 
     @property
     def send_to(self) -> set[str]:
-        """All recipients: strings as they were given, and the addr-specs of pairs."""
-        entries = [*self.recipients, *self.cc, *self.bcc]
-        return {e if isinstance(e, str) else parse_mailbox(e).address.text for e in entries}
+        """All recipients: strings as they are, and the addr-specs of pairs."""
+        addresses = [*self.recipients, *self.cc, *self.bcc]
+        return {e if isinstance(e, str) else parse_mailbox(e).address.text for e in addresses}
 
-    def add_recipient(self, recipient: Entry) -> None:
-        """Add an entry to To."""
+    def add_recipient(self, recipient: AddressLike) -> None:
+        """Add an address to To."""
         self.recipients.append(recipient)
 
-    def add_cc(self, recipient: Entry) -> None:
-        """Add an entry to Cc."""
+    def add_cc(self, recipient: AddressLike) -> None:
+        """Add an address to Cc."""
         self.cc.append(recipient)
 
-    def add_bcc(self, recipient: Entry) -> None:
-        """Add a recipient nobody sees."""
+    def add_bcc(self, recipient: AddressLike) -> None:
+        """Add a recipient that no header names."""
         self.bcc.append(recipient)
 
     def attach(self, attachment: Attachment) -> None:
-        """Add an `Attachment`; an `InvalidMessage` for anything else."""
+        """Add an `Attachment`. Raises `InvalidMessage` for anything else."""
         if not isinstance(attachment, Attachment):
-            raise InvalidMessage("an Attachment is needed", field="attachments", value=attachment)
+            raise InvalidMessage("must be an Attachment", field="attachments", value=attachment)
         self.attachments.append(attachment)
 
     def is_bad_headers(self) -> bool:
-        """True if a header has a name or a value that must not be sent."""
+        """True if a header has a name or a value that cannot be sent."""
         own = plain_copy(self)
         replies = own.reply_to if isinstance(own.reply_to, list) else [own.reply_to]
-        entries: dict[str, list[Any]] = {
+        addresses: dict[str, list[Any]] = {
             "sender": [own.sender],
             "envelope_sender": [own.envelope_sender],
             "recipients": own.recipients,
@@ -197,19 +198,19 @@ class Message:
         }
         try:
             check_header_texts(own)
-            for field, of_field in entries.items():
-                for entry in of_field:
-                    check_entry(entry, field)
+            for field, of_field in addresses.items():
+                for address in of_field:
+                    check_address_text(address, field)
         except (BadHeaders, MessageTooLarge):
             return True
         return False
 
     def validate(self) -> None:
-        """Raise what sending this message would, as far as it can be told without rendering it.
+        """Check this message without rendering it. Raises what sending it would raise.
 
-        `InvalidMessage` if something is missing, `BadHeaders` for a value that must not stand in a
-        header, `AddressError` for an address that is not one, `MessageTooLarge` beyond the bounds;
-        each names the argument.
+        `InvalidMessage` if something is missing, `BadHeaders` for a value that no header may have,
+        `AddressError` for a bad address, `MessageTooLarge` beyond the limits. Each names the
+        argument.
         """
         own = plain_copy(self)
         address_headers(own, None)
@@ -218,7 +219,7 @@ class Message:
                 part.validate()
 
     def to_message(self) -> EmailMessage:
-        """The message as the standard library reads it. Raises what `validate` raises."""
+        """This message, as an `EmailMessage`. Raises what `validate` raises."""
         self.validate()
         own = plain_copy(self)
         content = render(own, address_headers(own, None))
@@ -227,28 +228,28 @@ class Message:
     def to_envelope(
         self,
         *,
-        sender: Entry | None = None,
-        recipients: Iterable[Entry] | None = None,
-        default_sender: Entry | None = None,
+        sender: AddressLike | None = None,
+        recipients: Iterable[AddressLike] | None = None,
+        default_sender: AddressLike | None = None,
         html_to_text: Callable[[str], str] | None = None,
     ) -> Envelope:
-        """Render to an `Envelope`, as `IMessage` has it; nothing is written to the message.
+        """Render to an `Envelope` (`IMessage`). The message itself does not change.
 
-        `sender` and `recipients` replace the envelope's only; `default_sender` is the From of a
-        message without one. `html_to_text`, an `IHtmlToText`, makes the text of a message that has
-        HTML only.
+        `sender` and `recipients` replace the addresses of the envelope, not the headers.
+        `default_sender` is the From of a message without one. `html_to_text`, an `IHtmlToText`,
+        makes the text part of a message that has HTML only.
         """
         own = plain_copy(self)
         addresses = address_headers(own, default_sender)
-        chosen = addresses.recipients if recipients is None else overriding(recipients)
+        chosen = addresses.recipients if recipients is None else parse_recipients(recipients)
         content = render(own, addresses, html_to_text)
         if sender is None:
             sender = own.envelope_sender
-        path = addresses.author.address.text if sender is None else reverse_path(sender)
+        path = addresses.author.address.text if sender is None else parse_envelope_sender(sender)
         return pass_gate(Envelope(path, tuple([m.address.text for m in chosen]), content))
 
     def header_pairs(self) -> list[tuple[str, str]]:
-        """The extra headers as pairs, whichever way they were given."""
+        """The extra headers as pairs of name and value."""
         headers = self._extra_headers
         if not headers:
             return []

@@ -1,7 +1,7 @@
-"""Plain copies of what is handed in: nothing in them is of a type derived from text or octets.
+"""Copies of messages and attachments in which no value has a type derived from `str` or `bytes`.
 
-A type derived from `str` or `bytes` may say one thing when it is checked, and another when it is
-written. So all is copied at the door, and what was checked is what is written.
+A type derived from `str` or `bytes` may give one value when txmail checks it, and another when
+txmail writes it. txmail copies first; it then writes the very values that it has checked.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from ..address import plain_text
 
 _T = TypeVar("_T")
 
-#: Types that are what they seem.
+#: Types whose values never change.
 _HARMLESS = frozenset({str, bytes, int, bool, type(None)})
 
 
 def plain_copy(value: _T) -> _T:
-    """A copy of `value`, a `txmail.Message` or `txmail.Attachment`, with plain values in it."""
+    """A copy of `value`, a `txmail.Message` or `txmail.Attachment`, with plain values."""
     made = object.__new__(type(value))
     own, new = vars(value), vars(made)
     new.update(own)
@@ -45,7 +45,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_plain(values: Any) -> bool:
-    """True if there is nothing in `values` that has to be copied. Calls nothing for each."""
+    """True if no value in `values` has to be copied. Makes no call for each value."""
     if type(values) is dict:
         return _HARMLESS.issuperset(map(type, values)) and _is_plain([*values.values()])
     if values and type(values[0]) is tuple and {tuple}.issuperset(map(type, values)):

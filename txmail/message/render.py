@@ -1,11 +1,11 @@
-"""From `Message` to content octets: which headers, and how the parts are put together.
+"""`Message` to content octets: its headers, and the order of its parts.
 
-What goes where (RFC 2046 section 5.1, RFC 2387)::
+The parts (RFC 2046 section 5.1, RFC 2387)::
 
     mixed                       if there are attachments
         alternative             if there is more than one of text, HTML and calendar
             text
-            related             if attachments are shown in the HTML
+            related             if the HTML shows attachments
                 html
                 images ...
             calendar
@@ -32,11 +32,11 @@ from .mime.date import date_text, new_date
 from .mime.encodings import crlf_text, encode_text
 from .mime.header_write import MAILBOX_LISTS, header, mailbox_header, text_header
 from .mime.message_id import message_id_of
-from .mime.parts import Part, check_headers, header_names, multipart, write
+from .mime.parts import Part, check_part_headers, header_names, multipart, write_content
 
-#: Extra headers that hold mailboxes, not text.
+#: Extra headers that have mailboxes in them.
 MAILBOX_HEADERS = MAILBOX_LISTS | {"sender"}
-#: Multiparts and bodies that a message may have beside its attachments.
+#: Multiparts and bodies that a message may have besides its attachments.
 _OTHER_PARTS = 6
 
 
@@ -65,24 +65,25 @@ class Renderable(ListArguments, Protocol):
 def render(
     message: Renderable, addresses: AddressHeaders, html_to_text: Callable[[str], str] | None = None
 ) -> bytes:
-    """The content of `message`, past the gate. With `html_to_text`, HTML never goes alone.
+    """The content of `message`. The gate has checked it.
 
-    Raises `MessageError` or `AddressError`, naming the argument at fault.
+    `html_to_text` makes the text part of a message that has HTML only. Raises `MessageError` or
+    `AddressError` for a wrong argument, which the error names.
     """
-    part = body_of(message, html_to_text)
+    part = body_part(message, html_to_text)
     message_id = message_id_of(message.message_id, addresses.author)
-    headers = headers_of(message, addresses, message_id)
+    headers = write_headers(message, addresses, message_id)
     names = [line.partition(":")[0] for line in headers] + header_names(part)
-    check_headers(part)
-    content, boundaries = write(headers, part, message_id)
+    check_part_headers(part)
+    content, boundaries = write_content(headers, part, message_id)
     gate.check(content, intended_headers=names, boundaries=boundaries, known_parts=True)
     return content
 
 
-def headers_of(message: Renderable, addresses: AddressHeaders, message_id: str) -> list[str]:
-    """The header fields of `message`, each folded and with its line end; those of MIME apart.
+def write_headers(message: Renderable, addresses: AddressHeaders, message_id: str) -> list[str]:
+    """The headers of `message`, each folded and with its line end, without those of its body part.
 
-    Raises `MessageError`, naming the argument at fault.
+    Raises `MessageError` for a wrong argument, which the error names.
     """
     headers = [mailbox_header("From", [addresses.author])]
     if addresses.to:
@@ -109,70 +110,72 @@ def headers_of(message: Renderable, addresses: AddressHeaders, message_id: str) 
     return headers
 
 
-def body_of(message: Renderable, html_to_text: Callable[[str], str] | None) -> Part:
-    """The MIME part that is the body of `message`, with all that is in it.
+def body_part(message: Renderable, html_to_text: Callable[[str], str] | None) -> Part:
+    """The MIME part that has the text, HTML, calendar and attachments of `message`.
 
-    Raises `MessageTooLarge` for too many parts, and `InvalidMessage` for one that cannot be sent.
+    Raises `MessageTooLarge` for too many parts, `InvalidMessage` for a part that cannot be sent.
     """
     if len(message.attachments) + _OTHER_PARTS > gate.MAX_PARTS:
         raise MessageTooLarge(f"more than {gate.MAX_PARTS} parts", field="attachments")
     related: list[Part] = []
     files: list[Part] = []
-    called = content_ids(_string(message.html)) if message.html and message.attachments else ()
+    referenced = (
+        content_ids(_as_string(message.html)) if message.html and message.attachments else ()
+    )
     for attachment in message.attachments:
-        is_called = attachment.cid in called
-        belongs = is_called or (message.html and attachment.cid and attachment.inline)
-        (related if belongs else files).append(attachment.to_part(shown=is_called))
+        is_referenced = attachment.cid in referenced
+        belongs = is_referenced or (message.html and attachment.cid and attachment.inline)
+        (related if belongs else files).append(attachment.to_part(shown=is_referenced))
     parts = []
     if message.body:
-        parts.append(_text(message.body, "plain", "body"))
-    elif message.html and html_to_text and (text := _text_of(message.html, html_to_text)):
-        parts.append(_text(text, "plain", "html"))
+        parts.append(_text_part(message.body, "plain", "body"))
+    elif message.html and html_to_text and (text := _html_as_text(message.html, html_to_text)):
+        parts.append(_text_part(text, "plain", "html"))
     if message.html:
-        html = _text(message.html, "html", "html")
-        parts.append(_related(html, related) if related else html)
+        html = _text_part(message.html, "html", "html")
+        parts.append(_related_part(html, related) if related else html)
     if message.calendar:
-        parts.append(_calendar(message.calendar))
+        parts.append(_calendar_part(message.calendar))
     body = multipart("alternative", *parts) if len(parts) > 1 else parts[0]
     return multipart("mixed", body, *files) if files else body
 
 
-def _string(text: str | Attachment) -> str:
+def _as_string(text: str | Attachment) -> str:
     return text.text if isinstance(text, Attachment) else text
 
 
-def _text_of(html: str | Attachment, html_to_text: Callable[[str], str]) -> str:
-    """The text that `html_to_text` makes of `html`; empty if there is none in it."""
+def _html_as_text(html: str | Attachment, html_to_text: Callable[[str], str]) -> str:
+    """The text that `html_to_text` makes of `html`; empty if it has only white space."""
     try:
-        text = html_to_text(_string(html))
+        text = html_to_text(_as_string(html))
     except Exception as error:
-        # Other people's parsers fail in many ways, and their errors may repeat the text.
-        problem = f"no text could be made of it ({name_of(type(error))})"
+        # A parser of another library may raise anything, and its error may repeat the text.
+        problem = f"html_to_text failed ({name_of(type(error))})"
         raise InvalidMessage(problem, field="html") from None
     if not isinstance(text, str):
-        raise InvalidMessage("what was made of it is no text", field="html")
+        raise InvalidMessage("html_to_text did not return text", field="html")
     return text if text.strip() else ""
 
 
-def _related(html: Part, related: list[Part]) -> Part:
-    # RFC 2387 section 3.1 wants to be told the type of the HTML again.
+def _related_part(html: Part, related: list[Part]) -> Part:
+    # RFC 2387 section 3.1: the multipart repeats the type of its first part.
     media_type = html.headers[0].removeprefix("Content-Type: ").partition(";")[0].strip("\r\n")
     return multipart(f'related; type="{media_type}"', html, *related)
 
 
-def _calendar(calendar: str | bytes | Attachment) -> Part:
-    """An invitation as mail programs look for it (RFC 6047 section 2.4)."""
+def _calendar_part(calendar: str | bytes | Attachment) -> Part:
+    """The calendar part, in the form that mail programs look for (RFC 6047 section 2.4)."""
     if isinstance(calendar, Attachment):
-        # What a calendar is in if nothing is said (RFC 5545 section 3.1.4), but not other text.
+        # UTF-8 is the default of a calendar (RFC 5545 section 3.1.4), but not of other text.
         parameters = {"charset": "utf-8"} if _is_utf8(calendar.data) else {}
         return calendar.to_part("text/calendar", parameters=parameters)
     text = calendar_text(calendar) if isinstance(calendar, bytes) else calendar
     method = calendar_method(text)
-    return _text(text, "calendar", "calendar", f"; method={method}" if method else "")
+    return _text_part(text, "calendar", "calendar", f"; method={method}" if method else "")
 
 
 def _is_utf8(data: str | bytes | None) -> bool:
-    """True for octets of UTF-8 that are not ASCII."""
+    """True if `data` is octets of UTF-8 beyond ASCII."""
     if not isinstance(data, bytes) or data.isascii():
         return False
     try:
@@ -181,7 +184,7 @@ def _is_utf8(data: str | bytes | None) -> bool:
         return False
 
 
-def _text(text: str | Attachment, subtype: str, field: str, parameters: str = "") -> Part:
+def _text_part(text: str | Attachment, subtype: str, field: str, parameters: str = "") -> Part:
     if isinstance(text, Attachment):
         return text.to_part(f"text/{subtype}")
     if len(text) > gate.MAX_CONTENT:
@@ -189,7 +192,7 @@ def _text(text: str | Attachment, subtype: str, field: str, parameters: str = ""
     try:
         octets = crlf_text(text).encode()
     except UnicodeEncodeError:
-        raise InvalidMessage("a lone surrogate in the text", field=field) from None
+        raise InvalidMessage("the text has a lone surrogate; remove it", field=field) from None
     encoding, body = encode_text(octets)
     headers = (
         f"Content-Type: text/{subtype}; charset=utf-8{parameters}\r\n",

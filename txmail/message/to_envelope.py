@@ -1,4 +1,4 @@
-"""One door for everything that can be sent: `to_envelope`."""
+"""`to_envelope`: the envelope of any message that can be sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..common.shown import name_of
 from ..envelope import Envelope, pass_gate
 from ..exceptions import InvalidMessage
-from .addresses import Entry, overriding, reverse_path
+from .addresses import AddressLike, parse_envelope_sender, parse_recipients
 from .message import Message
 from .mime import gate
 from .stdlib.convert import envelope_of_stdlib
@@ -19,24 +19,26 @@ from .stdlib.convert import envelope_of_stdlib
 def to_envelope(
     message: Any,
     *,
-    sender: Entry | None = None,
-    recipients: Iterable[Entry] | None = None,
-    default_sender: Entry | None = None,
+    sender: AddressLike | None = None,
+    recipients: Iterable[AddressLike] | None = None,
+    default_sender: AddressLike | None = None,
     html_to_text: Callable[[str], str] | None = None,
 ) -> Envelope:
-    """The `Envelope` to be sent for `message`, which is not written to and has passed the gate.
+    """The `Envelope` of `message`. The gate has checked it; `message` itself does not change.
 
     `message`
-        An `IMessage` such as `Message`, a message of the standard library, or an `Envelope`, which
-        is taken as it is.
+        An `IMessage` such as `Message`, a message of the standard library, or an `Envelope`, whose
+        content stays as it is.
     `sender`, `recipients`
-        Replace the envelope's; the headers stay. A `sender` of ``"<>"`` is the null sender.
+        Replace the addresses of the envelope. The headers stay. A `sender` of ``"<>"`` is the null
+        sender.
     `default_sender`
         The From of a message without one.
     `html_to_text`
-        An `IHtmlToText` for a `Message` that has HTML only; the others are complete as they are.
+        An `IHtmlToText`. It makes the text part of a `Message` that has HTML only.
 
-    Raises `MessageError` or `AddressError` for what cannot be sent, naming what is wrong.
+    Raises `MessageError` or `AddressError` for a message that cannot be sent. The error names the
+    argument or header that is wrong.
     """
     if isinstance(message, Envelope):
         if not message.gated:
@@ -44,24 +46,24 @@ def to_envelope(
             pass_gate(message)
         changed: dict[str, Any] = {}
         if sender is not None:
-            changed["sender"] = reverse_path(sender)
+            changed["sender"] = parse_envelope_sender(sender)
         if recipients is not None:
-            changed["recipients"] = tuple(m.address.text for m in overriding(recipients))
+            changed["recipients"] = tuple(m.address.text for m in parse_recipients(recipients))
         return pass_gate(replace(message, **changed)) if changed else message
     if isinstance(message, email.message.Message):
         return envelope_of_stdlib(
             message, sender=sender, recipients=recipients, default_sender=default_sender
         )
-    # Only its type is told: text handed in by mistake must not show up in an error.
+    # An error shows the type only: a text that was passed by mistake may be a secret.
     kind = name_of(type(message))
     if isinstance(message, type) or not callable(getattr(message, "to_envelope", None)):
-        raise InvalidMessage(f"a value of type {kind} is no message", field="message")
+        raise InvalidMessage(f"a value of type {kind} is not a message", field="message")
     options: dict[str, Any] = {"html_to_text": html_to_text} if isinstance(message, Message) else {}
     envelope = message.to_envelope(
         sender=sender, recipients=recipients, default_sender=default_sender, **options
     )
     if not isinstance(envelope, Envelope):
-        raise InvalidMessage(f"to_envelope() of {kind} gave no Envelope", field="message")
+        raise InvalidMessage(f"to_envelope() of {kind} did not return an Envelope", field="message")
     if not envelope.gated:
         gate.check(envelope.content)
         pass_gate(envelope)

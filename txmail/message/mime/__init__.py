@@ -1,1 +1,4 @@
-"""From text and files to the octets of a message, and the last check of them."""
+"""MIME: text, files and headers to octets, and `gate`, the last check of the octets.
+
+Begin with `parts` and `header_write`. Nothing here knows `Message` or `Attachment`.
+"""

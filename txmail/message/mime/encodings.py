@@ -1,7 +1,7 @@
 """Content-Transfer-Encodings of bodies: 7bit, 8bit, quoted-printable, base64 (RFC 2045 section 6).
 
-Bodies are handled whole, by what `bytes` and `re` do in C: there is no loop over octets, and the
-only ones over lines are those that have to break them. Time is linear in the size of the body.
+Methods of `bytes` and `re`, which are written in C, work on whole bodies. There is no loop over
+octets, and loops over lines only break lines. Time is linear in the size of the body.
 """
 
 from __future__ import annotations
@@ -12,64 +12,64 @@ import struct
 
 from ...exceptions import InvalidMessage
 
-#: Octets of a line that every reader shows as it is (RFC 5322 section 2.1.1).
+#: Octets of a line that every mail program shows unchanged (RFC 5322 section 2.1.1).
 _READABLE = 78
 #: Octets of an encoded line, an equals sign at its end included (RFC 2045 sections 6.7 and 6.8).
 _ENCODED = 76
 #: Octets of the longest line that may be sent (RFC 5322 section 2.1.1).
 _LONGEST = 998
-#: Lines of base64 that are cut at once.
+#: Lines of base64 that one call of `struct` cuts.
 _BLOCK = 128
 
-# Possessive: each octet can be matched in one way only, and nothing is ever tried twice. They say
-# nothing of a line feed on its own, which is counted where there can be one.
+# Possessive: each octet matches in one way only, and no octet is tried twice. These patterns let
+# through a line feed without CR: where one can occur, callers count line feeds.
 _READABLE_LINES = re.compile(rb"(?:(?>[^\r]{0,%d}+\r\n))*+" % _READABLE)
 _LONGEST_LINES = re.compile(rb"(?:(?>[^\r]{0,%d}+\r\n))*+[^\r]{0,%d}+" % (_LONGEST, _LONGEST))
 _ENCODED_LINES = re.compile(rb"(?:(?>[^\r]{0,%d}+(?<![ \t])\r\n))*+" % _ENCODED)
-# Lines that are short enough, and then either the end or as much of a longer one as fits beside an
-# equals sign without tearing an escape. It matches at any place, the end included, and before a CR
-# on its own, which there is none of: a search that fails would begin again at each octet.
+# Lines that are short enough, and then either the end, or as much of a longer line as fits beside
+# an equals sign without tearing an escape. It matches at every place, even at the end or before a
+# CR without LF (which does not occur): a search that fails would begin again at each octet.
 _UP_TO_SOFT_BREAK = re.compile(
     rb"(?:(?>[^\r]{0,%d}+\r\n))*+(?:[^\r]{0,%d}+\Z|[^\r]{%d,%d}(?<!=)(?<!=.)|[^\r]{0,%d}+\r)"
     % (_ENCODED, _ENCODED, _ENCODED - 3, _ENCODED - 1, _ENCODED)
 )
 
-#: What needs no escape in quoted-printable, in text with its line ends and in other data.
+#: Octets that need no escape in quoted-printable: in text with its line ends, and in other data.
 PLAIN_TEXT = bytes([*b"\t\r\n", *range(32, 61), *range(62, 127)])
 _PLAIN_DATA = bytes(set(PLAIN_TEXT) - set(b"\r\n"))
 _ESCAPES = [b"=%02X" % octet for octet in range(256)]
 _AS_DATA = {n: e.decode() for n, e in enumerate(_ESCAPES) if n not in _PLAIN_DATA}
 _AS_TEXT = {n: e for n, e in _AS_DATA.items() if n not in b"\r\n"}
-#: With more different octets to escape than this, one pass over all is faster than one for each.
+#: With more different octets to escape, one pass over all is faster than one pass for each.
 _FEW = 24
 
 _base64_lines = struct.Struct(f"{_ENCODED}s" * _BLOCK)
 
 
 def crlf(octets: bytes) -> bytes:
-    """`octets` with every line end, of whatever kind, made CRLF."""
+    """`octets` with each line end (CRLF, CR or LF) as CRLF."""
     if b"\r" in octets:
         octets = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return octets.replace(b"\n", b"\r\n")
 
 
 def crlf_lines(text: str) -> str:
-    """`text` with every line end made CRLF."""
+    """`text` with each line end (CRLF, CR or LF) as CRLF."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.replace("\n", "\r\n")
 
 
 def crlf_text(text: str) -> str:
-    """`text` with every line end made CRLF, and one at its end."""
+    """`text` with each line end as CRLF, and a line end at its end."""
     return crlf_lines(text if text.endswith(("\n", "\r")) else f"{text}\n")
 
 
 def encode_text(octets: bytes) -> tuple[str, bytes]:
-    """The encoding that suits a text with CRLF line ends, and the text in it.
+    """The best encoding of a text with CRLF line ends, and the encoded text.
 
-    It is 7bit if that can be read as it is, otherwise the shorter of the two encodings, or
-    quoted-printable if they are much the same.
+    The encoding is 7bit for ASCII in lines of at most 78 octets. Otherwise it is the shorter one of
+    quoted-printable and base64; if both are about as long, it is quoted-printable.
     """
     if octets.isascii() and b"\0" not in octets and _READABLE_LINES.fullmatch(octets):
         return "7bit", octets
@@ -82,8 +82,9 @@ def encode_text(octets: bytes) -> tuple[str, bytes]:
 def encode_body(octets: bytes, encoding: str, *, text: bool, field: str) -> bytes:
     """`octets` in a Content-Transfer-Encoding, with CRLF line ends.
 
-    `text` says that line ends are line ends, not data, and become CRLF; base64 keeps them all the
-    same. Raises `InvalidMessage`, naming `field`, if 7bit or 8bit cannot carry `octets`.
+    `text` says that line ends in `octets` are line ends, not data: they become CRLF. In base64 they
+    stay as they are. Raises `InvalidMessage`, which names `field`, if 7bit or 8bit cannot carry
+    `octets`.
     """
     if encoding == "base64":
         return _base64(octets)
@@ -93,12 +94,14 @@ def encode_body(octets: bytes, encoding: str, *, text: bool, field: str) -> byte
         escaped = octets.translate(None, PLAIN_TEXT if text else _PLAIN_DATA)
         return _soft_breaks(_escape(octets, escaped, text=text))
     if not carries(octets, eightbit=encoding == "8bit"):
-        raise InvalidMessage(f"cannot be carried as {encoding}", field=field)
+        raise InvalidMessage(
+            f"cannot be sent as {encoding}; use base64 or quoted-printable", field=field
+        )
     return octets
 
 
 def carries(octets: bytes, *, eightbit: bool = False) -> bool:
-    """True if `octets` can be sent as they are."""
+    """True if `octets` can be sent unencoded, as 7bit or, with `eightbit`, as 8bit."""
     return (
         (eightbit or octets.isascii())
         and b"\0" not in octets
@@ -108,12 +111,12 @@ def carries(octets: bytes, *, eightbit: bool = False) -> bool:
 
 
 def _escape(octets: bytes, escaped: bytes, *, text: bool) -> bytes:
-    """`octets` with the ones in `escaped` as quoted-printable has them."""
+    """`octets` with each octet in `escaped` as an escape of quoted-printable."""
     different = set(escaped)
     if len(different) > _FEW:
         return octets.decode("latin-1").translate(_AS_TEXT if text else _AS_DATA).encode("ascii")
     if b"=" in escaped:
-        # First, for all others bring in equals signs of their own.
+        # First: each other escape adds an equals sign.
         octets = octets.replace(b"=", _ESCAPES[ord("=")])
         different.remove(ord("="))
     for octet in different:
@@ -122,7 +125,7 @@ def _escape(octets: bytes, escaped: bytes, *, text: bool) -> bytes:
 
 
 def _soft_breaks(octets: bytes) -> bytes:
-    """Quoted-printable `octets` with no line too long, and none that ends in a blank."""
+    """Quoted-printable `octets` in which no line is too long or ends in a blank."""
     if _ENCODED_LINES.fullmatch(octets):
         return octets
     for blank in b" \t":
@@ -130,7 +133,7 @@ def _soft_breaks(octets: bytes) -> bytes:
     if octets.endswith((b" ", b"\t")):
         octets = octets[:-1] + _ESCAPES[octets[-1]]
     pieces: list[bytes] = _UP_TO_SOFT_BREAK.findall(octets)
-    # An empty one is found at the end, after the last of all that are not.
+    # The last match is the empty one at the end.
     return b"=\r\n".join(pieces[:-1])
 
 

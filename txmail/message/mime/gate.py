@@ -1,25 +1,22 @@
-"""The last gate: what may be stored and sent, told from the octets alone.
+"""The gate: the last check of the octets of a message, before txmail stores or sends them.
 
-Whatever wrote a message, `check` sees it last, before storage and before the wire. It knows
-nothing of how the octets came about, except what its caller says was intended.
+`check` reads the octets alone. It does not know who wrote them, or how. Its caller says which
+headers and boundaries the writer meant to write. It checks these laws:
 
 1. Line ends are CRLF, there is no NUL, the last line ends, no line is longer than 998 octets.
-2. Each line of the header section is ``name:`` with a proper name, or a folded continuation that
-   is neither first nor blank; names are the intended ones, in their order.
-3. One From, Date and Message-ID, each with a value; no second one of what RFC 5322 section 3.6
-   and RFC 2045 want once; no Bcc.
-4. No control character in a header, neither as it stands nor after decoding. Beyond ASCII it is
-   UTF-8 (RFC 6532).
-5. A delimiter line of a multipart occurs exactly as often as the writer meant to write it, compared
-   by its beginning as RFC 2046 section 5.1.1 wants: were a boundary in a body, there would be more.
-   This needs no parsing and is told by whoever wrote the message.
-6. No multipart has the boundary of one that it is in, be it in an attached message, and no header
+2. Each line of the header section is ``name:`` with a valid name, or a continuation that is
+   neither first nor blank. The names are the intended ones, in their order.
+3. From, Date and Message-ID occur once, each with a value. Other headers that RFC 5322 section 3.6
+   and RFC 2045 allow once occur at most once. There is no Bcc.
+4. No header has a control character, before or after decoding. Beyond ASCII it is UTF-8 (RFC 6532).
+5. Each boundary begins exactly as many lines as the writer meant it to (RFC 2046 section 5.1.1). If
+   a body had one, there would be more. The check counts, and parses nothing.
+6. No multipart has the boundary of an outer multipart, even across an attached message. No header
    of a part decodes to a control character (`txmail.message.mime.structure`).
-7. The bounds below.
+7. The limits below.
 
-Time is linear in the size of the content: a few scans in C over all of it, and for the headers,
-whose names are much the same from one message to the next, what was found out about a list of names
-is remembered.
+Time is linear in the size of the content: a few scans in C. Header names hardly differ between
+messages, so the result for a list of names is kept.
 """
 
 from __future__ import annotations
@@ -45,7 +42,7 @@ from .structure import check_parts
 MAX_CONTENT = 25 * 1024 * 1024
 #: MIME parts of a message, itself included.
 MAX_PARTS = 1000
-#: How deep they may be nested.
+#: The depth to which parts may be nested.
 MAX_NESTING = 20
 #: Octets of a line without its end (RFC 5322 section 2.1.1).
 MAX_LINE = 998
@@ -72,7 +69,7 @@ _NUL = re.compile(rb"\0")
 _LONG_LINE = re.compile(rb"(?<![^\n])[^\r\n]{%d}" % (MAX_LINE + 1))
 _BLANK_LINE = re.compile(rb"\r\n[ \t]+\r\n")
 
-#: How many lists of header names are remembered, and how long they may be.
+#: The number of lists of header names that are kept, and their greatest length.
 _CACHE_SIZE = 256
 _CACHED_NAMES = 64
 
@@ -87,13 +84,13 @@ def check(
     """Raise `InvalidMessage`, `BadHeaders` or `MessageTooLarge` unless `content` may be sent.
 
     `intended_headers`
-        The names of the headers that were meant to be written, in their order.
+        The names of the headers that the caller meant to write, in their order.
     `boundaries`
-        For each multipart's boundary, how many delimiter lines were meant to be written: one for
+        For each boundary, the number of delimiter lines that the caller meant to write: one for
         each part and one at the end.
     `known_parts`
-        The caller has made the headers of all parts, checked them, and chosen boundaries that
-        nobody foretells: the parts are not looked into again.
+        True if the caller has made and checked the headers of all parts, with boundaries that
+        nobody can predict. The parts are not checked again.
     """
     if len(content) > MAX_CONTENT:
         raise MessageTooLarge(f"more than {MAX_CONTENT} octets", field="content")
@@ -101,12 +98,12 @@ def check(
     section = header_section(content)
     names = _check_headers(section)
     if intended_headers is not None and names != _lowered(tuple(intended_headers)):
-        raise BadHeaders("the headers are not the intended ones", field="content")
+        raise BadHeaders("the headers written are not the headers given", field="content")
     if boundaries:
         for boundary, count in boundaries.items():
             if content.count(b"\r\n--" + boundary) != count:
                 problem = (
-                    "the boundary of a multipart is in a body, or in front of or behind its parts"
+                    "the boundary of a multipart occurs in a body, or before or after its parts"
                 )
                 raise InvalidMessage(problem, field="content", value=boundary)
     if b"content-type" in names and not known_parts:
@@ -114,8 +111,7 @@ def check(
 
 
 def _check_lines(content: bytes) -> None:
-    # In a content of such lines each CR has its LF; as many of the one as of the other means that
-    # each LF has its CR.
+    # If the pattern matches, each CR has an LF. If there are as many LFs, each LF has a CR.
     if (
         _LINES.fullmatch(content)
         and content.count(b"\n") == content.count(b"\r")
@@ -125,39 +121,43 @@ def _check_lines(content: bytes) -> None:
     ends = content.count(b"\r\n")
     if content.count(b"\n") != ends or content.count(b"\r") != ends:
         at = _line_of(content, _BARE_END)
-        raise InvalidMessage(f"a line end that is not CRLF, on line {at}", field="content")
+        raise InvalidMessage(f"line {at} does not end with CRLF", field="content")
     if b"\0" in content:
-        raise InvalidMessage(f"a NUL, on line {_line_of(content, _NUL)}", field="content")
+        raise InvalidMessage(f"line {_line_of(content, _NUL)} has a NUL", field="content")
     if not content.endswith(b"\r\n"):
-        raise InvalidMessage("the last line has no end", field="content")
-    problem = f"a line of more than {MAX_LINE} octets, line {_line_of(content, _LONG_LINE)}"
+        raise InvalidMessage("the last line does not end with CRLF", field="content")
+    problem = (
+        f"line {_line_of(content, _LONG_LINE)} has more than {MAX_LINE} octets; encode the body"
+    )
     raise InvalidMessage(problem, field="content")
 
 
 def _line_of(content: bytes, pattern: re.Pattern[bytes]) -> int:
-    """The number of the line, from 1, in which `pattern` is found first."""
+    """The number, from 1, of the first line that has `pattern`."""
     found = pattern.search(content)
     return content.count(b"\r\n", 0, found.start() if found else 0) + 1
 
 
 def _check_headers(section: bytes) -> tuple[bytes, ...]:
-    """The names of the header fields in `section`, in lower case."""
+    """Check the headers in `section`. Returns their names, in lower case."""
     if len(section) > MAX_HEADERS:
-        raise MessageTooLarge(f"more than {MAX_HEADERS} octets of headers", field="content")
+        raise MessageTooLarge(f"the headers have more than {MAX_HEADERS} octets", field="content")
     proper = _SECTION.match(section)
     end = proper.end() if proper else 0
     if end != len(section):
         if _BLANK_LINE.search(section):
-            raise BadHeaders("a continuation line of nothing", field="content")
+            raise BadHeaders("a header has a blank continuation line", field="content")
         line = section[end:].partition(b"\r\n")[0]
-        raise BadHeaders("a line that is no header", field="content", value=line)
+        raise BadHeaders(
+            "a line before the first empty line is not a header", field="content", value=line
+        )
     fields = _FIELD.findall(section)
     written = tuple([name for name, _ in fields])
-    look = _look if len(written) <= _CACHED_NAMES else _look.__wrapped__
+    look = _checked_names if len(written) <= _CACHED_NAMES else _checked_names.__wrapped__
     names, required = look(written)
     for place in required:
         if not fields[place][1].strip():
-            raise BadHeaders("there is none", field=_REQUIRED[names[place]])
+            raise BadHeaders("the header is empty", field=_REQUIRED[names[place]])
     if b"=?" in section or b"%" in section or not section.isascii():
         for name, value in fields:
             if b"=?" in value or b"%" in value or not value.isascii():
@@ -166,22 +166,24 @@ def _check_headers(section: bytes) -> tuple[bytes, ...]:
 
 
 @lru_cache(_CACHE_SIZE)
-def _look(written: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], list[int]]:
-    """The names in `written` in lower case, and which of them are the required ones.
+def _checked_names(written: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], list[int]]:
+    """The names in `written` in lower case, and the places of the required ones.
 
-    Raises `BadHeaders` if one of those is missing, one is there twice that must not be, or one is
-    there that must not be sent. An error is not remembered.
+    Raises `BadHeaders` for a required name that is missing, a name that occurs too often, and a
+    name that must not be sent. Errors are not kept.
     """
     names = tuple([name.lower() for name in written])
     for name, title in _REQUIRED.items():
         if name not in names:
-            raise BadHeaders("there is none", field=title)
+            raise BadHeaders("the header is missing; add it", field=title)
     counts = Counter(names)
     for place, name in enumerate(names):
         if name in _NEVER:
-            raise BadHeaders("must not be sent", field=written[place].decode("ascii"))
+            raise BadHeaders("must not be sent; remove it", field=written[place].decode("ascii"))
         if name in _AT_MOST_ONCE and counts[name] > 1:
-            raise BadHeaders("there is more than one", field=written[place].decode("ascii"))
+            raise BadHeaders(
+                "there is more than one; keep one", field=written[place].decode("ascii")
+            )
     return names, [names.index(name) for name in _REQUIRED]
 
 
@@ -202,4 +204,4 @@ def _check_text(name: str, value: bytes) -> None:
     if FORBIDDEN_BUT_TAB.search(text) or hides_controls(text):
         raise BadHeaders("decodes to a control character or line separator", field=name)
     if ascii_lower(name) in ADDRESS_HEADERS and hides_address(text):
-        raise BadHeaders("an encoded word in an address (RFC 2047 section 5)", field=name)
+        raise BadHeaders("an address cannot have an encoded word (RFC 2047 section 5)", field=name)

@@ -1,8 +1,8 @@
-"""What may stand in a header: checks of names and values, before anything is written.
+"""Checks of the names and values of headers, before they are written.
 
-A value may have no control character, no Unicode line separator and no lone surrogate, neither as
-it stands nor after a receiver decoded it: encoded words (RFC 2047) and extended parameters
-(RFC 2231) are looked through, also where they are split.
+A value cannot have a control character, a Unicode line separator or a lone surrogate, neither
+before nor after a receiver decodes it. So encoded words (RFC 2047) and extended parameters
+(RFC 2231) are decoded, also where they are split.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ...address import WORD_MARK
 from ...common.ascii_text import ascii_lower
 from ...exceptions import BadHeaders, MessageTooLarge
 
-#: Octets of a header section, and of any value that is to go into one.
+#: The most octets of a header section, and of any value in it.
 MAX_HEADERS = 100 * 1024
 
 _ADDRESSES = ("from", "sender", "reply-to", "to", "cc", "bcc")
-#: Headers that hold addresses, in lower case (RFC 5322 sections 3.6.2, 3.6.3 and 3.6.6).
+#: Headers that have addresses in them, in lower case (RFC 5322 sections 3.6.2, 3.6.3 and 3.6.6).
 ADDRESS_HEADERS = frozenset(
     [
         *_ADDRESSES,
@@ -32,20 +32,20 @@ ADDRESS_HEADERS = frozenset(
 
 #: C0 (with TAB), DEL, C1 (with NEL), the line and paragraph separators, surrogates.
 FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", re.ASCII)
-#: The same without TAB, which folded headers of others are full of.
+#: The same characters without TAB, which occurs in folded headers of other programs.
 FORBIDDEN_BUT_TAB = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", re.ASCII)
-#: Where an encoded word begins for the most lenient of readers.
+#: The beginning of an encoded word for the most lenient reader.
 WORD_HEAD = re.compile(r"=\?(?=([^?]*)\?([qQbB])\?)", re.ASCII)
 
-#: How many characters of a header name are sensible, and which may be (RFC 5322 section 3.6.8).
+#: The most characters of a header name, and a valid name (RFC 5322 section 3.6.8).
 MAX_NAME = 76
 HEADER_NAME = re.compile(rf"[!-9;-~]{{1,{MAX_NAME}}}", re.ASCII)
 
-#: Quoted strings, and what is between them.
+#: Quoted strings, and the text between them.
 _QUOTED_OR_NOT = re.compile(r'"(?:[^"\\]++|\\.)*+"?+|(?:[^"\\]++|\\.)++|\\', re.DOTALL | re.ASCII)
-#: What parts an addr-spec from a phrase.
+#: Characters that separate an addr-spec from a phrase.
 _AROUND = re.compile(r"[\s,;:<>()]", re.ASCII)
-#: Characters on both sides of an encoded word in which the rest of an addr-spec would be.
+#: The most characters of an addr-spec that can stand on one side of an encoded word.
 _NEAR = 320
 
 _Q_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
@@ -53,7 +53,7 @@ _PAIR = re.compile(r"\\(.)", re.ASCII)
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]", re.ASCII)
 _CONTROL_OCTET = re.compile(rb"[\x00-\x1f\x7f]")
 _LINE_OCTET = re.compile(rb"[\x00\r\n]")
-# One start for each run of characters keeps it linear.
+# A match begins at the start of a run of characters only, which keeps the time linear.
 _SEGMENT = re.compile(
     r'(?<![^\s;"])([^\s;=*"]+)\*([0-9]*)\*?\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL | re.ASCII
 )
@@ -70,46 +70,47 @@ _FIELD = re.compile(
 )
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 
-#: Codecs of Python that are no charset of MIME: escapes that unfold, or time without bound.
+#: Codecs of Python that are no charsets of MIME: they read escapes, or take unlimited time.
 _NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 
 
 def check_name(name: str, field: str) -> None:
-    """Raise `BadHeaders`, naming `field`, unless `name` can be a header's name."""
+    """Raise `BadHeaders`, which names `field`, unless a header can have this `name`."""
     if not isinstance(name, str):
-        raise BadHeaders("the name of a header is a string", field=field, value=name)
+        raise BadHeaders("a header name must be a string", field=field, value=name)
     if HEADER_NAME.fullmatch(name) is None:
         raise BadHeaders("not the name of a header", field=field, value=name)
 
 
 def check_value(text: str, field: str, *, tab: bool = False, parameter: bool = False) -> None:
-    """Raise `BadHeaders`, naming `field`, unless `text` may stand in a header.
+    """Raise `BadHeaders`, which names `field`, unless a header can have `text` in it.
 
-    `tab` allows TAB. `parameter` says that it is the value of a parameter, such as a file name,
-    which readers are known to percent-decode wherever it came from (RFC 2231).
-
-    A text that is larger than all headers together may be is a `MessageTooLarge`.
+    `tab` allows TAB. `parameter` says that `text` is the value of a parameter, such as a file name:
+    some readers percent-decode all of them (RFC 2231). Raises `MessageTooLarge` for a text of more
+    than `MAX_HEADERS` characters.
     """
     if not isinstance(text, str):
         raise BadHeaders("a string is needed", field=field, value=text)
     if len(text) > MAX_HEADERS:
-        raise MessageTooLarge(f"more than {MAX_HEADERS} octets of headers", field=field)
+        raise MessageTooLarge(f"more than {MAX_HEADERS} octets; shorten it", field=field)
     if text.isascii() and text.isprintable() and "=?" not in text and "%" not in text:
-        return  # nearly all are; what follows is for the others
+        return  # nearly all texts end here
     if (FORBIDDEN_BUT_TAB if tab else FORBIDDEN).search(text):
-        raise BadHeaders("a control character or line separator", field=field, value=text)
+        raise BadHeaders(
+            "a control character or line separator is not allowed", field=field, value=text
+        )
     if hides_controls(text):
         raise BadHeaders("decodes to a control character", field=field, value=text)
-    if parameter and "%" in text and _bad(unquote_to_bytes(text), "utf-8"):
+    if parameter and "%" in text and _is_forbidden(unquote_to_bytes(text), "utf-8"):
         raise BadHeaders("decodes to a control character", field=field, value=text)
 
 
 def check_field(
-    name: str, octets: bytes, problem: str = "it would not come out as one header"
+    name: str, octets: bytes, problem: str = "it would not be exactly one header"
 ) -> None:
-    """Raise `BadHeaders` unless `octets` are one header called `name`, which hides nothing.
+    """Raise `BadHeaders` unless `octets` are exactly one header with this `name`.
 
-    That is the last look at a header of a part, whatever has written it.
+    It cannot decode to a control character. This is the last check of a header of a part.
     """
     found = _FIELD.fullmatch(octets)
     if found is None or found[1] != name.encode("ascii", "replace"):
@@ -125,32 +126,34 @@ def check_field(
 
 
 def looks_encoded(text: str) -> bool:
-    """True if some reader may take a part of `text` for an encoded word."""
+    """True if a reader may take a part of `text` for an encoded word."""
     return "=?" in text and WORD_HEAD.search(text) is not None
 
 
 def has_word_mark(text: str) -> bool:
-    """True if `text` has in it what stands in the middle of an encoded word.
+    """True if `text` has the middle of an encoded word.
 
-    Between others it may become one: the beginning is in the text before, the end in that behind.
+    The texts around it may have the beginning and the end of that word.
     """
     return "?" in text and WORD_MARK.search(text) is not None
 
 
 def hides_controls(text: str) -> bool:
-    """True if `text` decodes to something that may not stand in a header. Takes linear time."""
-    if "=?" in text and any(_bad(octets, charset) for octets, charset in _words(text)):
+    """True if `text` decodes to a character that no header can have. Takes linear time."""
+    if "=?" in text and any(
+        _is_forbidden(octets, charset) for octets, charset in _encoded_words(text)
+    ):
         return True
     if "*" in text and "%" in text:
-        return any(_bad(octets, charset) for octets, charset in _extended_parameters(text))
+        return any(_is_forbidden(octets, charset) for octets, charset in _extended_parameters(text))
     return False
 
 
 def hides_address(text: str) -> bool:
-    """True if some reader may find an encoded word in an addr-spec in `text`, an address header.
+    """True if a reader may find an encoded word in an addr-spec in `text`, an address header.
 
-    RFC 2047 section 5 allows none there. The reader who decodes it sees another address than the
-    server that delivers. Takes linear time.
+    RFC 2047 section 5 forbids it. A reader that decodes the word sees another address than the one
+    that the server delivers to. Takes linear time.
     """
     if "=?" not in text:
         return False
@@ -162,11 +165,10 @@ def hides_address(text: str) -> bool:
 
 
 def _is_in_address(text: str, head: re.Match[str]) -> bool:
-    """True if the encoded word that begins with `head` is a part of an addr-spec, or has no end."""
+    """True if the encoded word that begins at `head` is in an addr-spec, or has no end."""
     end = text.find("?=", head.end(2) + 1)
     if end < 0:
         return True
-    # An addr-spec is no longer than this.
     before, behind = (
         text[max(head.start() - _NEAR, 0) : head.start()],
         text[end + 2 : end + 2 + _NEAR],
@@ -182,22 +184,22 @@ def is_charset(name: str) -> bool:
         info = codecs.lookup(name)
     except (LookupError, ValueError):
         return False
-    # Not part of the documented interface, but what str.encode itself goes by.
+    # `str.encode` itself uses this attribute, which is not documented.
     return info.name not in _NO_CHARSETS and getattr(info, "_is_text_encoding", True)
 
 
 def has_ascii_line_ends(charset: str) -> bool:
-    """False if CR and LF are other octets in `charset` than in ASCII, or part of other characters.
+    """False if `charset` writes CR and LF not as ASCII does, or as parts of other characters.
 
-    So it is in UTF-16, UTF-32 and EBCDIC. A charset that Python does not know is told by its name.
+    UTF-16, UTF-32 and EBCDIC are such charsets. If Python does not know `charset`, its name counts.
     """
     if is_charset(charset):
         return "\r\n".encode(charset).endswith(b"\r\n")
     return _NO_ASCII.match(charset) is None
 
 
-def _bad(octets: bytes, charset: str) -> bool:
-    """True if `octets` of `charset` are, or may be read as, a forbidden character."""
+def _is_forbidden(octets: bytes, charset: str) -> bool:
+    """True if a reader may decode `octets` of `charset` to a forbidden character."""
     if _LINE_OCTET.search(octets):
         return True
     if is_charset(charset):
@@ -210,12 +212,12 @@ def _bad(octets: bytes, charset: str) -> bool:
     return known or bool(_CONTROL_OCTET.search(octets)) or bool(FORBIDDEN.search(text))
 
 
-def _words(text: str) -> Iterator[tuple[bytes, str]]:
-    """Octets and charset of the encoded words in `text`: each, and neighbours joined.
+def _encoded_words(text: str) -> Iterator[tuple[bytes, str]]:
+    """Octets and charset of the encoded words in `text`: of each, and of neighbours joined.
 
-    Joined both before and after decoding, for there are readers of both kinds. A word that begins
-    inside another is what no writer makes and readers disagree about: it counts as a NUL. A word
-    without its end is read all the same, as `email.headerregistry` reads it.
+    Some readers join before decoding and some after it, so both are given. Readers disagree about a
+    word that begins inside another: it is given as a NUL, which is forbidden. A word without an end
+    is read too, because `email.headerregistry` reads it.
     """
     heads = list(WORD_HEAD.finditer(text))
     run: list[tuple[str, str]] = []
@@ -228,7 +230,7 @@ def _words(text: str) -> Iterator[tuple[bytes, str]]:
             return
         charset, encoding = head[1].partition("*")[0].strip().lower(), ascii_lower(head[2])
         if end < 0:
-            # There are readers that need no end: some stop at a blank, some take all there is.
+            # Readers that need no end stop at a blank, or take all of the text.
             rest = text[start:]
             yield _octets(encoding, rest), charset
             yield _octets(encoding, "".join(rest.split(maxsplit=1)[:1])), charset
@@ -247,18 +249,18 @@ def _joined(run: Iterable[tuple[str, str]], charset: str) -> Iterator[tuple[byte
     if len(run) < 2:
         return
     yield b"".join([_octets(encoding, text) for encoding, text in run]), charset
-    # Base64 that ends within a quantum, without padding, was meant to be joined as text.
+    # Base64 that ends within a quantum, without padding, continues in the next word.
     pieces = [_NOT_BASE64.sub("", text) for encoding, text in run if encoding == "b"]
     if any(len(piece) % 4 for piece in pieces[:-1]) and not any("=" in p for p in pieces[:-1]):
         yield _octets("b", "".join(pieces)), charset
 
 
 def _octets(encoding: str, text: str) -> bytes:
-    """What the encoded text of a word stands for; as much as can be read (RFC 2047 section 4)."""
+    """The octets of the encoded text of a word, as far as it can be read (RFC 2047 section 4)."""
     if encoding == "q":
         raw = text.encode("utf-8", "surrogatepass").replace(b"_", b" ")
         return _Q_OCTET.sub(lambda found: bytes([int(found[1], 16)]), raw)
-    # Padding ends it for most readers, and is ignored by others.
+    # Most readers stop at padding; others ignore it.
     whole = _NOT_BASE64.sub("", text)
     return b"".join([_base64(piece) for piece in whole.split("=") if piece])
 
@@ -270,7 +272,7 @@ def _base64(text: str) -> bytes:
 
 
 def _extended_parameters(text: str) -> Iterator[tuple[bytes, str]]:
-    """Octets and charset of the parameters with an asterisk, their segments put together."""
+    """Octets and charset of the parameters with an asterisk. Their segments are joined."""
     segments: dict[str, list[tuple[int, str]]] = {}
     for name, number, value in _SEGMENT.findall(text):
         if value.startswith('"'):

@@ -1,10 +1,10 @@
-"""Header fields: one at a time, from values to folded lines.
+"""Writes headers: from a name and a value to folded lines that end in CRLF.
 
-Everything written here is text to be shown, never text to be read again: what looks like an encoded
-word is encoded, so that the receiver sees what the caller wrote. `header_check` has checked the
-values. Lines are folded at 76 characters where they can be (RFC 2047 section 2), and end in CRLF.
+A value is text for the receiver to see. If a part of it looks like an encoded word, it is encoded
+once more: the receiver sees the text of the caller. `header_check` has checked the values. Lines
+are folded at 76 characters where a fold is possible (RFC 2047 section 2).
 
-What fits on a line and needs no encoding, as nearly everything does, takes the first exit.
+Nearly all values fit on one line and need no encoding; each function returns early for them.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ...common.ascii_text import ascii_lower, ascii_split
 from ...exceptions import BadHeaders
 from .header_check import has_word_mark, looks_encoded
 
-#: Octets of a line with encoded words in it (RFC 2047 section 2), and the goal for all others.
+#: The most octets of a line with encoded words (RFC 2047 section 2), and the goal for other lines.
 LINE = 76
 #: Octets of text in an encoded word: 75 less ``=?utf-8?q?`` and ``?=``.
 _WORD_ROOM = 63
-#: The least that is worth an encoded word at the end of a line: the longest character, escaped.
+#: The least room for an encoded word at the end of a line: the longest character, escaped.
 _LEAST_ROOM = 12
-#: A word of plain text longer than this is encoded, because it could not be folded.
+#: A longer word of plain text is encoded: it cannot be folded.
 _LONGEST_PLAIN = 900
-#: A word of a header that cannot be encoded: as long as a line may be, less a name and its colon.
+#: The longest word of a header that cannot be encoded: a line, less the name and its colon.
 _LONGEST_UNFOLDED = 998 - 78
-#: A quoted name longer than this is written in a form that can be folded.
+#: A longer name is not quoted but encoded: it can be folded then.
 _LONGEST_QUOTED = 60
-#: How many display names are kept with the way they are written.
+#: The number of display names that are kept in their written form.
 _CACHE_SIZE = 4096
 
-#: Headers that hold a mailbox-list, beside those of RFC 5322: RFC 8098, and what is in use of old.
+#: Headers with a mailbox-list besides those of RFC 5322: of RFC 8098, and older ones in use.
 _LISTS = b"disposition-notification-to return-receipt-to errors-to mail-followup-to mail-reply-to"
 MAILBOX_LISTS = frozenset(ascii_split(_LISTS.decode()))
-#: Headers with a syntax of their own: an encoded word in them would be data (RFC 2047 section 5).
+#: Headers with a syntax of their own, which has no encoded words (RFC 2047 section 5).
 _OWN_SYNTAX = (
     b"message-id in-reply-to references content-id resent-message-id original-message-id "
     b"supersedes obsoletes date resent-date expires expiry-date reply-by received return-path "
@@ -56,51 +56,51 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _PLAIN_PHRASE = re.compile(rf"{_ATOM}(?: {_ATOM})*", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+-]+", re.ASCII)
 _NEEDS_BACKSLASH = re.compile(r'(["\\])', re.ASCII)
-# Blanks at the end are a piece of their own. Otherwise a search would try each of them in turn, and
-# take time by the square of their number.
+# Blanks at the end are a piece of their own. Otherwise a search would try each blank in turn, and
+# its time would grow with the square of their number.
 _PIECE = re.compile(r" *+(?:[^ ]++|\Z)", re.ASCII)
 
 _ALPHANUMERIC = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-#: Octets, as the characters of Latin-1, to what stands for them: in Q, where a phrase allows the
-#: fewest (RFC 2047 section 5), and in a parameter (RFC 2231 section 7).
+#: The escapes of octets, which are characters of Latin-1 here: in the Q encoding of a phrase, where
+#: the fewest characters stay (RFC 2047 section 5), and in a parameter (RFC 2231 section 7).
 _IN_WORDS = {n: f"={n:02X}" for n in range(256) if n not in _ALPHANUMERIC + b"!*+-/"}
 _IN_WORDS[0x20] = "_"
 _IN_PARAMETERS = {n: f"%{n:02X}" for n in range(256) if n not in _ALPHANUMERIC + b"!+-._"}
 
 
 def header(name: str, text: str) -> str:
-    """The header `name` that has `text`, structured or not; of those that hold no mailboxes.
+    """The header `name` with the value `text`. For headers without mailboxes.
 
-    Raises `BadHeaders` if it has a syntax of its own, which `text` cannot be written in.
+    Raises `BadHeaders` if the header has a syntax of its own that cannot express `text`.
     """
     kind = ascii_lower(name)
     if kind in STRUCTURED:
         return structured_header(name, text)
     if kind == "list-id" and (found := _LIST_ID.fullmatch(text)):
-        # Of this one the phrase in front may be encoded, and nothing else (RFC 2919 section 3).
+        # Only the phrase can be encoded (RFC 2919 section 3).
         words = phrase(found[1].strip(' \t"')) if found[1] else ()
         return fold(name, [*words, found[2]])
     return text_header(name, text)
 
 
 def structured_header(name: str, text: str) -> str:
-    """A header with a syntax of its own. It is folded at its blanks and never encoded.
+    """A header with a syntax of its own. It is folded at blanks and never encoded.
 
     Raises `BadHeaders` if `text` is not ASCII, or has a word that is too long for a line.
     """
     text = text.replace("\t", " ").strip(" ")
     if not text.isascii():
-        problem = "takes ASCII only, and no encoded words (RFC 2047 section 5)"
+        problem = "takes ASCII only; it cannot have encoded words (RFC 2047 section 5)"
         raise BadHeaders(problem, field=name, value=text)
     pieces = _pieces(text)
     if any(len(piece) > _LONGEST_UNFOLDED for piece in pieces):
-        problem = f"a word of more than {_LONGEST_UNFOLDED} octets, which cannot be folded"
+        problem = f"a word of more than {_LONGEST_UNFOLDED} octets cannot be folded; shorten it"
         raise BadHeaders(problem, field=name, value=text)
     return _folded(name, pieces)
 
 
 def text_header(name: str, text: str) -> str:
-    """An unstructured header (RFC 5322 section 2.2.1) that shows `text`; a TAB as a blank."""
+    """An unstructured header (RFC 5322 section 2.2.1) with `text`. A TAB becomes a blank."""
     text = text.replace("\t", " ")
     line = f"{name}: {text}\r\n"
     tidy = text.isascii() and text == text.strip(" ") and not looks_encoded(text)
@@ -113,12 +113,12 @@ def text_header(name: str, text: str) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """The words of `text`, each with the blanks in front of it."""
+    """The words of `text`, each with the blanks before it."""
     return [piece for piece in _PIECE.findall(text) if piece]
 
 
 def _folded(name: str, pieces: list[str]) -> str:
-    # Each piece keeps its blanks: unfolding gives back the very text.
+    # Each piece keeps its blanks: unfolding gives the same text again.
     lines = [f"{name}:"]
     for piece in [f" {pieces[0]}", *pieces[1:]] if pieces else [""]:
         if len(lines[-1]) + len(piece) > LINE and lines != [f"{name}:"]:
@@ -133,7 +133,7 @@ def mailbox_header(name: str, mailboxes: Sequence[Mailbox]) -> str:
 
 
 def mailbox_tokens(mailboxes: Sequence[Mailbox], room: int) -> list[str]:
-    """The tokens of an address list, to be joined by a blank or a fold; `room` for the first."""
+    """The tokens of an address list, for `fold`. `room` is the octets left for the first token."""
     tokens: list[str] = []
     for mailbox in mailboxes:
         if tokens:
@@ -147,7 +147,7 @@ def mailbox_tokens(mailboxes: Sequence[Mailbox], room: int) -> list[str]:
 
 
 def phrase(text: str, room: int = LINE - 1) -> Sequence[str]:
-    """The tokens of a phrase (RFC 5322 section 3.2.5) that shows `text`."""
+    """The tokens of a phrase (RFC 5322 section 3.2.5) with `text`, for `fold`."""
     text = shown_name(text)
     if not text:
         return ()
@@ -157,7 +157,7 @@ def phrase(text: str, room: int = LINE - 1) -> Sequence[str]:
 
 @lru_cache(_CACHE_SIZE)
 def _plain_phrase(text: str) -> tuple[str, ...]:
-    """The tokens of a phrase that needs no encoding; none if it does."""
+    """The tokens of a phrase that needs no encoding; none if it needs one."""
     if not text.isascii() or has_word_mark(text):
         return ()
     return tuple(text.split(" ")) if _PLAIN_PHRASE.fullmatch(text) else (quoted(text),)
@@ -181,12 +181,12 @@ def parameter_header(name: str, value: str, parameters: Mapping[str, str]) -> st
 def _parameter(key: str, text: str) -> list[str]:
     if text.isascii() and not has_word_mark(text):
         token = f"{key}={text}" if _TOKEN.fullmatch(text) else f"{key}={quoted(text)}"
-        # On a line of its own there is a blank in front of it, and perhaps a semicolon behind it.
+        # On a line of its own, a blank stands before it and perhaps a semicolon after it.
         if len(token) <= LINE:
             return [token]
     octets = text.encode().decode("latin-1").translate(_IN_PARAMETERS)
     charset = "utf-8''"
-    # The name, ``*10*=`` and the semicolon have to go on the line as well, and a blank.
+    # The line also has a blank, the name, ``*10*=`` and the semicolon.
     room = max(LINE - len(key) - 7, _LEAST_ROOM)
     pieces = list(_cut(octets, room - len(charset), room))
     if len(pieces) == 1:
@@ -195,10 +195,10 @@ def _parameter(key: str, text: str) -> list[str]:
 
 
 def encoded_words(text: str, room: int = LINE - 1) -> list[str]:
-    """`text` as encoded words of UTF-8 (RFC 2047), none splitting a character.
+    """`text` as encoded words of UTF-8 (RFC 2047). No word splits a character.
 
-    `room` is how many octets of the line are left for the first of them. The shorter of the
-    encodings Q and B is taken for all.
+    `room` is the octets of the line that are left for the first word. All words are in Q or all in
+    B, whichever is shorter.
     """
     raw = text.encode()
     as_q = raw.decode("latin-1").translate(_IN_WORDS)
@@ -218,9 +218,9 @@ def encoded_words(text: str, room: int = LINE - 1) -> list[str]:
 
 
 def _cut(escaped: str, first: int, limit: int) -> Iterator[str]:
-    """Pieces of at most `limit` characters, the first of `first`; all characters stay whole.
+    """Pieces of at most `limit` characters, the first of at most `first`. No character is split.
 
-    An escape is a mark and two digits, and the mark stands for nothing else.
+    An escape is a mark and two digits. The mark occurs in escapes only.
     """
     mark = "%" if "%" in escaped else "="
     position, room = 0, first
@@ -230,7 +230,7 @@ def _cut(escaped: str, first: int, limit: int) -> Iterator[str]:
             end -= 1
         elif escaped[end - 2] == mark:
             end -= 2
-        # In UTF-8 an octet of 80 to BF goes on with the character before it.
+        # In UTF-8 an octet of 80 to BF continues a character.
         while escaped[end] == mark and escaped[end + 1] in "89AB":
             end -= 3
         yield escaped[position:end]
@@ -239,13 +239,13 @@ def _cut(escaped: str, first: int, limit: int) -> Iterator[str]:
 
 
 def fold(name: str, tokens: Iterable[str]) -> str:
-    """A header of `tokens`, which may be parted by a line end in front of the blank between."""
+    """A header of `tokens`, with a blank or a fold between them."""
     tokens = list(tokens)
     line = f"{name}: {' '.join(tokens)}\r\n"
     if len(line) <= LINE + 2:
         return line
     lines = [f"{name}:"]
-    # With a very long name not even the first token fits; otherwise it stays beside the name.
+    # The first token stays beside the name, unless the name is very long.
     whole = len(name) <= LINE - 2 * _LEAST_ROOM
     for token in tokens:
         if len(lines[-1]) + 1 + len(token) > LINE and not (whole and lines == [f"{name}:"]):

@@ -28,5 +28,5 @@ def message_id_of(given: str | None, author: Mailbox) -> str:
     if given is None:
         return new_message_id(author)
     if len(given) > _MAX_MESSAGE_ID or "=?" in given or _MESSAGE_ID.fullmatch(given) is None:
-        raise BadHeaders("not a Message-ID", field="message_id", value=given)
+        raise BadHeaders("not a Message-ID, such as <left@right>", field="message_id", value=given)
     return given

@@ -1,4 +1,4 @@
-"""Writing: MIME parts around bodies that are already encoded, into the octets of a message."""
+"""MIME parts, and how they become the octets of a message."""
 
 from __future__ import annotations
 
@@ -13,44 +13,46 @@ from .header_write import fold
 
 
 class Part(NamedTuple):
-    """A MIME part to be written: a body with its headers, or a multipart."""
+    """A MIME part: an encoded body with its headers, or a multipart."""
 
-    #: whole headers with their line ends; a multipart's is made when its boundary is known
+    #: headers with their line ends; empty for a multipart: its boundary is not known yet
     headers: tuple[str, ...]
     #: encoded, with CRLF line ends
     body: bytes = b""
-    #: of a multipart, what follows ``multipart/``
+    #: of a multipart: the text after ``multipart/``
     subtype: str = ""
-    #: of a multipart
+    #: of a multipart: its parts
     parts: tuple[Part, ...] = ()
 
 
 def multipart(subtype: str, *parts: Part) -> Part:
-    """A multipart around `parts`; `subtype` may have parameters after it."""
+    """A multipart of `parts`. `subtype` may end with parameters."""
     return Part((), subtype=subtype, parts=parts)
 
 
 def header_names(part: Part) -> list[str]:
-    """The names of the headers that `write` writes for `part`."""
+    """The names of the headers that `write_content` writes for `part`."""
     if part.parts:
         return ["Content-Type"]
     return [header.partition(":")[0] for header in part.headers]
 
 
-def check_headers(part: Part) -> None:
-    """Raise `BadHeaders` if a header of `part`, or of a part in it, would not come out as one."""
+def check_part_headers(part: Part) -> None:
+    """Raise `BadHeaders` if a header of `part`, or of a part in it, is not exactly one header."""
     for header in part.headers:
         check_field(header.partition(":")[0], header.encode())
     for child in part.parts:
-        check_headers(child)
+        check_part_headers(child)
 
 
-def write(headers: Sequence[str], part: Part, message_id: str) -> tuple[bytes, dict[bytes, int]]:
-    """The octets of a message, and for each boundary how many delimiter lines are in them.
+def write_content(
+    headers: Sequence[str], part: Part, message_id: str
+) -> tuple[bytes, dict[bytes, int]]:
+    """The octets of a message, and the number of delimiter lines for each boundary in it.
 
-    The same for the same arguments, boundaries included. These are made from the Message-ID, which
-    nobody knows who writes a body; should one occur in a body all the same, they are made from the
-    whole content instead, for no text can have its own hash in it.
+    The same arguments give the same octets, boundaries included. Boundaries are made from the
+    Message-ID, which the author of a body does not know. If a body has one of them all the same,
+    they are made from the hash of the whole content: no text can have its own hash in it.
     """
     head = "".join(headers)
     seed = message_id.encode()
@@ -71,25 +73,25 @@ def write(headers: Sequence[str], part: Part, message_id: str) -> tuple[bytes, d
 
 
 def boundary_stem(seed: bytes) -> str:
-    """What the boundaries of a message begin with, the same for the same `seed`."""
-    # The equals sign and underline never come next to each other in base64 or quoted-printable
-    # (RFC 2045 section 6.7). 96 bits are as many as the header has room for on one line.
+    """The beginning of all boundaries of a message. The same `seed` gives the same one."""
+    # "=_" occurs neither in base64 nor in quoted-printable (RFC 2045 section 6.7). The header has
+    # room for 96 bits on one line.
     return f"=_{hashlib.sha256(seed).hexdigest()[:24]}"
 
 
 def _write_part(part: Part, stem: str, chunks: list[bytes], boundaries: dict[bytes, int]) -> None:
-    # Recursive: what is written here is four parts deep at most.
+    # Recursive: a `Message` is at most four parts deep.
     if not part.parts:
         chunks += ("".join((*part.headers, "\r\n")).encode(), part.body)
         return
-    # All of one length, so that none is the beginning of another.
+    # All boundaries have one length: none is the beginning of another.
     boundary = f"{stem}{len(boundaries):X}"
     delimiter = f"\r\n--{boundary}".encode()
     boundaries[delimiter[4:]] = len(part.parts) + 1
     tokens = (f"multipart/{part.subtype};", f'boundary="{boundary}"')
     chunks.append(fold("Content-Type", tokens).encode())
-    # A line end in front of a delimiter belongs to the delimiter, not to the body before it
-    # (RFC 2046 section 5.1.1); the first one ends the headers.
+    # The line end before a delimiter belongs to the delimiter, not to the body (RFC 2046 section
+    # 5.1.1). The first one ends the headers.
     for child in part.parts:
         chunks += (delimiter, b"\r\n")
         _write_part(child, stem, chunks, boundaries)

@@ -1,7 +1,7 @@
-"""The parts of a message, told from its octets: their headers, and the boundaries between them.
+"""Checks the parts of a message in its octets: their headers, and the boundaries between them.
 
-`gate` uses this. Each multipart is read for its delimiter lines once: time is linear in the size of
-the content, for each level of nesting.
+`gate` uses this. It searches the delimiter lines of each multipart once. For each level of nesting
+time is linear in the size of the content.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from ...exceptions import BadHeaders, InvalidMessage
 from .header_check import FORBIDDEN_BUT_TAB, hides_controls
 
-#: How deep parts are looked into; what is nested deeper is the concern of who nested it.
+#: The depth to which parts are checked.
 _DEEPEST = 20
-#: How many messages, each just a part of the one before, are looked into.
+#: The most messages that are checked of a chain in which each is the only part of the one before.
 _MESSAGES = 4
 
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
-#: The type of what has parts, or a message, in it.
+#: The Content-Type of a part that has parts or a message in it.
 _NESTED = re.compile(
     rb"(?:\A|\r\n)content-type:(?:\r\n[ \t]|[ \t])*+(?:(message/(?:rfc822|global))|multipart/)",
     re.IGNORECASE,
@@ -34,8 +34,8 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _PAIR = re.compile(rb"\\(.)")
 
 
-class _Open:
-    """A multipart that is open, and where its next delimiter line is."""
+class _OpenMultipart:
+    """A multipart whose end is not reached yet, and the place of its next delimiter line."""
 
     def __init__(self, boundary: bytes) -> None:
         self.boundary = boundary
@@ -43,9 +43,9 @@ class _Open:
         self._next = -1
 
     def next(self, content: bytes, start: int, limit: int) -> int:
-        """Where the next delimiter line begins, from `start` on; `limit` if there is none before.
+        """The place of the next delimiter line between `start` and `limit`; `limit` without one.
 
-        What is found is remembered, so that all searches together read the content once.
+        It is kept: all searches together read the content once.
         """
         while self._next < start:
             found = content.find(self._delimiter, start, limit + 2)
@@ -59,13 +59,13 @@ class _Open:
 
 
 def check_parts(content: bytes, section: bytes) -> None:
-    """Look into the parts of `content`, the header section of which is `section`.
+    """Check the parts of `content`, which has the header section `section`.
 
-    Raises `InvalidMessage` for a multipart that has the boundary of one that it is in (RFC 2046
+    Raises `InvalidMessage` for a multipart that has the boundary of an outer multipart (RFC 2046
     section 5.1.2), and `BadHeaders` for a header of a part that decodes to a control character.
     """
     # The outermost first.
-    open_: list[_Open] = []
+    open_: list[_OpenMultipart] = []
     position = max(len(section) - 2, 0)
     _enter(content, section, len(section), len(content), open_)
     while open_:
@@ -83,8 +83,8 @@ def check_parts(content: bytes, section: bytes) -> None:
             del open_[place:]
 
 
-def _next(content: bytes, start: int, open_: list[_Open]) -> tuple[int, int]:
-    """Which of the open multiparts has the next delimiter line, and where; -1 if none has."""
+def _next(content: bytes, start: int, open_: list[_OpenMultipart]) -> tuple[int, int]:
+    """The index of the open multipart that has the next delimiter line, and its place; or -1."""
     place, limit = -1, len(content)
     for index, multipart in enumerate(open_):
         found = multipart.next(content, start, limit)
@@ -94,13 +94,13 @@ def _next(content: bytes, start: int, open_: list[_Open]) -> tuple[int, int]:
 
 
 def _line(content: bytes, found: int) -> bytes:
-    """What is behind the hyphens of the line at `found`."""
+    """The text after the hyphens of the line at `found`."""
     end = content.find(b"\r\n", found + 2)
     return content[found + 4 : end if end >= 0 else None].rstrip(b" \t")
 
 
-def _begin(content: bytes, start: int, limit: int, open_: list[_Open]) -> None:
-    """A part begins at `start`; the next line that may part it from another, at `limit`."""
+def _begin(content: bytes, start: int, limit: int, open_: list[_OpenMultipart]) -> None:
+    """Check the headers of the part from `start` to `limit`, and note its boundary."""
     section = _section(content, start, limit)
     plain = section.isascii() and b"=?" not in section and b"%" not in section
     for header in () if plain and _CONTROL.search(section) is None else _headers(section):
@@ -114,8 +114,10 @@ def _begin(content: bytes, start: int, limit: int, open_: list[_Open]) -> None:
     _enter(content, section, start + len(section), limit, open_)
 
 
-def _enter(content: bytes, section: bytes, end: int, limit: int, open_: list[_Open]) -> None:
-    """Note the boundary of a part with the headers `section`, or of a message that is in it."""
+def _enter(
+    content: bytes, section: bytes, end: int, limit: int, open_: list[_OpenMultipart]
+) -> None:
+    """Note the boundary of a part with the headers `section`, or of a message in it."""
     for _ in range(_MESSAGES):
         found = _NESTED.search(section)
         if found is None:
@@ -130,20 +132,20 @@ def _enter(content: bytes, section: bytes, end: int, limit: int, open_: list[_Op
         end += 2 + len(section)
 
 
-def _open(unfolded: bytes, open_: list[_Open]) -> None:
+def _open(unfolded: bytes, open_: list[_OpenMultipart]) -> None:
     found = _BOUNDARY.search(unfolded.partition(b"\r\n")[0])
     if found is None:
         return
     boundary = (_PAIR.sub(rb"\1", found[1]) if found[1] is not None else found[2]).rstrip(b" \t")
     if any(boundary in (o.boundary, o.boundary + b"--") for o in open_):
-        problem = "a multipart has the boundary of one that it is in (RFC 2046 section 5.1.2)"
+        problem = "a multipart has the boundary of an outer multipart (RFC 2046 section 5.1.2)"
         raise InvalidMessage(problem, field="content")
     if boundary:
-        open_.append(_Open(boundary))
+        open_.append(_OpenMultipart(boundary))
 
 
 def _section(content: bytes, start: int, limit: int) -> bytes:
-    """The headers that begin at `start` and end before `limit`, each with its line end."""
+    """The headers between `start` and `limit`, each with its line end."""
     if content.startswith(b"\r\n", start):
         return b""
     end = content.find(b"\r\n\r\n", start, limit)

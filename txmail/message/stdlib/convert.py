@@ -1,11 +1,11 @@
-"""Messages of the standard library: `email.message.EmailMessage` and the older `Message`.
+"""Messages of the standard library to envelopes: `EmailMessage` and the older `Message`.
 
-Whatever policy they have, they are walked and checked, copied, and written with CRLF line ends
-(`txmail.message.stdlib.write`). What somebody has signed is written as it was.
+A message may have any policy. txmail checks and copies it, completes the copy, and writes it with
+CRLF line ends (`txmail.message.stdlib.write`). Signed parts are written as they were signed.
 
-The envelope's sender is the Sender, or the one author in From; its recipients are those of To, Cc
-and Bcc. Resent fields are never read for it: a message that has any goes to nobody unless the
-recipients are told, for its To names those it went to long ago (RFC 5322 section 3.6.6).
+The sender of the envelope is the Sender, or the one author in From. Its recipients are those of To,
+Cc and Bcc. A message with resent headers needs explicit recipients: its To names the recipients of
+the first time (RFC 5322 section 3.6.6).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from ...exceptions import (
     MessageTooLarge,
     TxmailError,
 )
-from ..addresses import Entry, overriding, reverse_path
+from ..addresses import AddressLike, parse_envelope_sender, parse_recipients
 from ..mime import gate
 from ..mime.date import new_date
 from ..mime.encodings import encode_body
 from ..mime.header_check import check_name, check_value, has_ascii_line_ends
 from ..mime.header_write import mailbox_header
 from ..mime.message_id import new_message_id
-from .costs import Purse
+from .costs import ParseQuota
 from .headers import PARAMETER_HEADERS, groups_of, text_of
 from .signed import (
     AnyMessage,
@@ -47,7 +47,7 @@ from .write import write
 
 _UNENCODED = ("7bit", "8bit", "binary")
 _LINE_END = re.compile(r"\r\n|\r|\n", re.ASCII)
-#: A hard line end in quoted-printable that is not CRLF, and would be made so.
+#: A hard line end in quoted-printable that is not CRLF.
 _BARE_LINE_END = re.compile(r"(?<![\r=])\n|(?<!=)\r(?!\n)", re.ASCII)
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
 
@@ -55,11 +55,11 @@ _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]",
 def envelope_of_stdlib(
     message: AnyMessage,
     *,
-    sender: Entry | None = None,
-    recipients: Iterable[Entry] | None = None,
-    default_sender: Entry | None = None,
+    sender: AddressLike | None = None,
+    recipients: Iterable[AddressLike] | None = None,
+    default_sender: AddressLike | None = None,
 ) -> Envelope:
-    """The `Envelope` of `message`, which is not written to. Past the gate.
+    """The `Envelope` of `message`. The gate has checked it; `message` itself does not change.
 
     Arguments and errors are those of `txmail.message.to_envelope`.
     """
@@ -68,46 +68,46 @@ def envelope_of_stdlib(
     except (TxmailError, MemoryError):
         raise
     except Exception as error:
-        # A tree of other people's objects can fail in any way, and the standard library's parsers
-        # do on odd headers. Nothing of the text goes into the error.
-        problem = f"the standard library cannot handle it ({name_of(type(error))})"
+        # Foreign objects, and parsers of the standard library, may raise anything. Their errors may
+        # repeat the text: only the type is shown.
+        problem = f"the standard library cannot read or write it ({name_of(type(error))})"
         raise InvalidMessage(problem, field="content") from None
 
 
 def _envelope(
     message: AnyMessage,
-    sender: Entry | None,
-    recipients: Iterable[Entry] | None,
-    default_sender: Entry | None,
+    sender: AddressLike | None,
+    recipients: Iterable[AddressLike] | None,
+    default_sender: AddressLike | None,
 ) -> Envelope:
     for _ in _walk(message):
-        pass  # no more than may be, before it is copied
+        pass  # checks the limits before the copy is made
     own = copy.deepcopy(message)
-    purse = Purse()
+    quota = ParseQuota()
     signed = False
     for part in _walk(own):
         _make_plain(part)
-        purse.pay(part)
+        quota.charge(part)
         _check_part(part)
         signed = signed or is_signed_message(part) or is_signed_part(part)
     if signed:
-        # The standard library writes them, for which it parses them all.
+        # To write signed parts, the standard library parses all headers.
         for part in _walk(own):
-            purse.pay(part, all_headers=True)
+            quota.charge(part, all_headers=True)
     if "From" not in own and default_sender is not None:
         author = parse_mailbox(default_sender, field="default_sender")
         _add(own, "From", mailbox_header("From", [author])[6:-2])
     author = _author(own)
-    path = _sole_author(own).address.text if sender is None else reverse_path(sender)
-    chosen = _addressees(own) if recipients is None else overriding(recipients)
-    _complete(own, author)
+    path = _sole_author(own).address.text if sender is None else parse_envelope_sender(sender)
+    chosen = _header_recipients(own) if recipients is None else parse_recipients(recipients)
+    _complete_headers(own, author)
     return pass_gate(Envelope(path, tuple(m.address.text for m in chosen), _content(own)))
 
 
 def _make_plain(part: AnyMessage) -> None:
-    """Make the headers and the body of `part`, a copy of a message of the standard library, plain.
+    """Make the headers and the body of `part`, a copy, plain `str` (`plain_copy` says why).
 
-    Headers that the standard library has parsed stay: what is written of them is looked at again.
+    Headers that the standard library has parsed stay: they are checked once more when written.
     """
     own = vars(part)
     own["_headers"] = [
@@ -122,9 +122,9 @@ def _make_plain(part: AnyMessage) -> None:
 
 
 def _walk(message: AnyMessage, *, signed: bool = True) -> Iterator[AnyMessage]:
-    """All parts, the message first; within the bounds, whatever refers to whatever.
+    """All parts, the message first. Without `signed`, parts with a signature are left out.
 
-    Without `signed`, parts that somebody has signed are left out.
+    Raises `MessageTooLarge` beyond the limits, so that a message that contains itself ends too.
     """
     stack: list[tuple[Any, int]] = [(message, 1)]
     count = 0
@@ -132,7 +132,7 @@ def _walk(message: AnyMessage, *, signed: bool = True) -> Iterator[AnyMessage]:
         part, depth = stack.pop()
         count += 1
         if not isinstance(part, Message):
-            raise InvalidMessage("a part that is no message", field="content")
+            raise InvalidMessage("a part is not a message of the standard library", field="content")
         if depth > gate.MAX_NESTING:
             raise MessageTooLarge(f"nested more than {gate.MAX_NESTING} deep", field="content")
         if count > gate.MAX_PARTS:
@@ -140,14 +140,14 @@ def _walk(message: AnyMessage, *, signed: bool = True) -> Iterator[AnyMessage]:
         if not signed and is_signed_message(part):
             continue
         yield part
-        # Not get_payload(), which has another header parsed.
+        # get_payload() would parse a header.
         payload: Any = vars(part).get("_payload")
         if isinstance(payload, list) and (signed or not is_signed_part(part)):
             stack += [(child, depth + 1) for child in payload[: gate.MAX_PARTS + 1]]
 
 
 def _check_part(part: AnyMessage) -> None:
-    """Refuse headers and structures that cannot come out as what they are meant to be."""
+    """Raise `BadHeaders` or `InvalidMessage` for headers and multiparts that cannot be written."""
     for name, value in part.raw_items():
         check_name(name, "headers")
         check_value(
@@ -155,7 +155,7 @@ def _check_part(part: AnyMessage) -> None:
         )
     if part.get_content_maintype() == "multipart":
         if not part.is_multipart() or not part.get_payload():
-            problem = f"{part.get_content_type()} without parts; a part begins with its boundary"
+            problem = f"{part.get_content_type()} has no parts; a part begins with its boundary"
             raise InvalidMessage(problem, field="Content-Type")
         boundary = part.get_boundary()
         if boundary is not None and _BOUNDARY.fullmatch(boundary) is None:
@@ -163,7 +163,7 @@ def _check_part(part: AnyMessage) -> None:
 
 
 def _mailboxes(message: AnyMessage, name: str) -> list[Mailbox]:
-    """The mailboxes of all headers called `name`, those inside groups too."""
+    """The mailboxes of all headers called `name`, including those in groups."""
     return [
         mailbox
         for key, value in message.raw_items()
@@ -176,7 +176,7 @@ def _mailboxes(message: AnyMessage, name: str) -> list[Mailbox]:
 def _author(message: AnyMessage) -> Mailbox:
     authors = _mailboxes(message, "From")
     if not authors:
-        raise InvalidMessage("there is none, and no default", field="From")
+        raise InvalidMessage("the header is missing; add it, or set a default sender", field="From")
     return authors[0]
 
 
@@ -186,24 +186,24 @@ def _sole_author(message: AnyMessage) -> Mailbox:
         if len(mailboxes) == 1:
             return mailboxes[0]
         if len(mailboxes) > 1:
-            problem = "more than one address"
+            problem = "there is more than one address"
             if name == "From":
                 problem += ", and no Sender: add that header, or give sender"
             raise InvalidMessage(problem, field=name)
-    raise InvalidMessage("there is none, and no default", field="From")
+    raise InvalidMessage("the header is missing; add it, or set a default sender", field="From")
 
 
-def _addressees(message: AnyMessage) -> list[Mailbox]:
+def _header_recipients(message: AnyMessage) -> list[Mailbox]:
     if any(ascii_lower(name).startswith("resent-") for name in message.keys()):  # noqa: SIM118
-        raise InvalidMessage("must be given for a resent message", field="recipients")
+        raise InvalidMessage("a resent message has none of its own; give them", field="recipients")
     found = [mailbox for name in ("To", "Cc", "Bcc") for mailbox in _mailboxes(message, name)]
     if not found:
-        raise InvalidMessage("there is none", field="recipients")
+        raise InvalidMessage("there are none; add To, or give recipients", field="recipients")
     return found
 
 
-def _complete(message: AnyMessage, author: Mailbox) -> None:
-    """Take away what must not be sent and add what has to be there."""
+def _complete_headers(message: AnyMessage, author: Mailbox) -> None:
+    """Remove headers that cannot be sent, and add required headers and boundaries."""
     for name in ("Bcc", "Resent-Bcc"):
         if name in message:
             check_coverage(message, name)
@@ -225,8 +225,8 @@ def _add(message: AnyMessage, name: str, value: str) -> None:
 
 
 def _make_sendable(part: AnyMessage) -> None:
-    """Encode a body that cannot be sent as it is: octets above 127, long lines, data as lines."""
-    # The raw text: get_payload() decodes octets of 8-bit bodies, and guesses where it cannot.
+    """Encode a body that cannot be sent as it is: with octets above 127, or long lines."""
+    # get_payload() would decode 8-bit bodies, and guess their charset.
     raw = vars(part).get("_payload")
     kind = part.get_content_maintype()
     if kind in ("multipart", "message") or not isinstance(raw, str):
@@ -234,11 +234,11 @@ def _make_sendable(part: AnyMessage) -> None:
     encoding = ascii_lower(ascii_strip(str(part.get("Content-Transfer-Encoding", "7bit"))))
     text = kind == "text" and has_ascii_line_ends(part.get_content_charset("us-ascii"))
     if raw.isascii() and max(map(len, _LINE_END.split(raw))) <= gate.MAX_LINE:
-        # As lines goes what has lines: text, and what is said to consist of them.
+        # Text has lines. Other bodies have lines unless they are declared as binary.
         has_lines = text or (kind != "text" and encoding != "binary")
         wide = kind == "text" and not text
         if wide and encoding == "quoted-printable" and _BARE_LINE_END.search(raw):
-            # One octet of what is several in this charset: as CRLF, all behind it would be moved.
+            # The octet is a part of a character here: a CRLF in its place would move all others.
             _set_body(part, bytes(part.get_payload(decode=True)), "base64", text=False)
             return
         if encoding not in _UNENCODED or has_lines:
@@ -249,11 +249,13 @@ def _make_sendable(part: AnyMessage) -> None:
         try:
             octets = raw.encode("ascii", "surrogateescape")
         except UnicodeEncodeError:
-            raise InvalidMessage("text beyond ASCII without a charset", field="content") from None
+            raise InvalidMessage(
+                "text beyond ASCII needs a charset; use set_content()", field="content"
+            ) from None
         encoding = "quoted-printable" if text else "base64"
     else:
-        problem = f"a body in {echo(encoding)} that has octets above 127, or a line of more than "
-        problem += f"{gate.MAX_LINE}; encode it as base64 or quoted-printable"
+        problem = f"a body in {echo(encoding)} has octets above 127, or a line of more than "
+        problem += f"{gate.MAX_LINE} octets; encode it as base64 or quoted-printable"
         raise InvalidMessage(problem, field="Content-Transfer-Encoding")
     _set_body(part, octets, encoding, text=text)
 

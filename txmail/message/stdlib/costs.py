@@ -1,9 +1,9 @@
-"""What it costs to have a header parsed by the standard library, told before it is.
+"""Limits what the parser of the standard library costs, before it parses a header.
 
-Its parser takes a step for each character that is no letter, and copies the rest of the header at
-each: 50 KB of quotes take half a minute and a gigabyte. The cost of a text is its length times the
-number of such characters. Address lists are parsed one mailbox at a time, so that long ones cost
-no more than many short ones.
+The parser takes a step for each character that is no letter, and each step copies the rest of the
+header: 50 KB of quotes take half a minute and a gigabyte. The cost of a text is its length times
+the number of such characters. Long address lists are parsed one mailbox at a time, so they cost as
+much as many short ones.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ...common.ascii_text import ascii_lower, ascii_strip
 from ...exceptions import MessageTooLarge
 from ..mime.header_check import ADDRESS_HEADERS
 
-#: What all headers of a message may cost that the standard library is to parse: some seconds.
+#: The most that the headers of a message may cost to parse: some seconds.
 MAX_COST = 20_000_000
-#: What a text may cost that is parsed as it is: the tokens of some hundred characters.
+#: The most that a text may cost that is parsed as one piece: some hundred characters.
 _LITTLE = 50_000
 
-#: Headers that are parsed to find out what a message is, and to whom it goes, in lower case.
+#: Headers, in lower case, that txmail has the standard library parse.
 _PARSED = ADDRESS_HEADERS | {
     "content-type",
     "content-disposition",
@@ -34,7 +34,7 @@ _PARSED = ADDRESS_HEADERS | {
 }
 _FEW_STEPS = re.compile(r"[A-Za-z0-9%_/+-]+", re.ASCII)
 
-#: Quoted strings, comments, what is in brackets, and the marks of a list (RFC 5322 section 3.4).
+#: Quoted strings, comments, texts in brackets, and the marks of a list (RFC 5322 section 3.4).
 _TOKEN = re.compile(
     r'"(?:[^"\\]++|\\.)*+"|\((?:[^()\\]++|\\.)*+\)|<[^<>"]*+>|\[[^\[\]]*+\]'
     r'|[^"()<>\[\],:;\\]++|\\.|.',
@@ -42,52 +42,52 @@ _TOKEN = re.compile(
 )
 
 
-def cost_of(text: str) -> int:
+def parse_cost(text: str) -> int:
     """The cost of parsing `text` as one piece."""
     return len(text) * (len(_FEW_STEPS.sub("", text)) + 1)
 
 
-class Purse:
-    """What may be spent on the headers of one message."""
+class ParseQuota:
+    """The cost that is left for the headers of one message."""
 
     def __init__(self) -> None:
         self._left = MAX_COST
 
-    def pay(self, part: Message[Any, Any], *, all_headers: bool = False) -> None:
-        """Pay for the headers of `part` that will be parsed, or for all of them.
+    def charge(self, part: Message[Any, Any], *, all_headers: bool = False) -> None:
+        """Charge for the headers of `part` that txmail has parsed, or for all of them.
 
-        Raises `MessageTooLarge`, naming the header.
+        Raises `MessageTooLarge`, which names the header, if too little is left.
         """
         for name, value in part.raw_items():
             kind = ascii_lower(str(name))
             if not isinstance(value, str) or isinstance(value, Header) or hasattr(value, "defects"):
-                continue  # it is parsed already, or never
+                continue  # it is parsed already, or never is
             if all_headers or kind in _PARSED:
                 self._left -= _cost(kind, value)
             if self._left < 0:
                 problem = (
-                    f"{len(value)} characters, with so many special ones among them, are too much "
-                    "for the parser of the standard library; shorten it"
+                    f"{len(value)} characters, many of them special, take the parser of the "
+                    "standard library too long; shorten it"
                 )
                 raise MessageTooLarge(problem, field=str(name))
 
 
 def _cost(kind: str, value: str) -> int:
-    cost = cost_of(value)
+    cost = parse_cost(value)
     if cost > _LITTLE and kind in ADDRESS_HEADERS:
-        return sum(cost_of(group or "") + cost_of(item) for group, item in items_of(value))
+        return sum(parse_cost(group or "") + parse_cost(item) for group, item in list_items(value))
     return cost
 
 
-def is_long(text: str) -> bool:
-    """True if `text`, an address list, has to be parsed one mailbox at a time."""
-    return cost_of(text) > _LITTLE
+def is_costly(text: str) -> bool:
+    """True if `text`, an address list, must be parsed one mailbox at a time."""
+    return parse_cost(text) > _LITTLE
 
 
-def items_of(text: str) -> Iterator[tuple[str | None, str]]:
-    """The mailboxes of an address list, each with the name of the group that it is in.
+def list_items(text: str) -> Iterator[tuple[str | None, str]]:
+    """The mailboxes of an address list, each with the name of its group.
 
-    An empty group is one empty item. Takes linear time.
+    An empty group gives one empty item. Takes linear time.
     """
     group: str | None = None
     pieces: list[str] = []
@@ -105,17 +105,17 @@ def items_of(text: str) -> Iterator[tuple[str | None, str]]:
         yield group, item
 
 
-def parse(
+def parse_address_list(
     name: str, text: str, registry: Any
 ) -> tuple[list[tuple[str | None, list[Any]]], list[Any]]:
-    """The groups of an address list, with the addresses of each, and the defects of them all."""
-    if not is_long(text):
+    """The groups of an address list with their addresses, and the defects of all addresses."""
+    if not is_costly(text):
         parsed = registry(name, text)
         return [(g.display_name, list(g.addresses)) for g in parsed.groups], list(parsed.defects)
     groups: list[tuple[str | None, list[Any]]] = []
     defects: list[Any] = []
     last: str | None = None
-    for group, item in items_of(text):
+    for group, item in list_items(text):
         if group is not None and group != last:
             parsed = registry(name, f"{group}:;")
             groups.append((parsed.groups[0].display_name, []))

@@ -1,8 +1,8 @@
-"""Headers of messages of the standard library: what they say, and how they are written.
+"""Reads and writes the headers of messages of the standard library.
 
-What came from a parser stays as it came, folds included, if that can be sent. `header_write` writes
-all else anew, because the standard library's own folding turns data into syntax on many versions of
-Python.
+The text of a header that came from a parser stays as it is, folds included, if it can be sent.
+`header_write` writes all other headers: on many versions of Python the folding of the standard
+library turns data into syntax.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from ...address import Address, Mailbox, parse_address, shown_name
 from ...common.ascii_text import ascii_lower
 from ...exceptions import AddressError, BadHeaders, TxmailError
-from ..addresses import items_of, parse_mailboxes
+from ..addresses import parse_mailboxes, split_address_list
 from ..mime.date import date_text
 from ..mime.gate import MAX_LINE
 from ..mime.header_check import ADDRESS_HEADERS, check_value, hides_address
@@ -32,20 +32,20 @@ from ..mime.header_write import (
     parameter_header,
     phrase,
 )
-from .costs import parse
+from .costs import parse_address_list
 
 _ADDRESS_HEADERS = MAILBOX_LISTS | ADDRESS_HEADERS
 PARAMETER_HEADERS = frozenset({"content-type", "content-disposition"})
 _FOLD = re.compile(r"\r?\n(?=[ \t])", re.ASCII)
 _LINE_END = re.compile(r"\r\n|\r|\n", re.ASCII)
-#: A line, after the first, that has nothing on it: some readers take it for the end of the headers.
+#: A blank line after the first line: some readers take it for the end of the headers.
 _BLANK_LINE = re.compile(r"\n[ \t]*+(?:\r?\n|\Z)", re.ASCII)
-#: One that does not begin a folded line.
+#: A TAB that does not begin a folded line.
 _INNER_TAB = re.compile(r"(?<!\n)\t", re.ASCII)
 _NOT_KEPT = re.compile("[^\x00-\x7f\udc80-\udcff]", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9!#$&^_`{|}~.+/-]+", re.ASCII)
 
-#: What the standard library finds wrong that is about the name in front of an address.
+#: Defects that the standard library finds in the name before an address.
 _HARMLESS = (
     *("period in 'phrase'", "comment found without atom", "no content"),
     "phrase does not start with word",
@@ -55,7 +55,7 @@ _registry: Any = HeaderRegistry()
 for _name in MAILBOX_LISTS:
     _registry.map_to_type(_name, AddressHeader)
 
-#: A zone with seconds, as `email.utils.format_datetime` writes that of a local mean time.
+#: A zone with seconds: `email.utils.format_datetime` writes it for a local mean time.
 _ODD_ZONE = re.compile(r"([+-])(\d\d)(\d\d)(\d\d)(?:\.\d{1,6})?+\s*+\Z", re.ASCII)
 
 #: The groups of an address header, with the mailboxes of each.
@@ -63,16 +63,16 @@ Groups = list[tuple[str | None, list[Mailbox]]]
 
 
 def text_of(name: str, value: object) -> str:
-    """The text of a header, unfolded; decoded as far as the standard library has done it.
+    """The text of a header, unfolded. It is decoded only if the standard library has done so.
 
-    Octets beyond ASCII are read as UTF-8 (RFC 6532). Raises `BadHeaders` if they are not.
+    Octets beyond ASCII are read as UTF-8 (RFC 6532). Raises `BadHeaders` for other octets.
     """
     if isinstance(value, Header):
         return str(value)
     if not isinstance(value, str):
         raise BadHeaders("a string is needed", field=name, value=value)
     first, *folded = _FOLD.split(_decoded(name, str(value)))
-    # A line of nothing but blanks is a fold too (RFC 5322 section 4.2).
+    # A line of blanks is a fold too (RFC 5322 section 4.2).
     return "".join([first, *(f" {line}" for line in map(_stripped, folded) if line)])
 
 
@@ -81,7 +81,7 @@ def _stripped(line: str) -> str:
 
 
 def _decoded(name: str, text: str) -> str:
-    """`text` with the octets that a parser has kept as surrogates read as UTF-8."""
+    """`text`, in which a parser has kept octets as surrogates, with those octets as UTF-8."""
     if text.isascii():
         return text
     try:
@@ -92,26 +92,29 @@ def _decoded(name: str, text: str) -> str:
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeError:
-        problem = "octets that are neither ASCII nor UTF-8; encode the text (RFC 2047)"
+        problem = "octets are neither ASCII nor UTF-8; encode the text (RFC 2047)"
         raise BadHeaders(problem, field=name) from None
 
 
 def groups_of(name: str, value: Any) -> Groups:
-    """The groups of an address header; mailboxes outside of groups stand in one without a name."""
+    """The groups of an address header. A mailbox outside of groups is in a group without a name.
+
+    Raises `BadHeaders` or `AddressError` for a header that is no address list.
+    """
     if hides_address(_source(name, value)) or _is_decoded(value):
-        problem = "an encoded word in an address (RFC 2047 section 5)"
+        problem = "an address cannot have an encoded word (RFC 2047 section 5)"
         raise BadHeaders(problem, field=name, value=str(value))
     try:
         if hasattr(value, "groups"):
             groups = [(group.display_name, list(group.addresses)) for group in value.groups]
             defects = list(value.defects)
         else:
-            groups, defects = parse(name, text_of(name, value), _registry)
+            groups, defects = parse_address_list(name, text_of(name, value), _registry)
     except TxmailError:
         raise
     except Exception:
-        # The parser fails in many ways on what is no address list, and on some that are.
-        return [(None, _strictly(name, value))]
+        # The parser may raise anything, even for a valid address list.
+        return [(None, _parse_strictly(name, value))]
     found: Groups = []
     sound = all(map(_is_harmless, defects))
     for group, addresses in groups:
@@ -125,16 +128,16 @@ def groups_of(name: str, value: Any) -> Groups:
         found.append((group, mailboxes))
     if not sound:
         read = [mailbox.address for _, mailboxes in found for mailbox in mailboxes]
-        if read != [mailbox.address for mailbox in _strictly(name, value)]:
+        if read != [mailbox.address for mailbox in _parse_strictly(name, value)]:
             raise BadHeaders("not a list of addresses", field=name, value=str(value))
     return found
 
 
 def _address(entry: Any, sound: bool, name: str, value: Any) -> Address:
-    """The address of `entry`. `sound` says that nothing of the header was mended."""
+    """The address of `entry`. `sound` says that the parser has found no defect in the header."""
     text, local = entry.addr_spec, entry.username
     if sound and (local.startswith(".") or local.endswith(".") or ".." in local):
-        # The standard library leaves out the quotes that such a local part was written with.
+        # The standard library drops the quotes of such a local part.
         text = text if text.startswith('"') else f'"{local}"@{entry.domain}'
     try:
         return parse_address(text, field=name)
@@ -142,20 +145,20 @@ def _address(entry: Any, sound: bool, name: str, value: Any) -> Address:
         source = _source(name, value).strip(" ")
         if text in source:
             raise
-    # What the parser made of it is nothing that anybody has written.
+    # The header does not have the text that the parser made: show the header.
     problem = "not a list of addresses (is a name with special characters quoted?)"
     raise AddressError(problem, field=name, value=source)
 
 
 def _source(name: str, value: Any) -> str:
-    """The text that an address header was read from."""
-    # The text of a header object is what the parser made of it; its tree has what it was made of.
+    """The text that the parser of an address header has read."""
+    # The text of a header object is what the parser made; its tree has what the parser read.
     source = str(getattr(value, "_parse_tree", "")) if hasattr(value, "defects") else value
     return text_of(name, source)
 
 
 def _is_decoded(value: Any) -> bool:
-    """True if the parser has decoded an encoded word in an addr-spec: its text shows no trace."""
+    """True if the parser has decoded an encoded word in an addr-spec; the text does not show it."""
     left = [(getattr(value, "_parse_tree", None), False)]
     while left:
         token, inside = left.pop()
@@ -169,16 +172,16 @@ def _is_decoded(value: Any) -> bool:
 
 
 def _is_harmless(defect: object) -> bool:
-    """True for what is often found, and never in an addr-spec."""
+    """True for a defect that is frequent, and never in an addr-spec."""
     if isinstance(defect, HeaderDefect) and any(known in str(defect) for known in _HARMLESS):
         return True
     return isinstance(defect, NonASCIILocalPartDefect)
 
 
-def _strictly(name: str, value: Any) -> list[Mailbox]:
-    """The mailboxes of a header that our own grammar can read: nothing of it was mended."""
+def _parse_strictly(name: str, value: Any) -> list[Mailbox]:
+    """The mailboxes of a header by the grammar of `txmail.address`, which repairs nothing."""
     try:
-        # The text of a header object is not what was written, but what the parser made of it.
+        # The text of a header object is what the parser made, not what it has read.
         return parse_mailboxes(
             "" if hasattr(value, "defects") else text_of(name, value), field=name
         )
@@ -186,11 +189,11 @@ def _strictly(name: str, value: Any) -> list[Mailbox]:
         raise BadHeaders("not a list of addresses", field=name, value=str(value)) from None
 
 
-def written(name: str, value: Any, *, utf8: bool = False) -> bytes:
+def write_header(name: str, value: Any, *, utf8: bool = False) -> bytes:
     """One header with its line end.
 
-    `utf8` says that it may keep octets of UTF-8 that it came with (RFC 6532).
-    Raises `BadHeaders` or `AddressError` for what cannot be written.
+    `utf8` lets it keep octets of UTF-8 that a parser has read (RFC 6532). Raises `BadHeaders` or
+    `AddressError` for a header that cannot be written.
     """
     kind = ascii_lower(name)
     came_parsed = not isinstance(value, Header) and not hasattr(value, "defects")
@@ -204,7 +207,7 @@ def written(name: str, value: Any, *, utf8: bool = False) -> bytes:
         octets = text.encode("ascii", "surrogateescape")
         if max(map(len, octets.split(b"\r\n"))) + len(name) + 2 <= MAX_LINE:
             return f"{name}: ".encode() + octets + b"\r\n"
-    return _anew(name, kind, value).encode()
+    return _write_anew(name, kind, value).encode()
 
 
 def _in_whole_minutes(date_and_time: str, zone: re.Match[str]) -> str:
@@ -219,14 +222,14 @@ def _in_whole_minutes(date_and_time: str, zone: re.Match[str]) -> str:
 
 
 def _is_octets(value: str, utf8: bool) -> bool:
-    """True if `value` is ASCII or, where `utf8` allows it, octets that a parser has kept."""
+    """True if `value` is ASCII or, with `utf8`, octets that a parser has kept."""
     if not utf8 or value.isascii():
         return value.isascii()
     return _NOT_KEPT.search(value) is None
 
 
 def _is_rewritten(kind: str, value: str) -> bool:
-    """True if an address header cannot stay as it came: see `_lacks_quotes` and `shown_name`."""
+    """True if an address header cannot stay as it is: see `_lacks_quotes` and `shown_name`."""
     return _lacks_quotes(kind, value) or _has_hidden_names(kind, value)
 
 
@@ -243,10 +246,10 @@ def _has_hidden_names(kind: str, value: str) -> bool:
 
 
 def _lacks_quotes(kind: str, value: str) -> bool:
-    """True if there are names with a period in `value` that are not quoted, as they have to be."""
+    """True if a name in `value` has a period but not the quotes that it needs."""
     if kind not in _ADDRESS_HEADERS or "." not in value:
         return False
-    names = [item.partition("<")[0] for item in items_of(value) if "<" in item]
+    names = [item.partition("<")[0] for item in split_address_list(value) if "<" in item]
     if not any("." in name and '"' not in name for name in names):
         return False
     try:
@@ -256,19 +259,19 @@ def _lacks_quotes(kind: str, value: str) -> bool:
     return True
 
 
-def _anew(name: str, kind: str, value: Any) -> str:
+def _write_anew(name: str, kind: str, value: Any) -> str:
     text = text_of(name, value)
     if kind in _ADDRESS_HEADERS:
-        return _written_groups(name, groups_of(name, value))
+        return _write_groups(name, groups_of(name, value))
     if kind in PARAMETER_HEADERS:
         parsed = _registry(name, text) if not hasattr(value, "params") else value
-        return _written_parameters(name, parsed)
+        return _write_parameters(name, parsed)
     if moment := getattr(value, "datetime", None):
         text = date_text(moment)
     return header(name, text)
 
 
-def _written_groups(name: str, groups: Groups) -> str:
+def _write_groups(name: str, groups: Groups) -> str:
     tokens: list[str] = []
     for group, mailboxes in groups:
         if tokens:
@@ -284,12 +287,16 @@ def _written_groups(name: str, groups: Groups) -> str:
     return fold(name, tokens or [""])
 
 
-def _written_parameters(name: str, parsed: Any) -> str:
+def _write_parameters(name: str, parsed: Any) -> str:
     value = getattr(parsed, ascii_lower(name).replace("-", "_"))
     parameters = dict(parsed.params)
     for part in (value, *parameters):
         if not isinstance(part, str) or _TOKEN.fullmatch(part) is None:
-            raise BadHeaders("not a value with parameters", field=name, value=str(parsed))
+            raise BadHeaders(
+                "not a value with parameters, such as text/csv; charset=utf-8",
+                field=name,
+                value=str(parsed),
+            )
     for text in parameters.values():
         check_value(text, name, parameter=True)
     return parameter_header(name, value, parameters)

@@ -1,13 +1,13 @@
-"""What somebody has signed: octets that go out as the standard library writes them.
+"""Writes signed parts of messages of the standard library as they were signed.
 
-A signature is over octets. Two kinds of subtree of a message were serialised and hashed before the
-message is handed in, and are written by the standard library, header by header as it folds them:
+A signature covers octets: the application has serialised and signed them before it sends the
+message. The standard library writes two kinds of parts, to get the same octets again:
 
-- what is below ``multipart/signed`` (RFC 1847 section 2.1), where the library does not fold;
-- a whole message that has a DKIM-Signature or one of its kin (RFC 6376), folded as `as_bytes` does.
+- the parts of a ``multipart/signed`` (RFC 1847 section 2.1), whose headers are not folded;
+- a message with a DKIM-Signature or a similar header (RFC 6376), folded as `as_bytes` folds it.
 
-The policy is that of the message which the subtree belongs to, as in ``message.as_bytes()``; line
-ends are CRLF. Nothing is encoded anew. What cannot be sent in that form is refused.
+The policy is that of the message around the part, as in ``message.as_bytes()``. Line ends are CRLF.
+Nothing is encoded again. A part that cannot be sent in this form is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .headers import groups_of
 #: A message as the standard library types it: any policy, any kind of headers.
 AnyMessage: TypeAlias = "Message[Any, Any]"
 
-#: Headers with a signature over the headers and the body of their message.
+#: Headers with a signature of the headers and the body of their message.
 SIGNATURES = frozenset({"dkim-signature", "arc-message-signature", "domainkey-signature"})
 
 _ENVELOPE = "sign the octets that are sent, and hand them in as an Envelope"
@@ -40,21 +40,21 @@ _COVERED = re.compile(r"(?:^|;)\s*h\s*=([^;]*)", re.IGNORECASE | re.ASCII)
 
 
 def is_signed_part(part: AnyMessage) -> bool:
-    """True if the parts of `part` must not change, for one is a signature over another."""
+    """True if the parts of `part` cannot change: one is a signature of the other."""
     return part.get_content_type() == "multipart/signed"
 
 
 def is_signed_message(message: AnyMessage) -> bool:
-    """True if a header of `message` is a signature over all of it."""
+    """True if a header of `message` is a signature of the whole message."""
     return any(ascii_lower(name) in SIGNATURES for name in message.keys())  # noqa: SIM118
 
 
 def signed_body(part: AnyMessage, policy: Policy[Any]) -> bytes:
     """The body of a ``multipart/signed`` that has a boundary.
 
-    Raises `BadHeaders` or `InvalidMessage` for what cannot be sent as it was signed.
+    Raises `BadHeaders` or `InvalidMessage` for a body that cannot be sent as it was signed.
     """
-    # Headers of its own: those of `part` are not signed, and written by others.
+    # The headers of `part` are not signed, and written elsewhere.
     bare: AnyMessage = Message(policy=policy)
     bare.set_raw("Content-Type", f'multipart/signed; boundary="{part.get_boundary()}"')
     bare.preamble, bare.epilogue = part.preamble, part.epilogue
@@ -68,9 +68,9 @@ def signed_body(part: AnyMessage, policy: Policy[Any]) -> bytes:
 
 
 def signed_message(message: AnyMessage, policy: Policy[Any]) -> bytes:
-    """The octets of a message with a signature in its headers, as ``as_bytes()`` has them.
+    """The octets of a message with a signature in its headers, as ``as_bytes()`` gives them.
 
-    Raises `BadHeaders` or `InvalidMessage` for what cannot be sent as it was signed.
+    Raises `BadHeaders` or `InvalidMessage` for a message that cannot be sent as it was signed.
     """
     try:
         octets = _flattened(message, policy)
@@ -78,16 +78,18 @@ def signed_message(message: AnyMessage, policy: Policy[Any]) -> bytes:
     except BadHeaders as error:
         problem = f"{error} ({_signature(message)} covers the message: {_ENVELOPE})"
         raise BadHeaders(problem, field="") from None
-    problem = f"the message has a {_signature(message)}, and a NUL or a line of more than {{}} "
-    problem += "octets, so that it cannot be sent as it was signed; encode its parts, as base64 or "
-    problem += f"quoted-printable, {_ENVELOPE}"
+    problem = (
+        f"the message has a {_signature(message)}, but also a NUL or a line of more than {{}} "
+    )
+    problem += "octets, which cannot be sent; encode its parts as base64 or quoted-printable, "
+    problem += _ENVELOPE
     return _sendable(octets, problem)
 
 
 def check_coverage(message: AnyMessage, changed: str) -> None:
     """Raise `InvalidMessage` if a signature in `message` covers the header `changed`.
 
-    That is one which has to be added or taken away before the message can be sent.
+    txmail has to add or remove this header before it can send the message.
     """
     for name, value in message.raw_items():
         if ascii_lower(name) not in SIGNATURES:
@@ -95,7 +97,7 @@ def check_coverage(message: AnyMessage, changed: str) -> None:
         covered = _COVERED.search(str(value))
         names = _PARTED.split(ascii_lower(covered[1])) if covered else []
         if ascii_lower(changed) in names:
-            problem = f"{name} covers it, and it cannot be sent so; {_ENVELOPE}"
+            problem = f"txmail has to change this header, and {name} covers it; {_ENVELOPE}"
             raise InvalidMessage(problem, field=changed)
 
 
@@ -112,26 +114,26 @@ def _sendable(octets: bytes, problem: str) -> bytes:
 
 def _flattened(message: AnyMessage, policy: Policy[Any]) -> bytes:
     stream = io.BytesIO()
-    generator = BytesGenerator(stream, mangle_from_=False, policy=_watched(policy))
+    generator = BytesGenerator(stream, mangle_from_=False, policy=_checking_policy(policy))
     generator.flatten(message, linesep="\r\n")
     return stream.getvalue()
 
 
-def _watched(policy: Policy[Any]) -> Policy[Any]:
-    """A policy that writes headers just as `policy` does, and looks at each before it is taken."""
-    watched = object.__new__(_watching(type(policy)))
+def _checking_policy(policy: Policy[Any]) -> Policy[Any]:
+    """A policy that writes headers as `policy` does, and checks each of them."""
+    checking = object.__new__(_checking_class(type(policy)))
     for name, value in vars(policy).items():
-        object.__setattr__(watched, name, value)
-    return watched
+        object.__setattr__(checking, name, value)
+    return checking
 
 
 @lru_cache(64)
-def _watching(kind: type[Policy[Any]]) -> type[Policy[Any]]:
-    return type(f"_Watching{kind.__name__}", (_Watching, kind), {})
+def _checking_class(kind: type[Policy[Any]]) -> type[Policy[Any]]:
+    return type(f"_CheckEachHeader{kind.__name__}", (_CheckEachHeader, kind), {})
 
 
-class _Watching:
-    """To be mixed in: `fold_binary` of a policy, and the gate of one header behind it."""
+class _CheckEachHeader:
+    """A mixin for policies: checks each header that `fold_binary` has written."""
 
     def fold_binary(self, name: str, value: Any) -> bytes:
         folded: bytes = super().fold_binary(name, value)  # type: ignore[misc]
@@ -140,7 +142,7 @@ class _Watching:
 
 
 def _check_addresses(message: AnyMessage, policy: Policy[Any]) -> None:
-    """Raise `BadHeaders` if the addresses of a header are not those that would be written."""
+    """Raise `BadHeaders` if the standard library would change the addresses of a header."""
     for name, value in message.raw_items():
         if ascii_lower(name) in ADDRESS_HEADERS:
             folded = policy.fold_binary(name, value).partition(b":")[2]
@@ -151,7 +153,7 @@ def _check_addresses(message: AnyMessage, policy: Policy[Any]) -> None:
 
 
 def _addresses(name: str, value: Any) -> list[str] | None:
-    """The addresses in a header; None for what is no list of them."""
+    """The addresses in a header; None if it is no address list."""
     try:
         groups = groups_of(name, value)
     except TxmailError:

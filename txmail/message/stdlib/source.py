@@ -1,4 +1,4 @@
-"""A signed message that is still there as it was read: its octets, and not what a parser kept."""
+"""Sends a signed message with the octets that a parser has read, if they are still there."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ _FIELD = re.compile(rb"(?<![^\n])([!-9;-~]++):[^\n]*+\n(?:(?>[ \t][^\n]*+\n))*+"
 def with_source(
     envelope: Envelope, message: AnyMessage, source: bytes, *, without: Iterable[str] = ()
 ) -> Envelope:
-    """`envelope`, made of `message`, with the octets that `message` was parsed from.
+    """An envelope like `envelope`, which was made of `message`, with the octets of `source`.
 
-    A parser does not keep all octets, which signatures are over. `without` names headers that are
-    left out. `envelope` itself is returned if nothing in `message` is signed, or `source` cannot be
-    sent as it is, because of the gate or a header that had to be added or taken away.
+    `message` was parsed from `source`. A parser does not keep all octets, but a signature covers
+    all of them. `without` names headers to leave out.
+
+    Returns `envelope` itself if no part of `message` is signed, if the gate refuses `source`, or if
+    txmail had to add or remove a header.
     """
     if not any(is_signed_part(part) or is_signed_message(part) for part in message.walk()):
         return envelope

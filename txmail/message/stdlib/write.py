@@ -1,7 +1,7 @@
-"""From a message of the standard library to its octets.
+"""Writes a message of the standard library as octets with CRLF line ends.
 
-Bodies are written as the standard library has them, headers by `txmail.message.stdlib.headers`, and
-what somebody has signed by `txmail.message.stdlib.signed`. Line ends are CRLF.
+`txmail.message.stdlib.headers` writes the headers, `txmail.message.stdlib.signed` the signed parts.
+Other bodies stay as the standard library has them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from ...exceptions import InvalidMessage
 from ..mime.encodings import crlf
 from ..mime.header_check import check_field
-from .headers import written
+from .headers import write_header
 from .signed import (
     AnyMessage,
     is_signed_message,
@@ -23,9 +23,9 @@ from .signed import (
 
 
 def write(message: AnyMessage) -> bytes:
-    """The octets of `message`, the multiparts of which have their boundaries.
+    """The octets of `message`. Each multipart has a boundary already.
 
-    Raises `MessageError` or `AddressError` for what cannot be written.
+    Raises `MessageError` or `AddressError` for a message that cannot be written.
     """
     chunks: list[bytes] = []
     _write_part(message, message.policy, chunks, utf8=True)
@@ -33,21 +33,18 @@ def write(message: AnyMessage) -> bytes:
     return content if content.endswith(b"\r\n") else content + b"\r\n"
 
 
-# Recursive: how deep the parts are nested has been looked at.
+# Recursive: `convert` has checked the depth.
 
 
 def _write_part(
     part: AnyMessage, policy: Policy[Any], chunks: list[bytes], *, utf8: bool = False
 ) -> None:
-    """Write a message, or a part of one that has `policy`.
-
-    `utf8` says that its headers may have octets of UTF-8.
-    """
+    """Write a message, or a part of a message with `policy`. `utf8` allows UTF-8 in its headers."""
     if is_signed_message(part):
         chunks.append(signed_message(part, policy))
         return
     for name, value in part.raw_items():
-        octets = written(name, value, utf8=utf8)
+        octets = write_header(name, value, utf8=utf8)
         check_field(name, octets)
         chunks.append(octets)
     chunks.append(b"\r\n")
@@ -61,7 +58,7 @@ def _write_part(
     elif part.get_content_type() == "message/delivery-status":
         _write_blocks(payload, policy, chunks)
     elif part.get_content_maintype() == "message" and len(payload) == 1:
-        # It is a message of its own, which may have been written and signed long before.
+        # A message of its own: it may have been signed earlier, under its own policy.
         _write_part(payload[0], payload[0].policy, chunks)
     else:
         problem = f"{part.get_content_type()} cannot have {len(payload)} parts"
@@ -84,7 +81,7 @@ def _write_parts(
 
 
 def _write_blocks(payload: list[AnyMessage], policy: Policy[Any], chunks: list[bytes]) -> None:
-    """Groups of headers, with an empty line between them (RFC 3464 section 2.1)."""
+    """Write groups of headers with an empty line between them (RFC 3464 section 2.1)."""
     for block in payload:
         _write_part(block, policy, chunks)
     if chunks[-1] == b"" and chunks[-2] == b"\r\n":
@@ -92,12 +89,14 @@ def _write_blocks(payload: list[AnyMessage], policy: Policy[Any], chunks: list[b
 
 
 def _lines(text: str | None) -> bytes:
-    """The octets of a text that a parser has kept, or somebody has set, with CRLF line ends."""
+    """The octets, with CRLF line ends, of the text of a part."""
     if text is None:
         return b""
     if not isinstance(text, str):
-        raise InvalidMessage("a body that is no text", field="content")
+        raise InvalidMessage("a body must be text", field="content")
     try:
         return crlf(text.encode("ascii", "surrogateescape"))
     except UnicodeEncodeError:
-        raise InvalidMessage("text beyond ASCII without a charset", field="content") from None
+        raise InvalidMessage(
+            "text beyond ASCII needs a charset; use set_content()", field="content"
+        ) from None

@@ -1,7 +1,7 @@
-"""Where the bodies of a message stand among all that is the same in every message.
+"""The octets that all messages of a template share, and the places of the bodies in them.
 
-`compiled` uses this. A layout is read off what the writer writes, with marks in place of what
-changes, and cut at them.
+`compiled` uses this. The layout is a message in which marks stand for the variable octets. It is
+cut at the marks.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ import re
 from collections.abc import Sequence
 
 from ..mime.gate import MAX_CONTENT
-from ..mime.parts import Part, boundary_stem, write
-from .compiled_body import Filled, NotPlain
+from ..mime.parts import Part, boundary_stem, write_content
+from .compiled_body import EncodedBody
+from .placeholders import NotCompilable
 
 _SEED = "<x@example.com>"
-#: How a delimiter line begins that has a boundary of ours.
+#: The beginning of a delimiter line with a boundary of txmail.
 _DELIMITER = b"\r\n--=_"
 
 
-class Layout:
-    """The parts of a message, of which `leaves` have bodies that are to be filled in."""
+class CompiledLayout:
+    """The parts of a message. The bodies of `variable_parts` are filled in for each message."""
 
-    def __init__(self, part: Part, leaves: Sequence[Part]) -> None:
-        marks = [os.urandom(16).hex() for _ in leaves]
+    def __init__(self, part: Part, variable_parts: Sequence[Part]) -> None:
+        marks = [os.urandom(16).hex() for _ in variable_parts]
         marked = {
-            id(leaf): Part((leaf.headers[0], f"{mark}\r\n"), mark.encode())
-            for leaf, mark in zip(leaves, marks, strict=True)
+            id(original): Part((original.headers[0], f"{mark}\r\n"), mark.encode())
+            for original, mark in zip(variable_parts, marks, strict=True)
         }
-        content, boundaries = write([], _replaced(part, marked), _SEED)
-        if not part.parts and leaves:
-            # Of a body that is filled in it is not known yet whether its last line has an end.
+        content, boundaries = write_content([], _replaced(part, marked), _SEED)
+        if not part.parts and variable_parts:
+            # A body that is filled in may have a line end at its end already.
             content = content.removesuffix(b"\r\n")
         stem = boundary_stem(_SEED.encode())
         self._chunks = re.compile(f"({'|'.join([stem, *marks])})".encode()).split(content)
@@ -41,30 +42,30 @@ class Layout:
             for cut in (stem, *marks)
         ]
         self._delimiters = sum(boundaries.values())
-        #: false if there is a line in what never changes that may look like a delimiter
+        #: false if a constant line may look like a delimiter
         self._is_clear = content.count(_DELIMITER) == self._delimiters
 
-    def write(self, head: bytes, message_id: str, bodies: Sequence[Filled]) -> bytes:
-        """The octets of a message that has the headers `head`.
+    def write(self, head: bytes, message_id: str, bodies: Sequence[EncodedBody]) -> bytes:
+        """The octets of a message with the headers `head`.
 
-        Raises `NotPlain` if that is too much, or a boundary is in it that was not meant to be.
+        Raises `NotCompilable` if they are too many, or if a body has the boundary.
         """
         stem = boundary_stem(message_id.encode()).encode()
         chunks = self._chunks.copy()
         for place in self._stems:
             chunks[place] = stem
         clear = self._is_clear
-        for (of_encoding, of_body), filled in zip(self._places, bodies, strict=True):
-            chunks[of_encoding] = b"Content-Transfer-Encoding: " + filled.encoding
-            chunks[of_body] = filled.body
-            clear = clear and b"--=_" not in filled.made
+        for (of_encoding, of_body), encoded in zip(self._places, bodies, strict=True):
+            chunks[of_encoding] = b"Content-Transfer-Encoding: " + encoded.encoding
+            chunks[of_body] = encoded.body
+            clear = clear and b"--=_" not in encoded.variable
         if not chunks[-1].endswith(b"\r\n"):
             chunks.append(b"\r\n")
         content = b"".join((head, *chunks))
         if not clear and content.count(b"\r\n--" + stem) != self._delimiters:
-            raise NotPlain
+            raise NotCompilable
         if len(content) > MAX_CONTENT:
-            raise NotPlain
+            raise NotCompilable
         return content
 
 

@@ -1,6 +1,7 @@
-"""The engine of templates that name none.
+"""The engine of templates for which the caller gives none.
 
-Core imports no optional library. The engine is one: `txmail` registers what makes it.
+The engine needs an optional library, which this package does not import: `txmail` registers a
+function that makes the engine.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from ...interfaces import ITemplateEngine
 
 
 class DefaultEngine:
-    """Holds what makes the engine, which is not made before a template needs it."""
+    """Makes the engine when a template needs it."""
 
     def __init__(self) -> None:
         self._make: Callable[[], ITemplateEngine] | None = None
 
     def register(self, make: Callable[[], ITemplateEngine]) -> None:
-        """Get engines from `make` from now on. It is called for each template."""
+        """Use `make` from now on. Each template without an engine calls it."""
         self._make = make
 
     def get(self) -> ITemplateEngine:
-        """The engine. Raises `ConfigurationError` if none is registered, and what `make` raises."""
+        """The engine. Raises `ConfigurationError` if there is none."""
         if self._make is None:
-            raise ConfigurationError("there is no default: name one", field="engine")
+            raise ConfigurationError("no engine is registered; give one", field="engine")
         return self._make()
 
 
-#: The one of this process.
+#: The default of this process.
 default_engine = DefaultEngine()

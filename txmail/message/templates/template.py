@@ -1,4 +1,4 @@
-"""`Template`: a message with fields in it, the only thing in which ``{{ }}`` is read."""
+"""`Template`: a message with fields. Nothing else reads ``{{ }}``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...common.shown import echo
 from ...exceptions import InvalidMessage
 from ...interfaces import ITemplateEngine
 from ...types import Several
-from ..addresses import Entry
+from ..addresses import AddressLike
 from ..attachment import Attachment
 from ..message import Message
 from .compiled import CompiledTemplate
@@ -33,9 +33,9 @@ URI_FIELDS = (
 class Constants(TypedDict, total=False):
     """Arguments of `Message` that are the same for all messages of a template."""
 
-    recipients: Several[Entry] | None
-    cc: Several[Entry] | None
-    bcc: Several[Entry] | None
+    recipients: Several[AddressLike] | None
+    cc: Several[AddressLike] | None
+    bcc: Several[AddressLike] | None
     attachments: Iterable[Attachment] | None
     envelope_sender: str | None
     calendar: str | Attachment | None
@@ -45,11 +45,11 @@ class Constants(TypedDict, total=False):
 
 
 class Template:
-    """What messages have in common, with fields where they differ.
+    """The common text of many messages, with fields where they differ.
 
     `subject`, `text`, `html`
-        Templates; `text` is the body of the message. In `html` fields are escaped. `text` or `html`
-        has to be there.
+        Templates. `text` is the body of the message. Fields in `html` are escaped. `text` or
+        `html` must be given.
     `sender`, `reply_to`
         As in `Message`. The display name is a template, the address is not.
     `extra_headers`
@@ -58,13 +58,12 @@ class Template:
         As in `Message`, URIs with fields in them, which are percent-encoded:
         ``"https://example.com/leave?token={{ token }}"``. A field alone is a whole URI.
     `engine`
-        An `ITemplateEngine`; the sandboxed one of `txmail.integrations.jinja2` otherwise.
+        An `ITemplateEngine`. The default is the sandboxed one of `txmail.integrations.jinja2`.
 
-    All others are those of `Message`; their text is text. `recipients`, if given, are those of
-    messages for which `render` is told none. Templates cannot be changed. One serves any number of
-    threads.
+    All other arguments are those of `Message`; fields are not read in them. `recipients` are the
+    default of `render`. A template does not change. Any number of threads can share one.
 
-    Raises `TemplateError` for a template that cannot be read, naming part and line,
+    Raises `TemplateError`, which names part and line, for a template that cannot be read,
     `ConfigurationError` if there is no engine, and what `Message` raises for its arguments.
     """
 
@@ -73,10 +72,10 @@ class Template:
         subject: str | None = None,
         text: str | None = None,
         html: str | None = None,
-        sender: Entry | None = None,
+        sender: AddressLike | None = None,
         *,
         extra_headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
-        reply_to: Entry | list[Entry] | None = None,
+        reply_to: AddressLike | list[AddressLike] | None = None,
         list_help: str | list[str] | None = None,
         list_unsubscribe: str | list[str] | None = None,
         list_subscribe: str | list[str] | None = None,
@@ -87,11 +86,11 @@ class Template:
         **constants: Unpack[Constants],
     ) -> None:
         if not (text or html):
-            raise InvalidMessage("neither text nor html", field="text")
+            raise InvalidMessage("neither text nor html: give one", field="text")
         for name in constants:
             if name not in Constants.__annotations__:
                 raise TypeError(f"Template() got an unexpected keyword argument {echo(name)}")
-        # Lists are copied, and what is no list is refused.
+        # `Message` copies lists, and refuses values that are no lists.
         given = Message(extra_headers=extra_headers, **constants)
         self.constants: dict[str, Any] = {name: getattr(given, name) for name in constants}
         self._engine = engine
@@ -124,7 +123,7 @@ class Template:
     def render(
         self,
         fields: Mapping[str, Any] | None = None,
-        recipients: Several[Entry] | None = None,
+        recipients: Several[AddressLike] | None = None,
         *,
         message_id: str | None = None,
         date: datetime | None = None,
@@ -134,9 +133,8 @@ class Template:
         `fields` is plain data: text, numbers, booleans, None, `Decimal`, dates, and lists and
         mappings of them. `message_id` and `date` are those of `Message`.
 
-        Raises `TemplateError`, naming the field, for a value of any other kind, and naming part
-        and field for one that is missing; `BadHeaders` for a value that must not stand in the
-        header it is for.
+        Raises `TemplateError` for a value of another type (it names the field) and for a missing
+        field (it names part and field), and `BadHeaders` for a value that its header cannot have.
         """
         data = plain_fields(fields)
         options = {**self.constants}
@@ -159,13 +157,13 @@ class Template:
     def compile(
         self,
         *,
-        default_sender: Entry | None = None,
+        default_sender: AddressLike | None = None,
         html_to_text: Callable[[str], str] | None = None,
     ) -> CompiledTemplate:
-        """This template, prepared for many messages. See `CompiledTemplate`.
+        """This template, compiled for many messages. See `CompiledTemplate`.
 
-        The arguments are those of `Message.to_envelope`: as no mailer renders these messages, they
-        have to be told here what a mailer would tell.
+        The arguments are those of `Message.to_envelope`. A mailer does not render these messages,
+        so its settings have to be given here.
         """
         return CompiledTemplate(self, default_sender=default_sender, html_to_text=html_to_text)
 

@@ -11,7 +11,7 @@ from ...common.shown import echo
 from ...exceptions import BadHeaders, InvalidMessage, TemplateError
 from ...interfaces import ITemplateEngine, ITemplateText
 from ...types import Several
-from ..addresses import Entry, mailbox_of
+from ..addresses import AddressLike, mailbox_of
 from ..message import Message
 from ..mime.header_check import FORBIDDEN, check_value
 from .template_values import Field, Pieces, in_text, in_uri
@@ -40,7 +40,7 @@ class Compilable(Protocol):
     def render(
         self,
         fields: Mapping[str, Any] | None = None,
-        recipients: Several[Entry] | None = None,
+        recipients: Several[AddressLike] | None = None,
         *,
         message_id: str | None = None,
         date: datetime | None = None,
@@ -49,7 +49,7 @@ class Compilable(Protocol):
 
 
 class HeaderTemplate(NamedTuple):
-    """A template for the value of a header; one without fields needs no engine."""
+    """A template for the value of a header. A template without fields needs no engine."""
 
     text: ITemplateText | None
     constant: str
@@ -67,7 +67,7 @@ class HeaderTemplate(NamedTuple):
         return self.text.pieces if self.text else (self.constant,)
 
     def render(self, fields: Mapping[str, Any]) -> str:
-        """The value. Raises `BadHeaders` if it may not stand in a header."""
+        """The value. Raises `BadHeaders` for a value that no header can have."""
         if self.text is None:
             return self.constant
         value = self.text.render(fields)
@@ -82,12 +82,12 @@ class MailboxTemplate(NamedTuple):
     mailbox: Mailbox
 
     @classmethod
-    def of(cls, entry: Entry, field: str, engine: ITemplateEngine) -> MailboxTemplate:
+    def of(cls, entry: AddressLike, field: str, engine: ITemplateEngine) -> MailboxTemplate:
         mailbox = mailbox_of(entry, field)
         return cls(HeaderTemplate.of(mailbox.display_name, field, engine), mailbox)
 
     def render(self, fields: Mapping[str, Any]) -> Mailbox:
-        """The mailbox with its name. Raises `BadHeaders` if that may not stand in a header."""
+        """The mailbox with its name. Raises `BadHeaders` for a name that no header can have."""
         name = self.name.render(fields)
         check_value(name, self.name.field)
         return Mailbox(name, self.mailbox.address)
@@ -100,14 +100,14 @@ class UriTemplate(NamedTuple):
     field: str
 
     def render(self, fields: Mapping[str, Any]) -> str:
-        """The URI. Raises `TemplateError` for a field that is missing, or `BadHeaders`."""
+        """The URI. Raises `TemplateError` for a missing field, `BadHeaders` for a bad value."""
         alone = len(self.pieces) == 1
         found = []
         for piece in self.pieces:
             if isinstance(piece, Field):
                 value = in_text(self._value(piece, fields))
                 if FORBIDDEN.search(value):
-                    problem = "a control character or line separator"
+                    problem = "a control character or line separator is not allowed"
                     raise BadHeaders(problem, field=self.field, value=value)
                 found.append(value if alone else in_uri(value))
             else:
@@ -125,7 +125,7 @@ class UriTemplate(NamedTuple):
 
 
 def render_uris(uris: list[UriTemplate], fields: Mapping[str, Any]) -> str | list[str]:
-    """The URIs as `Message` takes them: one on its own may be a word that is none."""
+    """The URIs as `Message` takes them. A single one is a string: it may be ``"NO"``."""
     found = [uri.render(fields) for uri in uris]
     return found[0] if len(found) == 1 else found
 
@@ -133,7 +133,7 @@ def render_uris(uris: list[UriTemplate], fields: Mapping[str, Any]) -> str | lis
 def uri_templates(value: Any, field: str, engine: ITemplateEngine) -> list[UriTemplate]:
     sources = [value] if isinstance(value, str) else value
     if not isinstance(sources, (list, tuple)):
-        raise InvalidMessage("a URI is needed, or a list of them", field=field, value=value)
+        raise InvalidMessage("a URI or a list of URIs is needed", field=field, value=value)
     found = []
     for source in sources:
         check_value(source, field)

@@ -1,9 +1,7 @@
-"""Fields: the data a template is filled with, and how they are written where they stand.
+"""The fields of a message: the data that fills a template, and its form in text, HTML and URIs.
 
-Fields are plain data, and nothing but data: text is never read as a template, an address or a
-header, and has no markup. A template is told the places of its fields (`Field`); what a value
-becomes there is said here, once for the templates that are rendered by their engine and for those
-that are compiled.
+Fields are plain data: their text is never read as a template, an address, a header or markup. A
+value has the same form in a template that its engine renders and in one that is compiled.
 """
 
 from __future__ import annotations
@@ -17,23 +15,23 @@ from urllib.parse import quote
 from ...common.shown import echo, name_of
 from ...exceptions import TemplateError
 
-#: How many values the fields of one message may have, all lists and mappings counted through.
+#: The most values in the fields of one message, including those in lists and mappings.
 MAX_VALUES = 100_000
-#: How deep lists and mappings may be nested in them.
+#: The depth to which lists and mappings may be nested in them.
 MAX_DEPTH = 20
-#: Bits of the largest whole number, which Python is sure to write in decimals.
+#: Bits of the largest whole number. Python writes such a number in decimals without a limit.
 MAX_BITS = 2048
 
-#: What can stand in text, of just these types: a type derived from one may do anything.
+#: Types that can stand in text. A type derived from one of them cannot: it may do anything.
 SCALARS = frozenset({str, int, float, bool, type(None), Decimal, datetime, date, time, timedelta})
 
 
-#: Digits of the largest `Decimal`, and places that its point may be away from them.
+#: The most digits of a `Decimal`, and the most places between them and its point.
 MAX_DIGITS = 600
 
 
 def is_large(number: Decimal) -> bool:
-    """True if it takes long to write `number` as a whole one, or in full."""
+    """True if it takes long to write `number` with all its digits."""
     if not number.is_finite():
         return False
     _, digits, exponent = number.as_tuple()
@@ -41,23 +39,23 @@ def is_large(number: Decimal) -> bool:
 
 
 class Field(NamedTuple):
-    """A place in a template that is filled with the value of a field."""
+    """The place of a field in a template."""
 
     name: str
-    #: what stands there if there is no such field; None if there has to be one
+    #: the text for a message without this field; None if the field is required
     default: str | None = None
 
 
-#: A template that has fields and nothing else in it: text and `Field` s by turns.
+#: A template without statements: texts and fields, in their order.
 Pieces = tuple[str | Field, ...]
 
 
 def plain_fields(fields: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy of `fields` that is plain data throughout.
+    """A copy of `fields` that is plain data.
 
-    Allowed are text, numbers, booleans, None, `Decimal`, dates and times, and lists, tuples and
-    mappings of them. Types derived from text or numbers (a `StrEnum`, markup) become what they are
-    derived from. Raises `TemplateError`, which names the field, for anything else.
+    Plain data are text, numbers, booleans, None, `Decimal`, dates and times, and lists, tuples and
+    mappings of them. A value of a derived type (a `StrEnum`, markup) becomes one of the base type.
+    Raises `TemplateError`, which names the field, for any other value.
     """
     if fields is None:
         return {}
@@ -70,21 +68,23 @@ def plain_fields(fields: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _key(name: Any, path: str) -> str:
     if not isinstance(name, str):
-        raise TemplateError("the name of a field is a string", field=path, value=name)
+        raise TemplateError("a field name must be a string", field=path, value=name)
     return str.__str__(name)
 
 
 def _plain(value: Any, path: str, left: list[int], depth: int = 0) -> Any:
-    """`value` as plain data; `path` names it in errors, `left` is how many values may follow."""
+    """`value` as plain data. `path` names it in errors. `left` is the number of values left."""
     left[0] -= 1
     if left[0] < 0 or depth > MAX_DEPTH:
-        limit = f"{MAX_VALUES} values" if left[0] < 0 else f"{MAX_DEPTH} deep"
-        raise TemplateError(f"more than {limit}", field=_shown_path(path))
+        problem = f"has more than {MAX_VALUES} values"
+        if left[0] >= 0:
+            problem = f"is nested more than {MAX_DEPTH} deep"
+        raise TemplateError(problem, field=_shown_path(path))
     if type(value) in SCALARS:
         if type(value) is int and value.bit_length() > MAX_BITS:
-            raise TemplateError("a number that is too large", field=_shown_path(path))
+            raise TemplateError("the number is too large", field=_shown_path(path))
         if type(value) is Decimal and is_large(value):
-            raise TemplateError("a number that is too large", field=_shown_path(path))
+            raise TemplateError("the number is too large", field=_shown_path(path))
         return value
     if isinstance(value, Mapping):
         inner = {_key(key, _shown_path(path)): value[key] for key in value}
@@ -95,7 +95,7 @@ def _plain(value: Any, path: str, left: list[int], depth: int = 0) -> Any:
 
 
 def _underived(value: Any, path: str) -> Any:
-    """The value of just the type that the type of `value` is derived from."""
+    """`value` as a value of the plain type that its type is derived from."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -115,17 +115,17 @@ def _underived_date(value: date) -> date:
 
 
 def _shown_path(path: str) -> str:
-    """`path` for an error: the names in it are the caller's, whatever they are."""
+    """`path` for an error. Callers choose the names in it: they may be long or unprintable."""
     return path if path.isprintable() and len(path) <= 60 else echo(path)
 
 
 def in_text(value: Any) -> str:
-    """What a scalar is in text, in a header or in a body; None is nothing."""
+    """A scalar as text, in a header or in a body. None becomes the empty string."""
     return "" if value is None else str(value)
 
 
 def in_html(text: str) -> str:
-    """`text` in HTML, be it between tags or in an attribute with quotes around it."""
+    """`text` in HTML, between tags or in a quoted attribute."""
     if "&" in text:
         text = text.replace("&", "&amp;")
     if "<" in text or ">" in text:

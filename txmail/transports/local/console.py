@@ -19,7 +19,7 @@ from zope.interface import implementer
 from ...common.shown import printable
 from ...envelope import Envelope
 from ...interfaces import ITransport
-from ...message.stdlib.costs import Purse
+from ...message.stdlib.costs import ParseQuota
 from ...outcome import Action, Status
 from .session import LocalSession, Result, deferred, in_doubt
 
@@ -64,9 +64,9 @@ def _bounded(lines: list[str]) -> Iterator[str]:
 
 
 def _of_message(content: bytes) -> Iterator[str]:
-    purse = Purse()
+    quota = ParseQuota()
     for part in email.message_from_bytes(content).walk():
-        purse.pay(part, all_headers=True)
+        quota.charge(part, all_headers=True)
     message = email.message_from_bytes(content, policy=email.policy.default)
     for name, value in message.items():
         yield f"{_INDENT}{name}: {' '.join(str(value).split())}"
