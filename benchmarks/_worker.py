@@ -44,7 +44,7 @@ def main() -> None:
         else:
             worker.run_once()
         seconds = time.perf_counter() - started
-        print(worker.settled, seconds, peak() - before, flush=True)
+        print(worker.written_count, seconds, peak() - before, flush=True)
     queue.close()
 
 

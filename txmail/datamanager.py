@@ -39,7 +39,7 @@ from .delivery.commit_error import delivery_error, note, note_unless_told, queue
 from .delivery.ending import COMMITTED, NOT_COMMITTED, NOT_KNOWN, Ending
 from .delivery.last_hook import LastHook
 from .delivery.private_transaction import PrivateTransactionManager
-from .delivery.report import BufferedSubmission, CommitReport, Known, Line, Listener
+from .delivery.report import BufferedSubmission, CommitReport, Line, Listener
 from .delivery.runs import Runs
 from .delivery.telling import (
     accepted,
@@ -58,7 +58,7 @@ from .exceptions import (
     TransactionClosed,
 )
 from .interfaces import IDeliveryMethod, IMailDataManager, IQueue
-from .submission import StagedSubmission, Submission
+from .submission import KnownOutcomes, StagedSubmission, Submission
 
 #: ZODB sorts by storage name, two-phase zope.sqlalchemy as ``sqlalchemy.twophase:`` and one-phase
 #: zope.sqlalchemy as ``~sqlalchemy:``; ours comes after all of them. Votes and finishes go in this
@@ -331,7 +331,7 @@ class MailDataManager:
             self._end(self._batches.finish)
             self._batches.release(end=False)
 
-    def _end(self, end_batches: Callable[[Known], None]) -> None:
+    def _end(self, end_batches: Callable[[KnownOutcomes], None]) -> None:
         """The vote has been; nothing can be taken back. Can be done again, from the beginning."""
         lines, known = self._lines(), self._report.known()
         tell_mailers(lines)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .envelope import Envelope
     from .outcome import Outcome
-    from .submission import StagedSubmission, Submission
+    from .submission import KnownOutcomes, StagedSubmission, Submission
     from .types import PriorityName, Sendable, Several, TransactionManager
     from .witness_answer import WitnessAnswer
 
@@ -283,22 +283,22 @@ class IBatch(Interface):
         Not called where there are others: they hold locks now, and they or their databases know.
         """
 
-    def revoke(settled: Sequence[tuple[Submission, Sequence[Outcome]]], timeout: float) -> None:
+    def revoke(known: KnownOutcomes, timeout: float) -> None:
         """The vote has failed after `decide`: take back what was written. Never raises."""
 
-    def finish(settled: Sequence[tuple[Submission, Sequence[Outcome]]]) -> None:
+    def finish(known: KnownOutcomes) -> None:
         """The transaction has committed: publish, with what became of what it sent itself.
 
         Never raises. What cannot be written now is tried again by this process while it lives.
         """
 
-    def abort(settled: Sequence[tuple[Submission, Sequence[Outcome]]]) -> None:
+    def abort(known: KnownOutcomes) -> None:
         """The transaction was aborted: forget, except for what is out.
 
         Legal in every state before `finish`, any number of times; never raises, never blocks.
         """
 
-    def mark_unknown(settled: Sequence[tuple[Submission, Sequence[Outcome]]]) -> None:
+    def mark_unknown(known: KnownOutcomes) -> None:
         """The transaction ended as nobody knows, after our vote: the witnesses decide.
 
         Never raises, never blocks.

@@ -70,6 +70,10 @@ class StagedSubmission:
     outcomes: Sequence[Outcome] = field(default=())
 
 
+#: Submissions, each with what is known of its recipients: an outcome for each.
+KnownOutcomes = Sequence[tuple[Submission, Sequence[Outcome]]]
+
+
 def options(
     *,
     priority: str = "normal",

@@ -7,8 +7,7 @@ from typing import Any
 
 from ..budget import Budget
 from ..interfaces import IBatch, IQueue
-from ..submission import StagedSubmission
-from .report import Known
+from ..submission import KnownOutcomes, StagedSubmission
 
 
 class Batches:
@@ -46,23 +45,23 @@ class Batches:
             for batch in self._open.values():
                 batch.decide(last, self._budget.remaining)
 
-    def revoke(self, known: Known) -> None:
+    def revoke(self, known: KnownOutcomes) -> None:
         """See `IBatch.revoke`."""
         with self._budget:
             for batch in self._open.values():
                 batch.revoke(known, self._budget.remaining)
 
-    def finish(self, known: Known) -> None:
+    def finish(self, known: KnownOutcomes) -> None:
         """See `IBatch.finish`."""
         for batch in self._open.values():
             batch.finish(known)
 
-    def mark_unknown(self, known: Known) -> None:
+    def mark_unknown(self, known: KnownOutcomes) -> None:
         """See `IBatch.mark_unknown`."""
         for batch in self._open.values():
             batch.mark_unknown(known)
 
-    def abort(self, known: Known) -> None:
+    def abort(self, known: KnownOutcomes) -> None:
         """See `IBatch.abort`."""
         for batch in self._open.values():
             batch.abort(known)

@@ -20,8 +20,8 @@ from .implied_outcomes import all_or_nothing, in_doubt, left_to_queue, unsent
 
 #: Gets the outcomes of one mailer's submissions.
 Listener = Callable[[tuple[Outcome, ...]], object]
-#: Submissions, each with an outcome for each of its recipients.
-Known = list[tuple[Submission, list[Outcome]]]
+#: See `KnownOutcomes`.
+_Known = list[tuple[Submission, list[Outcome]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +81,7 @@ class CommitReport:
             found.setdefault(each.method, []).append(each.submission)
         return found
 
-    def known(self) -> Known:
+    def known(self) -> _Known:
         """What is known of the submissions that were refused, or that sending has begun with."""
         return [pair for notes in self._notes for pair in notes.known()]
 
@@ -128,7 +128,7 @@ class _Notes:
     #: True if the queue goes on with what was not accepted
     queue_goes_on: bool = False
     #: what `known` returns once sending has ended, and nothing is noted any more
-    final: Known | None = None
+    final: _Known | None = None
 
     def collect(self, run: IDeliveryRun) -> None:
         """Have `run` send, and note what becomes of it, also if something ends it."""
@@ -143,7 +143,7 @@ class _Notes:
             raise
         self.final = self.known()
 
-    def known(self) -> Known:
+    def known(self) -> _Known:
         """Each submission with an outcome for each recipient."""
         if self.final is not None:
             return self.final
@@ -155,7 +155,7 @@ def by_submission(
     submissions: Sequence[Submission],
     outcomes: Iterable[Outcome],
     rest: Callable[[Envelope], list[Outcome]] = unsent,
-) -> Known:
+) -> _Known:
     """The outcomes of each submission: the first that was said of a recipient, or that of `rest`.
 
     `Outcome.position` says which of the submissions an outcome is about.
@@ -177,5 +177,5 @@ def _complete(
     return [said.get(o.recipient, o) for o in rest(envelope)]
 
 
-def _permits(known: Known) -> bool:
+def _permits(known: _Known) -> bool:
     return all(o.permits_commit for _, outcomes in known for o in outcomes)

@@ -24,7 +24,7 @@ from zope.interface import implementer
 from ..common.logs import quiet_logger
 from ..interfaces import IBatch, IWitness
 from ..outcome import Outcome, Scope, Status
-from ..submission import StagedSubmission, Submission
+from ..submission import KnownOutcomes, StagedSubmission, Submission
 from .commit_check import commit_surely
 from .host import Host
 from .schema import batch
@@ -39,8 +39,6 @@ log = quiet_logger("txmail.queue")
 FINISH_TIMEOUT = 5.0
 #: Seconds for what is done in the background.
 BACKGROUND_TIMEOUT = 30.0
-
-Settled = Sequence[tuple[Submission, Sequence[Outcome]]]
 
 
 class Batch:
@@ -97,10 +95,10 @@ class Batch:
     def _wakes(self) -> bool:
         return any(row.submission.options.wake for row in self._rows.values())
 
-    def _outcomes(self, settled: Settled) -> list[tuple[int, Outcome]]:
+    def _outcomes(self, known: KnownOutcomes) -> list[tuple[int, Outcome]]:
         """What became of the deliveries that the transaction has sent itself, with their ids."""
         found: list[tuple[int, Outcome]] = []
-        for submission, outcomes in settled:
+        for submission, outcomes in known:
             if submission in self._rows and self._rows[submission].begun:
                 found += self._with_ids(submission, outcomes)
         return found
@@ -341,34 +339,34 @@ class OwnBatch(Batch):
         self._announce(connection)
         return more
 
-    def revoke(self, settled: Settled, timeout: float) -> None:
+    def revoke(self, known: KnownOutcomes, timeout: float) -> None:
         """See `IBatch`."""
         if self._decided and not self._ended:
-            out = sent(self._outcomes(settled))
+            out = sent(self._outcomes(known))
             self._soon(lambda seconds: self._forget(out, seconds), timeout)
 
-    def finish(self, settled: Settled) -> None:
+    def finish(self, known: KnownOutcomes) -> None:
         """See `IBatch`."""
         if self._ended:
             return
         if not self._rows:
-            self.abort(settled)
+            self.abort(known)
             return
         if self._published:
             self._close()
             self._ended = True
             return
-        self._soon(lambda seconds: self._finish(settled, seconds), FINISH_TIMEOUT)
+        self._soon(lambda seconds: self._finish(known, seconds), FINISH_TIMEOUT)
 
-    def _finish(self, settled: Settled, timeout: float) -> None:
-        outcomes = self._outcomes(settled)
+    def _finish(self, known: KnownOutcomes, timeout: float) -> None:
+        outcomes = self._outcomes(known)
         # What is only an outcome may be lost with the machine's power: then it is in doubt.
         durable = any(not row.begun for row in self._rows.values()) or any(
             outcome.status is not Status.ACCEPTED for _, outcome in outcomes
         )
         with self._store.database.write(timeout=timeout, durable=durable) as connection:
             self._restore(connection)
-            more = self._publish(connection, self._outcomes(settled))
+            more = self._publish(connection, self._outcomes(known))
             self._announce(connection)
         self._close()
         self._made_public(more)
@@ -383,14 +381,14 @@ class OwnBatch(Batch):
         if self._wakes():
             self._host.notifier.wake()
 
-    def abort(self, settled: Settled) -> None:
+    def abort(self, known: KnownOutcomes) -> None:
         """See `IBatch`."""
         if self._ended:
             return
         if not (self._stored or self._unsure):
             self._host.closed(self.number)
             return
-        out = sent(self._outcomes(settled))
+        out = sent(self._outcomes(known))
         self._later_ended(lambda: self._forget(out, BACKGROUND_TIMEOUT))
 
     def _forget(self, out: list[tuple[int, Outcome]], timeout: float) -> None:
@@ -411,14 +409,14 @@ class OwnBatch(Batch):
             )
         self._close()
 
-    def mark_unknown(self, settled: Settled) -> None:
+    def mark_unknown(self, known: KnownOutcomes) -> None:
         """See `IBatch`."""
         if self._ended:
             return
         if not self._rows:
-            self.abort(settled)
+            self.abort(known)
             return
-        outcomes = self._outcomes(settled)
+        outcomes = self._outcomes(known)
         self._later_ended(lambda: self._mark_unknown(outcomes))
 
     def _mark_unknown(self, outcomes: list[tuple[int, Outcome]]) -> None:

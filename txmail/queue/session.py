@@ -21,8 +21,8 @@ from zope.interface import implementer
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch
 from ..outcome import Outcome
-from ..submission import StagedSubmission
-from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, OwnBatch, Settled, sent
+from ..submission import KnownOutcomes, StagedSubmission
+from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, OwnBatch, sent
 from .database.database import Database
 from .database.session_connection import SessionConnection, watch_returns
 from .queue import NUMBER_BITS, Queue
@@ -227,19 +227,19 @@ class SessionBatch(Batch):
         if self._apart is not None:
             self._apart.decide(last, timeout)
 
-    def revoke(self, settled: Settled, timeout: float) -> None:
+    def revoke(self, known: KnownOutcomes, timeout: float) -> None:
         """See `IBatch`."""
         if self._apart is not None:
-            self._apart.revoke(settled, timeout)
+            self._apart.revoke(known, timeout)
 
-    def finish(self, settled: Settled) -> None:
+    def finish(self, known: KnownOutcomes) -> None:
         """See `IBatch`."""
         if self._ended:
             return
         if self._apart is not None:
-            self._apart.finish(settled)
+            self._apart.finish(known)
         elif self._later:
-            outcomes = self._outcomes(settled)
+            outcomes = self._outcomes(known)
             self._soon(lambda seconds: self._finish(outcomes, seconds), FINISH_TIMEOUT)
         elif self._rows and self._wakes():
             self._host.notifier.announce_later()
@@ -256,14 +256,14 @@ class SessionBatch(Batch):
         if self._wakes():
             self._host.notifier.wake()
 
-    def abort(self, settled: Settled) -> None:
+    def abort(self, known: KnownOutcomes) -> None:
         """See `IBatch`: the rows are gone with the session's, unless that had committed before."""
         if self._ended:
             return
         if self._apart is not None:
-            self._apart.abort(settled)
+            self._apart.abort(known)
         elif self._begun():
-            out = sent(self._outcomes(settled))
+            out = sent(self._outcomes(known))
             self._later_ended(lambda: self._forget(out))
         elif self._later:
             # Its session may have committed in its own vote: then the mail has, too.
@@ -277,14 +277,14 @@ class SessionBatch(Batch):
                 self._settle_aborted(connection, outcomes)
         self._host.closed(self.number)
 
-    def mark_unknown(self, settled: Settled) -> None:
+    def mark_unknown(self, known: KnownOutcomes) -> None:
         """See `IBatch`: if the rows are there, they have committed."""
         if self._ended:
             return
         if self._apart is not None:
-            self._apart.mark_unknown(settled)
+            self._apart.mark_unknown(known)
         elif self._later:
-            outcomes = self._outcomes(settled)
+            outcomes = self._outcomes(known)
             self._later_ended(lambda: self._host.abandon(self.number, outcomes))
         self._end()
 

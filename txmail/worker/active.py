@@ -90,7 +90,7 @@ class Ledger:
         self._woken = False
         #: True if the last look has found less than there was room for
         self.drained = False
-        self.settled = 0
+        self.written_count = 0
         #: tokens of which nobody knows whether anything was claimed by them
         self._unsure: list[int] = []
         _ledgers.add(self)

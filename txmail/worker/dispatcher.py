@@ -531,7 +531,7 @@ class Keeper(Ledger):
             if written.drained is not None:
                 self.drained = written.drained
             self.drained = self.drained or self._left == 0
-            self.settled += len(results)
+            self.written_count += len(results)
             self.begun.notify_all()
 
     def _hand_out(self, work: Work, begun: bool) -> None:

@@ -112,9 +112,9 @@ class Worker:
         self._process = this_process()
 
     @property
-    def settled(self) -> int:
+    def written_count(self) -> int:
         """How many deliveries have been tried and written."""
-        return self._ledger.settled
+        return self._ledger.written_count
 
     def stop(self) -> None:
         """Finish what is on the wire and give back the rest. Safe in a signal handler's thread.
@@ -178,8 +178,10 @@ class Worker:
             self.stop()
             self._finish(threads)
             self._ledger.retire()
-            self._events.emit(WorkerStopped(self._queue.name, self.settled, self._ledger.finished))
-        return self.settled
+            self._events.emit(
+                WorkerStopped(self._queue.name, self.written_count, self._ledger.finished)
+            )
+        return self.written_count
 
     def _recall_logins(self) -> None:
         """See which logins were refused before, also for a run that keeps other pauses."""
