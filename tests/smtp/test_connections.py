@@ -10,7 +10,7 @@ import pytest
 from commits import commit, note
 from many import CHUNKING, FAULTS, TIERS, check, count, notes, opened
 
-from txmail.smtp.sending import REFUSALS_LIMIT
+from txmail.smtp.refusals import REFUSALS_LIMIT
 from txmail.testing import CLOSE, HANG, Callback, ScriptedServer, then
 from txmail.transports import smtp
 

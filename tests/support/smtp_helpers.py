@@ -13,10 +13,12 @@ import threading
 import pytest
 
 from txmail.envelope import Envelope
+from txmail.smtp.connection_state import ConnectionState
 from txmail.smtp.extensions import Extensions
 from txmail.smtp.options import Options
 from txmail.smtp.preflight import PROBES_LIMIT, Preflight
 from txmail.smtp.protocol import Protocol
+from txmail.smtp.send_request import SendRequest
 from txmail.smtp.sending import Sending
 from txmail.smtp.session import Session
 from txmail.smtp.stream import Stream
@@ -93,19 +95,18 @@ class Dialogue:
         """
         if dirty is None:
             dirty = bool(window) and open_transaction is None
-        sending = Sending(
-            self.protocol,
-            self.extensions,
-            envelopes if source is None else source,
-            strict=strict,
-            pipelining=self.extensions.pipelining,
-            passed=lambda envelope: envelope in passed,
-            open_transaction=open_transaction,
-            dirty=dirty,
-            window=window,
-            octets=octets,
-            keep_untaken=keep_untaken,
+        request = SendRequest(
+            strict=strict, window=window, octets=octets, keep_untaken=keep_untaken
         )
+        connection = ConnectionState(
+            self.extensions,
+            self.extensions.pipelining,
+            lambda envelope: envelope in passed,
+            open_transaction,
+            dirty,
+        )
+        given = envelopes if source is None else source
+        sending = Sending(self.protocol, given, request, connection)
         self._begin(sending.conversation())
         return sending
 

@@ -21,8 +21,10 @@ from many import CHUNKING, check, collect, count, notes, opened
 from txmail import transport_from_url
 from txmail.exceptions import ConfigurationError, TransportError
 from txmail.outcome import Outcome, Status
-from txmail.smtp import session_group, stream
+from txmail.smtp import stream
 from txmail.smtp.session import Session
+from txmail.smtp.session_poll import SessionPoll
+from txmail.smtp.shared_source import SharedSource
 from txmail.smtp.stream import Stream
 from txmail.testing import CLOSE, RESET, ScriptedServer
 
@@ -53,7 +55,7 @@ def interrupted(session, given, begin=lambda: None):
 
 @pytest.mark.parametrize("where", ["before the write", "after the write", "in the wait"])
 def test_an_interrupt_leaves_an_account_that_agrees(server, tier, where, monkeypatch):
-    name, kind = ("wait", session_group._Waiting) if where == "in the wait" else ("send", Stream)
+    name, kind = ("wait", SessionPoll) if where == "in the wait" else ("send", Stream)
     genuine = getattr(kind, name)
     seen = set()
     for nth in range(1, 14):
@@ -135,7 +137,7 @@ def test_an_interrupt_while_a_connection_is_given_up_leaves_none_open(
 
 def test_an_outcome_that_comes_twice_around_an_interrupt_does_not_replace_another():
     one = note("one", recipients=["a@example.net", "b@example.net"])
-    source, known = session_group._Shared([one]), deque()
+    source, known = SharedSource([one]), deque()
     assert source.take() == (0, one)
     first, second = (Outcome(recipient, Status.ACCEPTED) for recipient in one.recipients)
     for outcome in (first, first, second, second):
@@ -149,7 +151,7 @@ def test_one_whose_time_is_up_is_told_although_others_have_something_to_read():
     with busy, sent, silent, other:
         sent.send(b"250 Ok")
         busy, silent = (_Waiter(sock, left) for sock, left in ((busy, 9.0), (silent, 0.0)))
-        happened = dict(session_group._Waiting().wait([busy, silent]))
+        happened = dict(SessionPoll().wait([busy, silent]))
     assert happened == {busy: select.POLLIN, silent: 0}
 
 

@@ -20,7 +20,7 @@ from thin import one_in
 from txmail import Envelope, transport_from_url
 from txmail.exceptions import TransportError
 from txmail.reply import Reply
-from txmail.smtp.sending import REFUSALS_LIMIT
+from txmail.smtp.refusals import REFUSALS_LIMIT
 from txmail.testing import CLOSE, HANG, Callback, ScriptedServer, then
 from txmail.transports.failover import FailoverTransport
 from txmail.transports.memory import MemoryTransport

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
 
-from ..common.shown import name_of
 from ..envelope import Envelope
-from ..exceptions import TransportError
 from ..outcome import Outcome, Status, accepted
 from ..reply import Reply
 from . import failure_policy
@@ -75,60 +71,29 @@ class Progress:
         return all(o is not None and o.status is Status.UNSENT for o in self.outcomes)
 
 
-class Source:
-    """The envelopes of a call with their positions; what was taken too early can be put back.
+class ProgressQueue:
+    """The envelopes on their way, in order, and the outcomes that are known."""
 
-    Several connections may share one.
-    """
+    def __init__(self) -> None:
+        self.open: deque[Progress] = deque()
+        #: outcomes that are known and were not handed out, in order
+        self.ready: deque[Outcome] = deque()
 
-    def __init__(self, envelopes: Iterable[Envelope]) -> None:
-        self._envelopes = enumerate(envelopes)
-        #: what comes next, as far as it has been looked at
-        self._back: deque[tuple[int, Envelope]] = deque()
-        #: positions of those that were left to a fresh connection
-        self.repeated: set[int] = set()
+    def settle_ready(self) -> None:
+        """Move the outcomes of all that are settled at the head to `ready`."""
+        while self.open and self.open[0].settled:
+            # In this order an interrupt can repeat outcomes and not lose them.
+            self.ready.extend([o for o in self.open[0].outcomes if o is not None])
+            self.open.popleft()
 
-    def take(self) -> tuple[int, Envelope] | None:
-        """The next envelope, None if there is none.
-
-        Raises TypeError for anything else, and lets through what the envelopes raise.
-        """
-        found = self._next()
-        if found is not None:
-            self._back.popleft()
-        return found
-
-    def _next(self) -> tuple[int, Envelope] | None:
-        """The same, but it stays."""
-        back = self._back
-        if not back:
-            try:
-                # At one blow: an interrupt must not come when it is neither there nor here.
-                back.extend(itertools.islice(self._envelopes, 1))
-            except TransportError as error:  # it would look like one of the connection
-                raise RuntimeError(f"from the envelopes: {error}") from error
-            if not back:
-                return None
-            if not isinstance(back[0][1], Envelope):
-                wrong = type(back.popleft()[1])
-                raise TypeError(f"an Envelope is needed, not {name_of(wrong)}")
-        return back[0]
-
-    def put_back(self, position: int, envelope: Envelope) -> None:
-        """Have it come again, in its place before all that were not taken yet."""
-        back = self._back
-        place = sum(before < position for before, _ in back)
-        back.insert(place, (position, envelope))
-
-    def repeat(self, position: int, envelope: Envelope) -> None:
-        """Put back one that a fresh connection is asked about."""
-        self.repeated.add(position)
-        self.put_back(position, envelope)
-
-    def rest(self, *, taken_only: bool = False) -> Iterator[tuple[int, Envelope]]:
-        """All that is left, or only what was put back."""
-        while (self._back or not taken_only) and (found := self.take()) is not None:
-            yield found
+    @property
+    def anything_sent(self) -> bool:
+        """True if an outcome is known, of an envelope on its way, that is not unsent."""
+        return any(
+            o is not None and o.status is not Status.UNSENT
+            for progress in self.open
+            for o in progress.outcomes
+        )
 
 
 def outcome_of(

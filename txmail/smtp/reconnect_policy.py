@@ -51,8 +51,3 @@ class ReconnectPolicy:
         if not mail.positive:
             return self.for_replies(Step.MAIL, [mail])
         return self.for_replies(Step.RCPT, replies[message.reset + 1 : -1])
-
-    @property
-    def no_reset(self) -> bool:
-        """True if the server is known not to know RSET."""
-        return self._memory is not None and self._memory.no_reset

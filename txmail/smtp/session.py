@@ -20,6 +20,7 @@ from ..outcome import Outcome
 from ..reply import Reply
 from ..secret import Secret
 from . import commands
+from .connection_state import NO_HISTORY, ConnectionState
 from .driver import Driver
 from .extensions import Extensions
 from .failure_policy import Step
@@ -27,14 +28,16 @@ from .handshake import Handshake
 from .log import ProtocolLog
 from .options import Options
 from .preflight import ASKED_ENOUGH, NO_RESET, PROBES_LIMIT, Preflight
-from .progress import Source
 from .protocol import Protocol as ClientProtocol
 from .reconnect_policy import ReconnectPolicy
-from .sending import NO_HISTORY, REFUSALS_LIMIT, WINDOW, Sending
+from .refusals import REFUSALS_LIMIT
+from .send_request import WINDOW, SendRequest
+from .sending import Sending
 from .server_memory import ServerMemory
+from .source import Source
 from .stream import Stream
 from .streamed_message import is_unknown
-from .streaming import WINDOW_OCTETS
+from .streaming import SHARED_OCTETS, WINDOW_OCTETS
 from .transactions import (
     CommandGroup,
     ConnectionEnded,
@@ -100,10 +103,8 @@ class Session:
         #: True once the server has shown that it does not know BDAT, whatever it offers
         self._chunking_failed = False
         self._dirty = False
-        #: True after so many refusals that another connection is better
-        self._tired = False
-        #: what was sent here before
-        self._past = NO_HISTORY
+        #: the mail that was sent here before
+        self._history = NO_HISTORY
         #: questions since a message was last accepted here, and those of earlier users among them
         self._probes = self._inherited = 0
         #: by id, envelopes the preflight has dealt with here, and whether they were asked about
@@ -230,7 +231,7 @@ class Session:
         if not refusals:
             self._preflighted.update((id(e), (e, preflight.passed(e))) for e in unasked)
         return refusals, preflight.reconnect_reply(
-            ReconnectPolicy(self._renewable, self._past.carried)
+            ReconnectPolicy(self._renewable, self._history.carried)
         )
 
     @property
@@ -269,9 +270,7 @@ class Session:
         self._begun = False
 
         def begin() -> Sending:
-            return self.begin(
-                source, strict=strict, window=window, keep_untaken=keep_untaken, takes_rest=True
-            )
+            return self.begin(source, strict=strict, window=window, keep_untaken=keep_untaken)
 
         return self._sent(begin(), begin, deadline, guard)
 
@@ -301,40 +300,40 @@ class Session:
 
     def begin(
         self,
-        envelopes: Iterable[Envelope] | Source,
+        source: Source,
         *,
         strict: bool = False,
         window: int | None = None,
         keep_untaken: bool = False,
-        octets: int = WINDOW_OCTETS,
-        takes_rest: bool | None = None,
+        shared: bool = False,
     ) -> Sending:
-        """Prepare to send: see `ISession.send`. `octets` that may be under way bound it as well."""
+        """Prepare to send: see `ISession.send`. `shared` if other sessions take from `source`."""
         self._lost = False
         messages = self.window(window, strict=strict)
-        sending = self._sending = Sending(
-            self._protocol,
-            self.extensions,
-            envelopes,
+        request = SendRequest(
             strict=strict,
-            pipelining=self._pipelining,
-            passed=self._has_passed,
-            open_transaction=self._open_transaction,
-            dirty=self._dirty,
             window=messages if self._chunking else 0,
-            octets=octets,
+            octets=SHARED_OCTETS if shared else WINDOW_OCTETS,
             keep_untaken=keep_untaken,
-            takes_rest=takes_rest,
-            cautious=not self.driver.proven,
-            memory=self._renewable,
-            past=self._past,
-            most=self._most() if takes_rest else None,
+            takes_rest=not shared,
         )
+        connection = ConnectionState(
+            self.extensions,
+            self._pipelining,
+            self._has_passed,
+            self._open_transaction,
+            dirty=self._dirty,
+            proven=self.driver.proven,
+            history=self._history,
+            memory=self._renewable,
+            messages_left=None if shared else self._messages_left(),
+        )
+        sending = self._sending = Sending(self._protocol, source, request, connection)
         if self._open_transaction is not None:
             self._open_transaction, self._dirty = None, True
         return sending
 
-    def _most(self) -> int | None:
+    def _messages_left(self) -> int | None:
         """Messages that may still be sent here before a fresh connection is better."""
         if self._connect is None or self.options.messages is None:
             return None
@@ -361,7 +360,7 @@ class Session:
                             yield ready[0]
                             ready.popleft()
                         driver.write()
-                        sending.make_ahead()  # while the server is busy
+                        sending.prepare_next()  # while the server is busy
                         driver.bring_reply(conversation)
                 except TransportError as error:
                     self.failed(sending, error)
@@ -392,8 +391,7 @@ class Session:
         if sending.accepted:
             self._probes = self._inherited = 0
         self._chunking_failed = self._chunking_failed or sending.chunking_failed
-        self._tired = sending.tired or sending.refusals >= REFUSALS_LIMIT
-        self._past = sending.past
+        self._history = sending.history
         self.memory.no_reset = self.memory.no_reset or sending.reset_failed
         if not self._protocol.idle:
             self._break()
@@ -436,7 +434,7 @@ class Session:
             not self._closed
             and self.process == this_process()
             and self._probes < PROBES_LIMIT
-            and not self._tired
+            and self._history.refusals < REFUSALS_LIMIT
             and not (self._dirty and self.memory.no_reset)
             and self._protocol.idle
             and self._stream.quiet

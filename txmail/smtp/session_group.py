@@ -10,9 +10,7 @@ preflight.
 
 from __future__ import annotations
 
-import itertools
 import math
-import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -21,202 +19,13 @@ from contextlib import ExitStack
 from zope.interface import implementer
 
 from ..envelope import Envelope
-from ..exceptions import TransportError
 from ..interfaces import ISession
-from ..outcome import Action, Outcome, Status
-from . import failure_policy
-from .failure_policy import Verdict
-from .progress import Progress, Source
+from ..outcome import Outcome
+from .progress import Progress
 from .session import Session
-from .streaming import SHARED_OCTETS
-from .transactions import ConnectionEnded
-
-
-class _Shared(Source):
-    """What is left to send, and what the connections have taken of it."""
-
-    def __init__(self, envelopes: Iterable[Envelope]) -> None:
-        super().__init__(envelopes)
-        #: by position, envelopes that were taken and lack an outcome for some of their recipients,
-        #: and the outcomes that they have
-        self._open: dict[int, tuple[Envelope, dict[str, Outcome]]] = {}
-
-    def take(self) -> tuple[int, Envelope] | None:
-        """See `Source`."""
-        found = self._next()
-        if found is not None:
-            # In this order an interrupt can have it twice, but not lose it.
-            self._open[found[0]] = found[1], {}
-            self._back.popleft()
-        return found
-
-    def put_back(self, position: int, envelope: Envelope) -> None:
-        """See `Source`."""
-        super().put_back(position, envelope)
-        self._open.pop(position, None)
-
-    def count(self, most: int) -> int:
-        """How many are left, `most` if it is more. None of them is taken."""
-        found = list(itertools.islice(iter(self.take, None), most))
-        for position, envelope in found:
-            self.put_back(position, envelope)
-        return len(found)
-
-    @property
-    def returned(self) -> bool:
-        """True if something was put back."""
-        return bool(self._back)
-
-    def settle(self, outcome: Outcome, known: deque[Outcome], *, again: bool) -> None:
-        """Note `outcome`; if its envelope has all of them now, they go to `known`.
-
-        If nothing was sent of the envelope and it may go `again`, it is put back instead. An
-        interrupt can have the same outcome come twice, and be in `known` twice, but not be lost.
-        """
-        found = self._open.get(outcome.position)
-        if found is None:
-            return
-        envelope, outcomes = found
-        outcomes[outcome.recipient] = outcome
-        if len(outcomes) < len(envelope.recipients):
-            return
-        if again and all(map(_goes_on, outcomes.values())):
-            self.put_back(outcome.position, envelope)
-        else:
-            known.extend(outcomes.values())
-            del self._open[outcome.position]
-
-    def left(self, *, taken_only: bool) -> Iterator[tuple[int, Envelope, Verdict]]:
-        """What nobody is going to send any more, and what is to be said of it: see `forget`.
-
-        That is `rest` and, before that, what an interrupt has cut off from its connection: nobody
-        knows how far that was.
-        """
-        for position, _ in self._back:
-            self.forget(position)
-        while self._open:
-            position, (envelope, _) = next(iter(self._open.items()))
-            yield position, envelope, failure_policy.IN_DOUBT
-        for position, envelope in self.rest(taken_only=taken_only):
-            yield position, envelope, failure_policy.UNSENT
-
-    def forget(self, position: int) -> None:
-        """All is said about this one."""
-        self._open.pop(position, None)
-
-
-def _goes_on(outcome: Outcome) -> bool:
-    """True if another connection may do better, by what is known of this one."""
-    return outcome.status is Status.UNSENT and outcome.action is not Action.STOP_ROUTE
-
-
-class _Lane:
-    """One session at work, as far as the source goes."""
-
-    def __init__(
-        self, session: Session, source: _Shared, window: int | None, *, keep_untaken: bool
-    ) -> None:
-        self.session = session
-        self.driver = session.driver
-        self.sending = session.begin(
-            source, window=window, keep_untaken=keep_untaken, octets=SHARED_OCTETS
-        )
-        self._conversation = self.sending.conversation()
-        self._begun = False
-        self.over = False
-        #: why the connection has ended, if it has
-        self.error: TransportError | None = None
-
-    @property
-    def ready(self) -> bool:
-        """True if it can go on."""
-        return not self.over and (not self._begun or self.driver.ready)
-
-    @property
-    def usable(self) -> bool:
-        """True if more can be sent on its connection."""
-        return not self.session.closed and not self.sending.tired
-
-    def go_on(self) -> None:
-        """Go on until something has to come, or to the end. Nothing is written here."""
-        try:
-            if not self._begun:
-                self._begun = True
-                self.session.check()
-            next(self._conversation)
-        except StopIteration:
-            self.session.ended(self.sending)
-            self.over = True
-        except TransportError as error:
-            self._failed(error)
-        else:
-            self.driver.expect()
-
-    def wake(self, events: int) -> None:
-        """There is something to read or, without `events`, time is up."""
-        try:
-            if events & ~select.POLLOUT:
-                self.driver.receive()
-            elif not events:
-                self.driver.give_up()
-        except ConnectionEnded as ended:
-            try:
-                self._conversation.throw(ended)
-            except TransportError as error:
-                self._failed(error)
-
-    def _failed(self, error: TransportError) -> None:
-        # In this order: an interrupt in between must find it at work, and end it.
-        self.session.failed(self.sending, error)
-        self.over, self.error = True, error
-
-    def interrupt(self) -> None:
-        """Let nothing more leave."""
-        if not self.over:
-            self.session.interrupted(self.sending)
-            self.over = True
-
-
-class _Waiting:
-    """Waits for several lanes at once."""
-
-    def __init__(self) -> None:
-        self._poll = select.poll()
-        self._known: dict[int, tuple[_Lane, int]] = {}
-
-    def wait(self, lanes: Sequence[_Lane]) -> list[tuple[_Lane, int]]:
-        """The lanes that something has happened to, and what; nothing to those whose time is up."""
-        left = tick = math.inf
-        happened: dict[_Lane, int] = {}
-        for lane in lanes:
-            lane.driver.stream.acknowledge()
-            writing, seconds = lane.driver.interest()
-            left = min(left, seconds)
-            tick = min(tick, lane.driver.tick)
-            self._register(lane, select.POLLIN | (select.POLLOUT if writing else 0))
-            if lane.driver.stream.buffered:
-                happened[lane] = select.POLLIN
-        for fd, events in self._poll.poll(0 if happened else min(left, tick) * 1000):
-            lane = self._known[fd][0]
-            happened[lane] = happened.get(lane, 0) | events
-        if left == 0 or not happened:
-            late = [lane for lane in lanes if lane not in happened and not lane.driver.left]
-            happened.update(dict.fromkeys(late, 0))
-        if not happened and not any(lane.driver.carries_content for lane in lanes):
-            lanes[0].driver.rest()
-        return list(happened.items())
-
-    def _register(self, lane: _Lane, interest: int) -> None:
-        fd = lane.driver.stream.fileno()
-        if self._known.get(fd) != (lane, interest):
-            self._poll.register(fd, interest)
-            self._known[fd] = lane, interest
-
-    def forget(self, lane: _Lane) -> None:
-        """Do not wait for `lane` any more, whose socket may be closed."""
-        for fd in [fd for fd, (known, _) in self._known.items() if known is lane]:
-            del self._known[fd]
-            self._poll.unregister(fd)
+from .session_poll import SessionPoll
+from .session_run import SessionRun
+from .shared_source import SharedSource
 
 
 @implementer(ISession)
@@ -237,8 +46,8 @@ class SessionGroup:
         #: of the last `send`: whether the first did it alone
         self._alone = True
         self._keep_untaken = False
-        self._lanes: list[_Lane] = []
-        self._source = _Shared(())
+        self._runs: list[SessionRun] = []
+        self._source = SharedSource(())
         self._known: deque[Outcome] = deque()
 
     @property
@@ -279,7 +88,7 @@ class SessionGroup:
     ) -> Iterator[Outcome]:
         """See `ISession`."""
         self._alone, self._keep_untaken = strict, keep_untaken
-        self._lanes, self._known = [], deque()
+        self._runs, self._known = [], deque()
         if strict:
             return self._first.send(
                 envelopes,
@@ -290,7 +99,7 @@ class SessionGroup:
                 guard=guard,
             )
         count = len(envelopes) if isinstance(envelopes, Sized) else None
-        self._source = _Shared(envelopes)
+        self._source = SharedSource(envelopes)
         return self._sent(count, window, timeout, guard)
 
     def _sent(
@@ -331,50 +140,50 @@ class SessionGroup:
 
     def _work(self, window: int | None) -> Iterator[Outcome]:
         """Have all sessions work until nothing is left to do, or none is left to do it."""
-        waiting = _Waiting()
-        self._lanes = [self._lane(session, window) for session in self._sessions]
+        waiting = SessionPoll()
+        self._runs = [self._new_run(session, window) for session in self._sessions]
         while working := self._working(window):
-            for lane in working:
-                if lane.ready:
-                    lane.go_on()
-                    self._collect(lane)
+            for run in working:
+                if run.ready:
+                    run.go_on()
+                    self._collect(run)
             # First: a caller who has seen enough must not find that more has left.
             yield from self._handed_out()
-            for lane in working:
-                if lane.over:
-                    waiting.forget(lane)
+            for run in working:
+                if run.over:
+                    waiting.forget(run)
                 else:
-                    lane.driver.write()
-            still = [lane for lane in self._lanes if not lane.over]
-            if still and not any(lane.ready for lane in still):
-                for lane, events in waiting.wait(still):
-                    lane.wake(events)
-                    if lane.over:
-                        waiting.forget(lane)
-                        self._collect(lane)
+                    run.driver.write()
+            still = [run for run in self._runs if not run.over]
+            if still and not any(run.ready for run in still):
+                for run, events in waiting.wait(still):
+                    run.wake(events)
+                    if run.over:
+                        waiting.forget(run)
+                        self._collect(run)
 
-    def _lane(self, session: Session, window: int | None) -> _Lane:
-        return _Lane(session, self._source, window, keep_untaken=self._keep_untaken)
+    def _new_run(self, session: Session, window: int | None) -> SessionRun:
+        return SessionRun(session, self._source, window, keep_untaken=self._keep_untaken)
 
-    def _working(self, window: int | None) -> list[_Lane]:
+    def _working(self, window: int | None) -> list[SessionRun]:
         """Those that are at work; those too that had no more to do, if something was put back."""
         if self._source.returned:
-            for index, lane in enumerate(self._lanes):
-                if lane.over and lane.usable:
-                    self._lanes[index] = self._lane(lane.session, window)
-        return [lane for lane in self._lanes if not lane.over]
+            for index, run in enumerate(self._runs):
+                if run.over and run.usable:
+                    self._runs[index] = self._new_run(run.session, window)
+        return [run for run in self._runs if not run.over]
 
-    def _collect(self, lane: _Lane) -> None:
-        """Note the outcomes of `lane`."""
-        again = any(other.usable for other in self._lanes)
-        ready = lane.sending.ready
+    def _collect(self, run: SessionRun) -> None:
+        """Note the outcomes of `run`."""
+        again = any(other.usable for other in self._runs)
+        ready = run.sending.ready
         while ready:
             self._source.settle(ready[0], self._known, again=again)
             ready.popleft()
 
     def _settle_rest(self) -> Iterator[None]:
         """What nobody is left for goes to `_known`, one envelope at a time."""
-        error = next((lane.error for lane in self._lanes if lane.error is not None), None)
+        error = next((run.error for run in self._runs if run.error is not None), None)
         reason = str(error) if error is not None else "nothing of it was sent"
         for position, envelope, verdict in self._source.left(taken_only=self._keep_untaken):
             progress = Progress(position, envelope, preflighted=False)
@@ -384,9 +193,9 @@ class SessionGroup:
             yield
 
     def _interrupt(self) -> None:
-        for lane in self._lanes:
-            lane.interrupt()
-            self._collect(lane)
+        for run in self._runs:
+            run.interrupt()
+            self._collect(run)
         for _ in self._settle_rest():
             pass
 

@@ -1,0 +1,67 @@
+"""Gives out the envelopes of one call, and takes back what was taken too early. No I/O."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from ..common.shown import name_of
+from ..envelope import Envelope
+from ..exceptions import TransportError
+
+
+class Source:
+    """The envelopes of a call with their positions; what was taken too early can be put back.
+
+    Several connections may share one.
+    """
+
+    def __init__(self, envelopes: Iterable[Envelope]) -> None:
+        self._envelopes = enumerate(envelopes)
+        #: what comes next, as far as it has been looked at
+        self._back: deque[tuple[int, Envelope]] = deque()
+        #: positions of those that were left to a fresh connection
+        self.repeated: set[int] = set()
+
+    def take(self) -> tuple[int, Envelope] | None:
+        """The next envelope, None if there is none.
+
+        Raises TypeError for anything else, and lets through what the envelopes raise.
+        """
+        found = self._next()
+        if found is not None:
+            self._back.popleft()
+        return found
+
+    def _next(self) -> tuple[int, Envelope] | None:
+        """The same, but it stays."""
+        back = self._back
+        if not back:
+            try:
+                # At one blow: an interrupt must not come when it is neither there nor here.
+                back.extend(itertools.islice(self._envelopes, 1))
+            except TransportError as error:  # it would look like one of the connection
+                raise RuntimeError(f"from the envelopes: {error}") from error
+            if not back:
+                return None
+            if not isinstance(back[0][1], Envelope):
+                wrong = type(back.popleft()[1])
+                raise TypeError(f"an Envelope is needed, not {name_of(wrong)}")
+        return back[0]
+
+    def put_back(self, position: int, envelope: Envelope) -> None:
+        """Have it come again, in its place before all that were not taken yet."""
+        back = self._back
+        place = sum(before < position for before, _ in back)
+        back.insert(place, (position, envelope))
+
+    def repeat(self, position: int, envelope: Envelope) -> None:
+        """Put back one that a fresh connection is asked about."""
+        self.repeated.add(position)
+        self.put_back(position, envelope)
+
+    def rest(self, *, taken_only: bool = False) -> Iterator[tuple[int, Envelope]]:
+        """All that is left, or only what was put back."""
+        while (self._back or not taken_only) and (found := self.take()) is not None:
+            yield found

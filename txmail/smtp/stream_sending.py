@@ -1,0 +1,142 @@
+"""The conversation that sends messages in a stream. No I/O.
+
+It ends where the next message needs care, or where there is none.
+"""
+
+from __future__ import annotations
+
+from ..outcome import Status
+from ..reply import Reply
+from .progress import ProgressQueue
+from .protocol import Protocol
+from .put_off import PutOffMessages
+from .reconnect_policy import ReconnectPolicy
+from .refusals import REFUSALS_LIMIT, Refusals
+from .source import Source
+from .streamed_message import StreamedMessage, is_unknown, progress_of
+from .streaming import Streaming
+from .transaction_plan import TransactionPlan
+from .transactions import ConnectionEnded, Conversation, ReconnectNeeded, ResetRefused
+
+
+class StreamSending:
+    """The part of one call of `ISession.send` that is streamed."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        streaming: Streaming,
+        source: Source,
+        plan: TransactionPlan,
+        queue: ProgressQueue,
+        refusals: Refusals,
+        reconnect_policy: ReconnectPolicy,
+        put_off: PutOffMessages,
+    ) -> None:
+        self._protocol = protocol
+        self._streaming = streaming
+        self._source = source
+        self._plan = plan
+        self._queue = queue
+        self._refusals = refusals
+        self._reconnect_policy = reconnect_policy
+        self._put_off = put_off
+        #: a reply for which a fresh connection is asked
+        self._reconnect_reply: Reply | None = None
+        #: True once content has been sent: from here on there is no starting over
+        self.begun = False
+        #: True if nothing more is streamed here
+        self.over = False
+        #: True once the server has shown that it does not know BDAT, or RSET between messages
+        self.chunking_failed = False
+        #: True once it has shown that it does not know RSET
+        self.reset_failed = False
+
+    @property
+    def accepted(self) -> int:
+        """Messages that the server took."""
+        return self._streaming.accepted
+
+    def conversation(self) -> Conversation:
+        """Stream messages until the next one needs care, or there is none."""
+        if self.over:
+            return
+        streaming = self._streaming
+        self._fill()
+        while not streaming.empty:
+            yield
+            self._collect()
+            self.begun = True
+            self._fill()
+            if streaming.empty and self._protocol.closing:
+                raise ConnectionEnded("the server closes the connection")
+            if streaming.empty:
+                self._plan.dirty = not streaming.clean
+        if self._reconnect_reply is not None:
+            raise ReconnectNeeded(self._reconnect_reply)
+        if streaming.reset_refused is not None:
+            self._do_without_reset(streaming.reset_refused)
+        if self.chunking_failed:
+            self.over = True
+            self._refusals.end_stream()
+
+    def cut(self, reason: str, reply: Reply | None, *, closed: bool) -> None:
+        """Decide about all that is in the stream. `closed` if the server closed the connection."""
+        self._streaming.cut(self._queue.open, reason, reply, closed=closed)
+        self.begun = self.begun or self._streaming.accepted > 0 or self._queue.anything_sent
+
+    def _collect(self) -> None:
+        """Settle the messages that have all their replies."""
+        streaming, policy = self._streaming, self._reconnect_policy
+        accepted = streaming.accepted
+        while (refused := streaming.collect(self._queue.ready)) is not None:
+            if streaming.accepted > accepted:
+                accepted = streaming.accepted
+                policy.carried = True
+                self._put_off.clear()
+            self._settle_refused(*refused)
+        policy.carried = policy.carried or streaming.accepted > 0
+
+    def _do_without_reset(self, reply: Reply) -> None:
+        """All have their replies; what goes on here goes without a stream, if anything can."""
+        self.chunking_failed = self.reset_failed = True
+        self._plan.dirty = self._plan.dirty or self._streaming.mixed
+        if self._plan.dirty and not self._refusals.stopped:
+            raise ResetRefused(reply)
+
+    def _fill(self) -> None:
+        """Put into the stream what may go there now."""
+        streaming, refusals = self._streaming, self._refusals
+        if refusals.careful or refusals.stopped or self._queue.open or self.chunking_failed:
+            return
+        if self._protocol.closing or self._reconnect_reply or streaming.reset_refused is not None:
+            return
+        room = streaming.room
+        if refusals.count:
+            # Of what is on its way, no more may be refused than the server bears.
+            room = min(room, max(1, REFUSALS_LIMIT - refusals.count) - streaming.count)
+        if self._plan.messages_left is not None:
+            room = min(room, self._plan.messages_left)
+        for _ in range(room):
+            if not self._plan.add_to(streaming):
+                return
+
+    def _settle_refused(self, message: StreamedMessage, replies: list[Reply]) -> None:
+        """Settle a message with a reply that was not positive."""
+        streaming = self._streaming
+        progress = progress_of(message, replies, clean=streaming.clean)
+        reply = self._reconnect_policy.for_streamed(message, replies)
+        if reply is not None:
+            self._reconnect_reply = self._reconnect_reply or reply
+            self._source.repeat(message.position, message.envelope)
+            streaming.dealt_with(replies)
+            return
+        self._put_off.note(progress, message.to_mail(replies))
+        self._queue.open.append(progress)
+        streaming.dealt_with(replies)
+        if progress.waiting and is_unknown(replies[-1]):
+            # It may have read the octets as commands: no more of that on this connection.
+            self.chunking_failed = streaming.bdat_unknown = True
+        if any(o is not None and o.status is not Status.ACCEPTED for o in progress.outcomes):
+            self._refusals.add()
+        self._queue.settle_ready()
