@@ -37,7 +37,7 @@ TABLE = witness_metadata.tables["txmail_witness"]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(module, "LOCK_TIMEOUT", 100)
+    monkeypatch.setattr(module, "LOCK_TIMEOUT_MS", 100)
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_an_engine_may_have_another_isolation(make, tm, isolation):
     answers: list[str] = []
     asked = threading.Thread(target=lambda: answers.append(ask(witness, {})))
     noted = note(SqlWitness(sql.session), tm)
-    module.LOCK_TIMEOUT = 30_000
+    module.LOCK_TIMEOUT_MS = 30_000
     asked.start()
     wait_for_a_lock(sql)
     tm.commit()
@@ -442,10 +442,10 @@ def kill_in(phase, database, batch=BATCH):
 @pytest.mark.representative(every=12)
 @pytest.mark.parametrize("phase", ["begin", "commit", "vote", "finish"])
 def test_what_a_process_that_was_killed_has_committed_is_known(sql, witness, phase):
-    module.LOCK_TIMEOUT = 30_000  # until the server has noticed
+    module.LOCK_TIMEOUT_MS = 30_000  # until the server has noticed
     kill_in(phase, sql)
     if sql.session.twophase and phase == "vote":
-        module.LOCK_TIMEOUT = 100
+        module.LOCK_TIMEOUT_MS = 100
         assert "pg_prepared_xacts" in reason(witness)
     else:
         assert ask(witness, {}) == ("yes" if sql.values() else "no")

@@ -30,11 +30,12 @@ from ..common.ascii_text import ascii_strip
 from ..common.shown import name_of, one_line
 from ..exceptions import ConfigurationError, QueueUnavailable
 from ..interfaces import IWitness
+from ..queue.database.backends import questions_for
 from ..witness_answer import Answer, WitnessAnswer
 from .zope_sqlalchemy_internals import is_read_only, takes_part
 
 #: Milliseconds that a question waits for a transaction that is undecided.
-LOCK_TIMEOUT = 2000
+LOCK_TIMEOUT_MS = 2000
 
 #: Has one table, ``txmail_witness``.
 witness_metadata = sa.MetaData()
@@ -118,7 +119,7 @@ class SqlWitness:
                 f"{self.name}: this transaction was taken for dead, and cannot commit any more"
             ) from None
         except sa.exc.DBAPIError as error:
-            if _missing(error):
+            if questions_for(connection.engine).is_missing(_cause(error)):
                 raise ConfigurationError(_MISSING, field=self.name) from None
             raise
         return {"dialect": connection.dialect.name, "twophase": bool(session.twophase)}
@@ -138,11 +139,11 @@ class SqlWitness:
             raise ConfigurationError(problem, field=self.name)
 
     def ask(self, batch: int, noted: Mapping[str, Any]) -> WitnessAnswer:
-        """See `IWitness`. Takes a connection of its own, and may wait for `LOCK_TIMEOUT`."""
+        """See `IWitness`. Takes a connection of its own, and may wait for `LOCK_TIMEOUT_MS`."""
         try:
             state = self._decide(batch)
         except Exception as error:
-            return WitnessAnswer(Answer.UNKNOWN, _problem(error))
+            return WitnessAnswer(Answer.UNKNOWN, self._problem(error))
         answers = {
             "committed": WitnessAnswer(Answer.YES, "the database has committed it"),
             "aborted": WitnessAnswer(
@@ -173,8 +174,7 @@ class SqlWitness:
                 return found
             try:
                 with connection.begin():
-                    if connection.dialect.name == "postgresql":
-                        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}")
+                    questions_for(connection.engine).bound_waiting(connection, LOCK_TIMEOUT_MS)
                     connection.execute(sa.insert(_table), _row(batch, "aborted"))
             except sa.exc.IntegrityError:
                 pass  # it has committed meanwhile, or somebody else asks
@@ -189,11 +189,20 @@ class SqlWitness:
             engine = self._engine = session.get_bind(clause=_WRITING).engine
         if isinstance(engine.pool, sa.StaticPool):
             raise ConfigurationError("it has a single connection, which others are using")
-        connection = engine.connect()
-        if connection.dialect.name == "postgresql":
-            # Others would not see what is committed while they wait, or not make a transaction.
-            connection = connection.execution_options(isolation_level="READ COMMITTED")
-        return connection
+        return questions_for(engine).connect(engine)
+
+    def _problem(self, error: Exception) -> str:
+        """Why there is no answer, without the parameters that SQLAlchemy's errors repeat."""
+        cause = _cause(error)
+        if self._engine is not None:
+            questions = questions_for(self._engine)
+            if questions.is_missing(cause):
+                return _MISSING
+            if undecided := questions.undecided(cause):
+                return undecided
+        # The first line only: the others have the statement and its parameters.
+        first = ascii_strip(str(cause)).partition("\n")[0]
+        return f"{name_of(type(cause))}: {one_line(first, 200)}"
 
 
 def _row(batch: int, state: str) -> dict[str, Any]:
@@ -212,24 +221,7 @@ def _commit_row(batch: int) -> sa.Insert:
     return sa.insert(_table).from_select(list(row), values)
 
 
-def _missing(error: Exception) -> bool:
-    cause = getattr(error, "orig", None)
-    # The SQLSTATE for an undefined table, which SQLite has no code for.
-    return getattr(cause, "sqlstate", "") == "42P01" or str(cause).startswith("no such table")
-
-
-def _problem(error: Exception) -> str:
-    """Why there is no answer, without the parameters that SQLAlchemy's errors repeat."""
-    if _missing(error):
-        return _MISSING
-    cause = getattr(error, "orig", None) or error
-    if getattr(cause, "sqlstate", "") == "55P03":  # lock_not_available
-        return (
-            "still undecided: the transaction is neither committed nor rolled back "
-            "(if it is a two-phase one, pg_prepared_xacts has it)"
-        )
-    if getattr(cause, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
-        return "still undecided: the database is locked, perhaps by the transaction itself"
-    # The first line only: the others have the statement and its parameters.
-    first = ascii_strip(str(cause)).partition("\n")[0]
-    return f"{name_of(type(cause))}: {one_line(first, 200)}"
+def _cause(error: Exception) -> BaseException:
+    """The driver's own error, if there is one."""
+    cause: BaseException | None = getattr(error, "orig", None)
+    return cause or error

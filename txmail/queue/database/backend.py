@@ -13,6 +13,8 @@ from ...exceptions import QueueUnavailable, TxmailError
 
 #: The table of versions: older ones have it without its second column.
 VERSION_ROWS = "SELECT * FROM txmail_version"
+#: Why an engine of the application cannot be used.
+AUTOCOMMIT = "it commits each statement by itself: an engine with transactions is needed"
 #: Seconds that a look at the version of the tables counts for where each costs a round trip.
 LOOK = 5.0
 

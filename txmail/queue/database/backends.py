@@ -6,7 +6,7 @@ Another kind is one file with its `Backend`, and one line in `KINDS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -15,6 +15,7 @@ from ...exceptions import ConfigurationError
 from ...secret import Secret, Unshown
 from . import postgresql, shared_sqlite, sqlite
 from .backend import Backend
+from .questions import Questions
 
 #: The setting that errors name.
 FIELD = "queue_url"
@@ -36,6 +37,8 @@ class Kind:
     of_engine: Callable[[sa.Engine], Backend]
     #: the application's database where one connection serves everybody, if that is possible
     of_shared: Callable[[sa.Engine], Backend] | None = None
+    #: how to ask a database of this kind what became of a transaction
+    questions: Questions = field(default_factory=Questions)
 
 
 KINDS = (
@@ -45,12 +48,14 @@ KINDS = (
         lambda url, field: sqlite.Sqlite(sqlite.path_of(url, field)),
         lambda engine: sqlite.Sqlite(engine=engine),
         shared_sqlite.SharedSqlite,
+        questions=sqlite.SqliteQuestions(),
     ),
     Kind(
         "postgresql",
         postgresql.SCHEMES,
         lambda url, field: postgresql.Postgresql(url, field=field),
         lambda engine: postgresql.Postgresql(engine=engine),
+        questions=postgresql.PostgresqlQuestions(),
     ),
 )
 
@@ -76,7 +81,7 @@ def backend_of_url(given: Unshown) -> Backend:
 
 def backend_of_engine(engine: sa.Engine) -> Backend:
     """The backend of the application's database. Raises `ConfigurationError` about ``engine``."""
-    kind = next((kind for kind in KINDS if kind.dialect == engine.dialect.name), None)
+    kind = _kind_of(engine)
     shared = None if kind is None else kind.of_shared
     if shared is not None and isinstance(engine.pool, sa.StaticPool):
         return shared(engine)
@@ -89,3 +94,13 @@ def backend_of_engine(engine: sa.Engine) -> Backend:
     if kind is None:
         raise ConfigurationError("a database of SQLite or PostgreSQL is needed", field="engine")
     return kind.of_engine(engine)
+
+
+def questions_for(engine: sa.Engine) -> Questions:
+    """How to ask the database of `engine`, of whatever kind, what became of a transaction."""
+    kind = _kind_of(engine)
+    return Questions() if kind is None else kind.questions
+
+
+def _kind_of(engine: sa.Engine) -> Kind | None:
+    return next((kind for kind in KINDS if kind.dialect == engine.dialect.name), None)

@@ -23,9 +23,11 @@ except ModuleNotFoundError:
     ) from None
 
 from ..process_identity import Identity
+from ..schema import boot
 from .backend import Advice, Backend, Waker
 from .backends import backend_of_url
 from .connections import Connections, MakeEngine
+from .constructs import insert_if_absent
 from .tables import Tables
 from .transaction import Block
 from .version import TableVersion
@@ -35,9 +37,7 @@ PATIENCE = 30.0
 
 #: True if there is a clock from the machine's start that goes on while it is suspended.
 _COUNTS_SUSPENSION = hasattr(time, "CLOCK_BOOTTIME")
-_NEW_BOOT = sa.text(
-    "INSERT INTO txmail_boot (id, started) VALUES (:id, :started) ON CONFLICT (id) DO NOTHING"
-)
+_NEW_BOOT = insert_if_absent(boot)
 _BOOT = sa.text("SELECT started FROM txmail_boot WHERE id = :id")
 
 
@@ -300,18 +300,18 @@ class Database:
         which may be set. Then leases count from the machine's start: the first process that asks
         writes down when that was. Call this in a transaction that writes.
         """
-        now, boot = self.now(connection), Identity.mine().boot
+        now, start = self.now(connection), Identity.mine().boot
         one_clock = self._clock is not None or not self._backend.clock_is_local
-        if one_clock or not boot or not _COUNTS_SUSPENSION:
+        if one_clock or not start or not _COUNTS_SUSPENSION:
             return now
         uptime = int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)
         state = self._connections.state
         if state.boot_ms is None:
-            state.boot_ms = connection.execute(_BOOT, {"id": boot}).scalar()
+            state.boot_ms = connection.execute(_BOOT, {"id": start}).scalar()
         if state.boot_ms is not None:  # and committed: that will not change any more
             return state.boot_ms + uptime
-        connection.execute(_NEW_BOOT, {"id": boot, "started": now - uptime})
-        return int(connection.execute(_BOOT, {"id": boot}).scalar_one()) + uptime
+        connection.execute(_NEW_BOOT, {"id": start, "started": now - uptime})
+        return int(connection.execute(_BOOT, {"id": start}).scalar_one()) + uptime
 
     # -- rows, and waking others
 

@@ -26,18 +26,13 @@ from ...exceptions import (
 )
 from ...secret import Censor
 from . import postgresql_settings as settings
-from .backend import LOOK, VERSION_ROWS, Advice, CannotListen
-from .is_among import IsAmong
+from .backend import AUTOCOMMIT, LOOK, VERSION_ROWS, Advice, CannotListen
+from .constructs import IsAmong
+from .inserts import chunks, insert_any, insert_statement, parameters
 from .pool import KeptConnections, connect
 from .postgresql_connect import connector, patience, printable
+from .questions import Questions
 from .socket_watchdog import Watch
-from .sqlite import (
-    AUTOCOMMIT,
-    chunks,
-    insert_any,
-    insert_statement,
-    parameters,
-)
 
 #: What the URL of a queue may begin with.
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
@@ -91,6 +86,28 @@ def _driver_errors() -> tuple[type[BaseException], ...]:
     except ImportError:  # also if there is no libpq
         return ()
     return (psycopg.Error,)
+
+
+class PostgresqlQuestions(Questions):
+    """See `Questions`."""
+
+    def connect(self, engine: sa.Engine) -> sa.Connection:
+        # At other levels it would not see what is committed while it waits.
+        return engine.connect().execution_options(isolation_level="READ COMMITTED")
+
+    def bound_waiting(self, connection: sa.Connection, timeout_ms: int) -> None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {timeout_ms}")
+
+    def is_missing(self, error: BaseException) -> bool:
+        return getattr(error, "sqlstate", "") == "42P01"  # undefined_table
+
+    def undecided(self, error: BaseException) -> str:
+        if getattr(error, "sqlstate", "") == "55P03":  # lock_not_available
+            return (
+                "still undecided: the transaction is neither committed nor rolled back "
+                "(if it is a two-phase one, pg_prepared_xacts has it)"
+            )
+        return ""
 
 
 class Postgresql:

@@ -16,7 +16,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,14 +23,14 @@ import sqlalchemy as sa
 
 from ...exceptions import (
     ConfigurationError,
-    QueueFull,
-    QueueUnavailable,
-    SchemaError,
     TxmailError,
 )
-from .backend import LOOK, VERSION_ROWS, Advice
+from . import sqlite_errors
+from .backend import AUTOCOMMIT, LOOK, VERSION_ROWS, Advice
 from .fork_guard import forks
+from .inserts import chunks, insert_any, insert_statement, parameters
 from .pool import KeptConnections, connect
+from .questions import Questions
 from .sqlite_file import SqliteFile, roll_back
 from .sqlite_path import check_place
 from .sqlite_reserve import SHORT_LOG, Reserve
@@ -39,14 +38,10 @@ from .sqlite_reserve import SHORT_LOG, Reserve
 #: What the URL of a queue may begin with.
 SCHEMES = ("sqlite", "sqlite+pysqlite")
 
-#: What is wrong with an engine of the application.
-AUTOCOMMIT = "it commits each statement by itself: an engine with transactions is needed"
 _RESERVE = sa.text("UPDATE sqlite_sequence SET seq = seq + :count WHERE name = :name RETURNING seq")
 _RESERVE_FIRST = sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :count)")
 #: RETURNING came with this one.
 _OLDEST = (3, 35, 0)
-#: Rows that are given to the driver at once.
-_CHUNK = 5000
 #: Octets of the log from which we checkpoint, where SQLite is not to do it by itself.
 _LONG_LOG = 4 * 1024 * 1024
 #: Octets that have to be free for an I/O error not to be the disk's being full.
@@ -78,10 +73,22 @@ def path_of(url: sa.URL, field: str) -> str:
     return os.path.abspath(path)
 
 
+class SqliteQuestions(Questions):
+    """See `Questions`. SQLite waits as its connection was told to."""
+
+    def is_missing(self, error: BaseException) -> bool:
+        return sqlite_errors.is_missing_table(error)
+
+    def undecided(self, error: BaseException) -> str:
+        if sqlite_errors.is_undecided(error):
+            return "still undecided: the database is locked, perhaps by the transaction itself"
+        return ""
+
+
 class Sqlite:
     """SQLite: the file at `path`, or the `engine` of the application."""
 
-    errors = (sqlite3.Error,)
+    errors: tuple[type[BaseException], ...] = (sqlite3.Error,)
     one_writer = True
     is_in_process = True
     is_file = True
@@ -223,7 +230,7 @@ class Sqlite:
         code = getattr(error, "sqlite_errorcode", None)
         if self._reserve is None or adds or code is None:
             return
-        if code & 0xFF == sqlite3.SQLITE_FULL or self._is_full(code):
+        if self._is_full(code):
             self._reserve.give()
 
     def failed(self, engine: sa.Engine, error: BaseException) -> None:
@@ -234,7 +241,7 @@ class Sqlite:
         commit is written over it: so there has to be one at once.
         """
         code = getattr(error, "sqlite_errorcode", 0)
-        if self._path is None or code & 0xFF != sqlite3.SQLITE_IOERR:
+        if self._path is None or sqlite_errors.primary(code) != sqlite3.SQLITE_IOERR:
             return
         with (
             suppress(sqlite3.Error, sa.exc.DBAPIError, TxmailError),
@@ -343,20 +350,16 @@ class Sqlite:
         ]
 
     def translated(self, error: BaseException) -> TxmailError:
-        code = getattr(error, "sqlite_errorcode", None)
-        if not isinstance(error, sqlite3.Error) or code is None:
-            return QueueUnavailable(f"{self.name}: {type(error).__name__}")
-        what = f"{self.name}: {_PRIMARY.get(code & 0xFF, 'it failed')} ({error.sqlite_errorname})"
-        if code & 0xFF == sqlite3.SQLITE_FULL or self._is_full(code):
-            return QueueFull(what)
-        text = str(error)
-        if text.startswith(("no such table", "no such column")) or " has no column" in text:
-            return SchemaError(f"{self.name}: {text}")
-        return QueueUnavailable(what)
+        return sqlite_errors.translated(self.name, error, self._is_full)
 
     def _is_full(self, code: int) -> bool:
-        """Whether an I/O error comes from a full disk: only some of them are told as such."""
-        if self._path is None or code & 0xFF not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        """Whether an error comes from a full disk: SQLite calls only some of these errors so."""
+        if sqlite_errors.primary(code) == sqlite3.SQLITE_FULL:
+            return True
+        if self._path is None or sqlite_errors.primary(code) not in (
+            sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_CANTOPEN,
+        ):
             return False
         try:
             disk = os.statvfs(os.path.dirname(self._path))
@@ -368,65 +371,13 @@ class Sqlite:
         return free < _SOME_ROOM or (disk.f_files > 0 and disk.f_favail == 0)
 
 
-_RESTORE = "restore it from a backup, or move it and its -wal away for a new, empty queue"
-#: Our own words: those of SQLite may name what is in a row.
-_PRIMARY = {
-    sqlite3.SQLITE_BUSY: "it is locked by others for too long",
-    sqlite3.SQLITE_LOCKED: "it is locked by others for too long",
-    sqlite3.SQLITE_FULL: "the disk or the queue is full",
-    sqlite3.SQLITE_IOERR: "reading or writing failed",
-    sqlite3.SQLITE_CORRUPT: f"the file is corrupt; {_RESTORE}",
-    sqlite3.SQLITE_NOTADB: f"the file is corrupt, or no database; {_RESTORE}",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
-    sqlite3.SQLITE_READONLY: "it cannot be written to",
-    sqlite3.SQLITE_PERM: "access is denied",
-    sqlite3.SQLITE_AUTH: "access is denied",
-    sqlite3.SQLITE_CONSTRAINT: "a row does not fit",
-    sqlite3.SQLITE_TOOBIG: "a message is too large for it",
-    sqlite3.SQLITE_NOMEM: "there is no memory left",
-}
-
-
-def insert_statement(
-    connection: sa.Connection, table: sa.Table, columns: Sequence[str], mark: str
-) -> str:
-    """The INSERT of one row, with `mark` for each value."""
-    quote = connection.dialect.identifier_preparer
-    names = ", ".join(quote.quote(name) for name in columns)
-    marks = ", ".join([mark] * len(columns))
-    return f"INSERT INTO {quote.format_table(table)} ({names}) VALUES ({marks})"  # noqa: S608
-
-
-def insert_any(
-    connection: sa.Connection,
-    table: sa.Table,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-) -> None:
-    """Insert `rows` with any driver: slower, for SQLAlchemy looks at each value."""
-    values = [dict(zip(columns, row, strict=True)) for row in rows]
-    connection.execute(table.insert(), values)
-
-
-def chunks(rows: Iterable[Sequence[Any]]) -> Iterable[list[Sequence[Any]]]:
-    """`rows` in lists of some thousands."""
-    remaining = iter(rows)
-    while some := list(islice(remaining, _CHUNK)):
-        yield some
-
-
-def parameters(rows: list[Sequence[Any]]) -> Any:
-    """`rows` as SQLAlchemy takes them for a driver: one is no list."""
-    return rows if len(rows) > 1 else tuple(rows[0])
-
-
 def _checkpoint(holding: Any, moving: Any, seconds: float) -> bool:
     """Move the log into the file while nobody writes: `holding` keeps the right to, for now."""
     holding.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
     try:
         holding.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+        if sqlite_errors.primary(error.sqlite_errorcode) == sqlite3.SQLITE_BUSY:
             return False
         raise
     busy, logged, moved = moving.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

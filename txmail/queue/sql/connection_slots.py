@@ -12,16 +12,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..database.constructs import insert_if_absent
 from ..process_identity import process_id
 from ..schema import slot
 from .processes import fates
 
 _s = slot.c
 _NUMBERS = sa.select(_s.number).where(_s.route == sa.bindparam("name"))
-_NEW = sa.text(
-    "INSERT INTO txmail_slot (route, number, holder, until) VALUES (:name, :number, 0, 0)"
-    " ON CONFLICT (route, number) DO NOTHING"
-)
+_NEW = insert_if_absent(slot)
 
 
 @cache
@@ -99,7 +97,7 @@ def take(
     known = set(connection.scalars(_NUMBERS, {"name": name}))
     for number in wanted:
         if number not in known:
-            connection.execute(_NEW, {"name": name, "number": number})
+            connection.execute(_NEW, {"route": name, "number": number, "holder": 0, "until": 0})
     about = {"name": name, "mine": holder}
     found = connection.scalars(
         _free(last), {**about, "wanted": wanted, "now": now, "count": count}

@@ -10,9 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+_Key = tuple[sa.Update, type[sa.Dialect], str]
 #: By statement, and by the driver that it is for: its text, and what makes parameters of a row.
 #: The statements are those of this package, which are made once.
-_known: dict[tuple[sa.Update, str, str], tuple[str, Callable[[dict[str, Any]], Any]]] = {}
+_known: dict[_Key, tuple[str, Callable[[dict[str, Any]], Any]]] = {}
 
 
 def execute_many(
@@ -26,7 +27,7 @@ def execute_many(
     if not rows:
         return 0
     dialect = connection.dialect
-    key = statement, dialect.name, dialect.driver
+    key = statement, type(dialect), dialect.driver
     known = _known.get(key)
     if known is None:
         known = _known[key] = _prepared(statement.compile(dialect=dialect))

@@ -104,20 +104,22 @@ class Store:
 
     def beat(self, connection: sa.Connection, now: int, kind: str = "application") -> None:
         """Say that this process lives."""
+        values = {"process_id": process_id(), "new_kind": kind, "new_heartbeat": now}
+        if connection.execute(statements.BEAT, values).rowcount:
+            return
         mine = Identity.mine()
-        connection.execute(
-            statements.BEAT,
-            {
-                "id": process_id(),
-                "kind": kind,
-                "host": mine.host,
-                "boot": mine.boot,
-                "pid_namespace": mine.pid_namespace,
-                "pid": mine.pid,
-                "started": mine.started,
-                "heartbeat": now,
-            },
-        )
+        row = {
+            "id": process_id(),
+            "kind": kind,
+            "host": mine.host,
+            "boot": mine.boot,
+            "pid_namespace": mine.pid_namespace,
+            "pid": mine.pid,
+            "started": mine.started,
+            "heartbeat": now,
+        }
+        if not connection.execute(statements.NEW_PROCESS, row).rowcount:
+            connection.execute(statements.BEAT, values)  # another thread was faster
 
     def retire(self, connection: sa.Connection) -> None:
         """This process has no worker any more."""

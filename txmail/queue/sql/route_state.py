@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..database.constructs import insert_if_absent
 from ..schema import process, route
 
 #: A route that is tried, one that is left alone for a while, and one that needs a person.
@@ -28,16 +29,13 @@ ONCE_IN = 60_000
 #: Milliseconds: what is said of a later moment was said before the clock was set back.
 LONGEST = 20 * ONCE_IN
 
-_WRITE = sa.text(
-    "INSERT INTO txmail_route (name, state, until, failures, reason, changed, logins)"
-    " VALUES (:name, :state, :until, :failures, :reason, :changed, :logins)"
-    " ON CONFLICT (name) DO UPDATE SET state = excluded.state, until = excluded.until,"
-    " failures = excluded.failures, reason = excluded.reason, changed = excluded.changed,"
-    " logins = excluded.logins, trying = NULL"
-)
-_NEW = sa.text(
-    "INSERT INTO txmail_route (name, state, failures, changed) VALUES (:name, 'closed', 0, :now)"
-    " ON CONFLICT (name) DO NOTHING"
+#: Columns that `write` writes.
+_WRITTEN = ("state", "until", "failures", "reason", "changed", "logins")
+_NEW = insert_if_absent(route)
+_WRITE = (
+    route.update()
+    .where(route.c.name == sa.bindparam("which"))
+    .values({name: sa.bindparam(f"new_{name}") for name in _WRITTEN} | {"trying": None})
 )
 _READ = sa.select(route)
 _TRY = (
@@ -94,23 +92,30 @@ def write(
 
     `logins` are those that were refused: by account and server, an octet of the password.
     """
-    connection.execute(
-        _WRITE,
-        {
-            "name": name,
-            "state": state,
-            "until": until,
-            "failures": failures,
-            "reason": reason or None,
-            "changed": now,
-            "logins": _stored(logins),
-        },
-    )
+    row = {
+        "state": state,
+        "until": until,
+        "failures": failures,
+        "reason": reason or None,
+        "changed": now,
+        "logins": _stored(logins),
+    }
+    values = {"which": name, **{f"new_{column}": value for column, value in row.items()}}
+    if connection.execute(_WRITE, values).rowcount:
+        return
+    if not connection.execute(_NEW, {"name": name, **row}).rowcount:
+        connection.execute(_WRITE, values)  # another process was faster
+
+
+def _make(connection: sa.Connection, name: str, now: int) -> None:
+    """Make the row of the route `name`, if it has none."""
+    row = {"name": name, "state": CLOSED, "failures": 0, "changed": now}
+    connection.execute(_NEW, row)
 
 
 def keep_logins(connection: sa.Connection, name: str, now: int, logins: Mapping[str, int]) -> None:
     """Keep which logins of the route `name` were refused, whether it works otherwise or not."""
-    connection.execute(_NEW, {"name": name, "now": now})
+    _make(connection, name, now)
     connection.execute(_LOGINS, {"which": name, "refused": _stored(logins)})
 
 
@@ -162,7 +167,7 @@ def grant(connection: sa.Connection, name: str, now: int, rate: float, wanted: i
     What it has not carried in the last second or less it may carry at once, but one at least. The
     row is locked until the transaction ends, so that two hosts cannot spend the same.
     """
-    connection.execute(_NEW, {"name": name, "now": now})
+    _make(connection, name, now)
     row = connection.execute(_ALLOWANCE, {"name": name}).one()
     most = max(rate, 1.0)
     allowance, refilled = row.allowance, row.refilled
@@ -201,7 +206,7 @@ def slow(
     route is left alone. Returns what it may carry now, None if that is not changed: it has been
     halved a moment ago.
     """
-    connection.execute(_NEW, {"name": name, "now": now})
+    _make(connection, name, now)
     row = connection.execute(_LEARNED, {"name": name}).one()
     if row.slowed is not None and now < row.slowed <= now + LONGEST:
         return None

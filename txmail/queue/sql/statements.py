@@ -10,14 +10,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..database.is_among import IsAmong
-from ..schema import attempt, batch, delivery, idempotency, message
+from ..database.constructs import IsAmong, insert_if_absent
+from ..schema import attempt, batch, delivery, idempotency, message, process
 from ..states import BatchState, State, batch_before, check_move
 
 #: How many deliveries are handled in one step of what is done for all of them.
 STEP = 500
 
 _number: Any = sa.bindparam("number")
+_process: Any = sa.bindparam("process_id", type_=sa.String)
+_kind: Any = sa.bindparam("new_kind", type_=sa.String)
 _new_changed: Any = sa.bindparam("new_changed", type_=sa.BigInteger)
 
 #: The messages of batch ``number``.
@@ -30,18 +32,17 @@ NOTE = (
     .where(batch.c.id == _number)
     .values(witnesses=sa.bindparam("new_witnesses"), changed=_new_changed)
 )
-BEAT = sa.text(
-    "INSERT INTO txmail_process"
-    " (id, kind, host, boot, pid_namespace, pid, started, heartbeat)"
-    " VALUES (:id, :kind, :host, :boot, :pid_namespace, :pid, :started, :heartbeat)"
-    " ON CONFLICT (id) DO UPDATE SET heartbeat = excluded.heartbeat,"
-    # An application that has a worker is one.
-    " kind = CASE excluded.kind WHEN 'worker' THEN 'worker' ELSE txmail_process.kind END"
+NEW_PROCESS = insert_if_absent(process)
+BEAT = (
+    process.update()
+    .where(process.c.id == _process)
+    .values(
+        heartbeat=sa.bindparam("new_heartbeat"),
+        # A process that has had a worker is one, until it says that it has none any more.
+        kind=sa.case((_kind == "worker", _kind), else_=process.c.kind),
+    )
 )
-CLAIM_KEY = sa.text(
-    "INSERT INTO txmail_idempotency (key, message, created) VALUES (:key, :message, :created)"
-    " ON CONFLICT (key) DO NOTHING"
-)
+CLAIM_KEY = insert_if_absent(idempotency)
 
 
 def move(state: State, *sources: State) -> sa.Update:
