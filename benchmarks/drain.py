@@ -330,7 +330,7 @@ def claimed(
     started = time.perf_counter()
     while taken < count:
         with database.write() as connection:
-            now = database.now(connection)
+            now = database.now_ms(connection)
             found = claim.take(
                 connection,
                 token=taken + 1,

@@ -165,7 +165,7 @@ def test_health_says_what_is_wrong(get, enqueue):
 
 def test_health_is_good_while_a_worker_lives(get, queue):
     with queue.database.write() as connection:
-        queue.store.beat(connection, queue.database.now(connection), "worker")
+        queue.store.beat(connection, queue.database.now_ms(connection), "worker")
     code, _, text = get("/health")
     assert code == 200
     assert json.loads(text)["problems"] == []

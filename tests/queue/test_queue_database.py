@@ -259,14 +259,14 @@ def test_postgresql_bounds_a_statement(postgresql):
 
 def test_the_clock_is_the_stores(database):
     with database.read() as connection:
-        now = database.now(connection)
+        now = database.now_ms(connection)
     assert abs(now - time.time() * 1000) < 60_000
 
 
 def test_another_clock_can_be_given(opened, file):
     database = opened(f"sqlite:///{file}", clock=lambda: 12.5)
     with database.read() as connection:
-        assert database.now(connection) == 12_500
+        assert database.now_ms(connection) == 12_500
 
 
 # -- ids and rows

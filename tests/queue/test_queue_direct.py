@@ -19,7 +19,7 @@ from transaction.interfaces import TransientError
 from txmail.events import MessageQueued, MessageSettled
 from txmail.exceptions import DeliveryRefused, DeliveryUnavailable, PartialDelivery
 from txmail.queue.queue import Queue
-from txmail.queue.retry import DEFERRED_DELAY, DOUBT_DELAY
+from txmail.queue.retry import DEFERRED_DELAY_MS, DOUBT_DELAY_MS
 from txmail.testing import CLOSE, HANG, RESET, Callback, then
 
 ONE, TWO, THREE = NAMES = ("one@example.com", "two@example.com", "three@example.com")
@@ -152,7 +152,7 @@ def test_a_recipient_who_is_asked_to_wait_in_preflight(
     assert agree(app, mailer) == ["ready", "deferred", "ready"]
     rows = app.deliveries()
     # Whoever was asked to wait is not tried again at once; the others are due.
-    assert rows[TWO].due - rows[TWO].changed == DEFERRED_DELAY
+    assert rows[TWO].due - rows[TWO].changed == DEFERRED_DELAY_MS
     assert (rows[TWO].code, rows[TWO].attempts) == (450, 1)
     assert rows[ONE].due <= rows[ONE].changed
     (attempt,) = app.attempts(TWO)
@@ -360,7 +360,7 @@ def test_what_is_in_doubt_is_tried_again_or_waits_for_a_person(
     assert send(app, app.mailer(), tm, names=[ONE]) is None
     assert app.states() == {ONE: "in_doubt"}
     row = app.deliveries()[ONE]
-    assert row.due == (row.changed + DOUBT_DELAY if on_doubt == "retry" else None)
+    assert row.due == (row.changed + DOUBT_DELAY_MS if on_doubt == "retry" else None)
     assert (row.duplicate, row.attempts) == (1, 1)
 
 

@@ -15,12 +15,12 @@ import threading
 import pytest
 from forking import in_child
 
-from txmail.queue.process_identity import DEAD_AFTER, Identity, alive, process_id
+from txmail.queue.process_identity import DEAD_AFTER_S, Identity, alive, process_id
 
 NOW = 1_800_000_000_000
 #: heartbeats: one that is young enough, and one that is not
-FRESH = NOW - DEAD_AFTER * 1000 + 1
-STALE = NOW - DEAD_AFTER * 1000
+FRESH = NOW - DEAD_AFTER_S * 1000 + 1
+STALE = NOW - DEAD_AFTER_S * 1000
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 SAY_WHO = """

@@ -24,13 +24,13 @@ from txmail.integrations.session_queue import session_queue
 from txmail.integrations.sqlalchemy import SqlWitness, witness_metadata
 from txmail.integrations.zodb import ZodbWitness
 from txmail.interfaces import IWitness
-from txmail.queue.process_identity import DEAD_AFTER, Identity, process_id
+from txmail.queue.process_identity import DEAD_AFTER_S, Identity, process_id
 from txmail.queue.queue import Queue
 from txmail.queue.schema import metadata
 from txmail.testing import CLOSE
 from txmail.witness_answer import Answer, WitnessAnswer
 
-FAR = DEAD_AFTER + 1
+FAR = DEAD_AFTER_S + 1
 
 
 class Shop:

@@ -56,8 +56,8 @@ def hold(app, *, ready: int = 0, begun: int = 0, lease: float = 300.0) -> Callab
     def work() -> None:
         queue = another(app)
         with queue.database.write() as connection:
-            now = queue.database.now(connection)
-            until = queue.database.lease_now(connection) + int(lease * 1000)
+            now = queue.database.now_ms(connection)
+            until = queue.database.lease_now_ms(connection) + int(lease * 1000)
             queue.store.beat(connection, now, "worker")
             for token, limit in ((1, begun), (2, ready)):
                 if not limit:

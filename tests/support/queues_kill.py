@@ -29,7 +29,7 @@ from txmail import Mailer, transport_from_url
 from txmail.integrations.session_queue import session_queue
 from txmail.integrations.sqlalchemy import SqlWitness, witness_metadata
 from txmail.integrations.zodb import ZodbWitness
-from txmail.queue.process_identity import DEAD_AFTER
+from txmail.queue.process_identity import DEAD_AFTER_S
 from txmail.queue.queue import Queue
 from txmail.queue.schema import batch, delivery, message, metadata
 
@@ -334,7 +334,7 @@ class Bench:
         left = self._restarted(ended, commit)
         if "sending" in left.batches and self.kind in SESSION_KINDS:
             # It had no time to say that it lives, and so nobody knows yet that it is dead.
-            left = self._restarted(ended, commit, later=DEAD_AFTER + 1)
+            left = self._restarted(ended, commit, later=DEAD_AFTER_S + 1)
         left.check()
         assert not left.faults, "\n".join([*left.faults, *ended.lines, ended.log[-2000:]])
         shutil.rmtree(ended.job.folder)

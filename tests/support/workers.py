@@ -114,7 +114,7 @@ def claim(app, limit: int = 64, *, token: int = 1, lease: float = 60.0, begun=Fa
     """Claim as a worker does, in a transaction of its own."""
     database = app.queue.database
     with database.write() as connection:
-        now = database.now(connection)
+        now = database.now_ms(connection)
         works = claim_and_load(
             connection,
             token=token,
@@ -132,7 +132,7 @@ def in_write(app, work: Callable[[sa.Connection, int], object]):
     """What `work` returns, in a transaction that writes; it gets the connection and the time."""
     database = app.queue.database
     with database.write() as connection:
-        return work(connection, database.now(connection))
+        return work(connection, database.now_ms(connection))
 
 
 def received(server) -> list[str]:

@@ -20,7 +20,7 @@ IN_FLIGHT = 2 * (BATCH + WINDOW + 1 + BATCH)
 #: Seconds; what a dead worker had is free for others after it.
 LEASE = 5.0
 #: Milliseconds after which what is in doubt is tried again.
-DOUBT_DELAY = 1000
+DOUBT_DELAY_MS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Storming(Job):
 
 def work(job: Storming) -> None:
     """What the process does."""
-    retry.DOUBT_DELAY = DOUBT_DELAY
+    retry.DOUBT_DELAY_MS = DOUBT_DELAY_MS
     route = Route.to("default", transport_from_url(job.server), window=WINDOW)
     Worker(Queue(job.queue), [route], batch=BATCH, lease=LEASE).run()
 

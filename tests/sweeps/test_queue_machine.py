@@ -50,7 +50,7 @@ from txmail.integrations.session_queue import session_queue
 from txmail.integrations.sqlalchemy import SqlWitness, witness_metadata
 from txmail.integrations.zodb import ZodbWitness
 from txmail.queue import schema
-from txmail.queue.process_identity import DEAD_AFTER
+from txmail.queue.process_identity import DEAD_AFTER_S
 from txmail.queue.queue import Queue
 from txmail.testing import CLOSE, NO_REPLY, ScriptedServer, then
 
@@ -445,7 +445,7 @@ class Machine(RuleBasedStateMachine):
         self.life.dies_in, self.life.failures = None, []
         self.queue.flush()
         # Who has never come to say that it lives is waited for.
-        self.now = self.latest = self.latest + DEAD_AFTER
+        self.now = self.latest = self.latest + DEAD_AFTER_S
         self.queue.resolve()
         batches = {message: b for b in self.reader.batches() for message in b.messages}
         for work in self.ended:

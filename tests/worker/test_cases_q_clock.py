@@ -171,7 +171,7 @@ def test_q6_a_slot_that_is_taken_for_longer_than_any_is_free(app, clock):
     in_write(
         app,
         lambda c, now: connection_slots.take(
-            c, "default", (0,), 1, holder=1, now=now, until=now + int(DAY * 1000)
+            c, "default", (0,), 1, holder=1, now_ms=now, until_ms=now + int(DAY * 1000)
         ),
     )
     assert run_once(app.queue, [route]) == 0  # this process lives
@@ -186,7 +186,9 @@ def test_q6_a_slot_of_a_process_that_nobody_knows_is_free_at_once(app, clock):
     until = int((clock.now + DAY) * 1000)
     in_write(
         app,
-        lambda c, now: connection_slots.take(c, "default", (0,), 1, holder=1, now=now, until=until),
+        lambda c, now: connection_slots.take(
+            c, "default", (0,), 1, holder=1, now_ms=now, until_ms=until
+        ),
     )
     change(app, schema.slot.update().values(process="0" * 32))
     assert run_once(app.queue, [route]) == 2
@@ -201,10 +203,12 @@ def test_q1_the_connections_of_a_dead_worker_are_free_at_once(app):
     def take():
         queue = another(app)
         with queue.database.write() as connection:
-            now = queue.database.now(connection)
+            now = queue.database.now_ms(connection)
             queue.store.beat(connection, now, "worker")
-            until = queue.database.lease_now(connection) + 300_000
-            connection_slots.take(connection, "default", (0,), 1, holder=1, now=now, until=until)
+            until = queue.database.lease_now_ms(connection) + 300_000
+            connection_slots.take(
+                connection, "default", (0,), 1, holder=1, now_ms=now, until_ms=until
+            )
         queue.close()
 
     route = Route.to("default", transport_from_url("memory:"), connections=1)

@@ -121,7 +121,7 @@ def test_s12_rows_of_others_are_no_matter_either(kind, make_queue, memory):
     def beat():
         queue = another(app)
         with queue.database.write() as connection:
-            queue.store.beat(connection, queue.database.now(connection), "worker")
+            queue.store.beat(connection, queue.database.now_ms(connection), "worker")
         queue.close()
 
     killed(beat)

@@ -141,7 +141,7 @@ def test_workers_that_hear_the_same_at_the_same_time_halve_it_once(app):
     def tell(queue):
         together.wait(20)
         with queue.database.write() as connection:
-            now = queue.database.now(connection)
+            now = queue.database.now_ms(connection)
             found.append(
                 route_state.slow(connection, "default", now, rate=None, pace=1.0, pause=0.0)
             )

@@ -87,8 +87,8 @@ def take(app, count=1, *, numbers=(0, 1, 2), seconds=60.0, **options):
             "r",
             numbers,
             count,
-            now=now,
-            until=now + int(seconds * 1000),
+            now_ms=now,
+            until_ms=now + int(seconds * 1000),
             **options,
         ),
     )
@@ -119,13 +119,13 @@ def test_what_was_given_back_is_free_and_what_nobody_renews_is_in_the_end(app, c
     assert take(app, holder=2) == (1,)
     clock.advance(59)
     assert in_write(
-        app, lambda c, now: connection_slots.renew(c, "r", (1,), holder=2, until=now + 60_000)
+        app, lambda c, now: connection_slots.renew(c, "r", (1,), holder=2, until_ms=now + 60_000)
     )
     assert take(app, holder=3) == ()
     clock.advance(1)
     assert take(app, 2, holder=3) == (0, 2)
     assert not in_write(
-        app, lambda c, now: connection_slots.renew(c, "r", (0, 2), holder=1, until=now)
+        app, lambda c, now: connection_slots.renew(c, "r", (0, 2), holder=1, until_ms=now)
     )
     assert seats(app) == {("r", 0): 3, ("r", 1): 2, ("r", 2): 3}
 
@@ -152,9 +152,9 @@ def test_two_who_ask_at_once_get_different_ones_and_do_not_wait(app):
     in_write(app, lambda c, now: connection_slots.release_all(c, 1))
     database = app.queue.database
     with database.write() as connection:
-        now = database.now(connection)
+        now = database.now_ms(connection)
         first = connection_slots.take(
-            connection, "r", (0, 1), 1, holder=1, now=now, until=now + 1000
+            connection, "r", (0, 1), 1, holder=1, now_ms=now, until_ms=now + 1000
         )
         assert (first, take(app, holder=2)) == ((0,), (1,))
         assert take(app, holder=3, numbers=(0, 1)) == ()
@@ -196,7 +196,7 @@ def test_who_gets_none_leaves_the_mail_and_ends(app, server, make_route, clock):
     in_write(
         app,
         lambda c, now: connection_slots.take(
-            c, *all_of_them, holder=1, now=now, until=now + 60_000
+            c, *all_of_them, holder=1, now_ms=now, until_ms=now + 60_000
         ),
     )
     assert run_once(app.queue, make_route(2)) == 0
@@ -215,7 +215,7 @@ def test_of_a_worker_that_is_gone_they_are_free_when_its_lease_ends(
     in_write(
         app,
         lambda c, now: connection_slots.take(
-            c, "default", (0,), 1, holder=1, now=now, until=now + 60_000
+            c, "default", (0,), 1, holder=1, now_ms=now, until_ms=now + 60_000
         ),
     )
     with working(app.queue, make_route(1)) as worker:
@@ -291,7 +291,7 @@ def test_a_transport_of_several_connections_takes_so_many(app, server, make_rout
     in_write(
         app,
         lambda c, now: connection_slots.take(
-            c, "default", (0,), 1, holder=1, now=now, until=now + 60_000
+            c, "default", (0,), 1, holder=1, now_ms=now, until_ms=now + 60_000
         ),
     )
     put_many(app, "m", 10)

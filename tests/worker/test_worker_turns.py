@@ -35,7 +35,7 @@ def claim(app):
         token = next(tokens)
         database = app.queue.database
         with database.write() as connection:
-            now = database.now(connection)
+            now = database.now_ms(connection)
             rows = claims.take(
                 connection,
                 token=token,

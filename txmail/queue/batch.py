@@ -123,19 +123,19 @@ class Batch:
     def _publish(self, connection: sa.Connection, outcomes: list[tuple[int, Outcome]]) -> bool:
         """Commit to it in the queue; True if some of it is still to be made ready."""
         store = self._store
-        now = store.database.now(connection)
+        now_ms = store.database.now_ms(connection)
         large = self._count() > CHUNK
         again, self._tried = self._tried, True
         if again and self._is_published(connection):
             return large
         outcomes = [*outcomes, *self._known()]
-        store.settle(connection, outcomes, now, hold_doubt=self._host.hold_doubt)
+        store.settle(connection, outcomes, now_ms, hold_doubt=self._host.hold_doubt)
         if large:
             decided = self._public or store.change_batch(
-                connection, self.number, BatchState.PUBLISHING, now
+                connection, self.number, BatchState.PUBLISHING, now_ms
             )
         else:
-            decided = store.publish(connection, self.number, now, keys=self._has_keys())
+            decided = store.publish(connection, self.number, now_ms, keys=self._has_keys())
         if not decided:
             # The resolver has decided as we do, or somebody has thrown it away.
             log.warning("batch %x had been decided about before its process did", self.number)
@@ -158,11 +158,11 @@ class Batch:
     ) -> None:
         """Keep what is out in spite of the abort; nothing of it is sent again."""
         store = self._store
-        now = store.database.now(connection)
-        store.settle(connection, outcomes, now, hold_doubt=True)
-        store.cancel_rest(connection, self.number, now, "its transaction was aborted")
+        now_ms = store.database.now_ms(connection)
+        store.settle(connection, outcomes, now_ms, hold_doubt=True)
+        store.cancel_rest(connection, self.number, now_ms, "its transaction was aborted")
         store.change_batch(
-            connection, self.number, BatchState.DISCARDED, now, "its transaction was aborted"
+            connection, self.number, BatchState.DISCARDED, now_ms, "its transaction was aborted"
         )
 
 
@@ -293,16 +293,16 @@ class OwnBatch(Batch):
 
     def _write(self, connection: sa.Connection, change: Change, first: bool) -> None:
         store = self._store
-        now = store.database.now(connection)
+        now_ms = store.database.now_ms(connection)
         noted = json.dumps(
             {"witnesses": self._notes, "others": sorted(self._others), **noted_owner()}
         )
         if first:
             self._written = {}
-            self._host.beat(connection, now)
-            store.open_batch(connection, self.number, BatchState.STAGED, noted, now)
+            self._host.beat(connection, now_ms)
+            store.open_batch(connection, self.number, BatchState.STAGED, noted, now_ms)
         else:
-            store.note(connection, self.number, noted, now)
+            store.note(connection, self.number, noted, now_ms)
         for submission in change.gone:
             store.remove(connection, self._written.pop(submission))
         for row in change.other:
@@ -310,7 +310,7 @@ class OwnBatch(Batch):
         if change.new:
             count = sum(len(row.submission.envelope.recipients) for row in change.new)
             self._host.check_room(connection, count)
-            self._written |= store.insert(connection, self.number, change.new, State.STAGED, now)
+            self._written |= store.insert(connection, self.number, change.new, State.STAGED, now_ms)
 
     def decide(self, last: bool, timeout: float) -> None:
         """See `IBatch`."""
@@ -324,8 +324,8 @@ class OwnBatch(Batch):
             commit_surely(self._store, self.number, self._decide_to_send, timeout)
 
     def _decide_to_send(self, connection: sa.Connection) -> None:
-        now = self._store.database.now(connection)
-        self._store.change_batch(connection, self.number, BatchState.SENDING, now)
+        now_ms = self._store.database.now_ms(connection)
+        self._store.change_batch(connection, self.number, BatchState.SENDING, now_ms)
 
     def _publish_now(self, timeout: float) -> None:
         self._decided = True  # also if it only seems to fail
@@ -398,9 +398,9 @@ class OwnBatch(Batch):
             if out:
                 self._settle_aborted(connection, out)
             elif self._decided:
-                now = self._store.database.now(connection)
+                now_ms = self._store.database.now_ms(connection)
                 self._store.take_back(connection, self.number)
-                kept = self._store.explain_kept(connection, self.number, now)
+                kept = self._store.explain_kept(connection, self.number, now_ms)
             else:
                 self._store.discard(connection, self.number)
         if kept:

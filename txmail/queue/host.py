@@ -89,11 +89,11 @@ class Host:
 
     # -- heartbeats
 
-    def beat(self, connection: sa.Connection, now: int) -> None:
+    def beat(self, connection: sa.Connection, now_ms: int) -> None:
         """Say that this process lives, unless it has said so a moment ago."""
         mine, moment = self._states.get(), time.monotonic()
         if mine.beat is None or moment - mine.beat > ROUND / 2:
-            self.store.beat(connection, now)
+            self.store.beat(connection, now_ms)
             mine.beat = moment
 
     def unbeaten(self) -> None:
@@ -112,7 +112,7 @@ class Host:
 
     def _beat(self) -> None:
         with self.database.write(durable=False) as connection:
-            self.store.beat(connection, self.database.now(connection))
+            self.store.beat(connection, self.database.now_ms(connection))
 
     # -- what batches ask for
 
@@ -134,7 +134,9 @@ class Host:
         done = False
         while not done:
             with self.database.write() as connection:
-                done = self.store.promote(connection, number, self.database.now(connection), CHUNK)
+                done = self.store.promote(
+                    connection, number, self.database.now_ms(connection), CHUNK
+                )
                 if done:
                     self.notifier.announce(connection)
             self.notifier.wake()
@@ -154,8 +156,8 @@ class Host:
                 batch.update().where(batch.c.id == number).values(process=None)
             )
             if changed.rowcount:
-                now = self.database.now(connection)
-                self.store.settle(connection, outcomes, now, hold_doubt=self.hold_doubt)
+                now_ms = self.database.now_ms(connection)
+                self.store.settle(connection, outcomes, now_ms, hold_doubt=self.hold_doubt)
                 self.store.mark_begun(connection, unsent, False)
         self.closed(number)
 

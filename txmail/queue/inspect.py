@@ -135,16 +135,16 @@ def read_health(database: Database, *, look: bool = False) -> Health:
     With `look`, nothing at all is changed: see `Database.look`.
     """
     with database.look() if look else database.read() as connection:
-        now = database.now(connection)
+        now_ms = database.now_ms(connection)
         due = schedule.oldest_due(connection)
         undecided = sa.select(sa.func.count()).where(IS_OPEN, batch.c.state == BatchState.UNKNOWN)
         return Health(
             database.name,
             _counts(connection),
             connection.scalar(undecided) or 0,
-            0.0 if due is None else max(0.0, (now - due) / 1000),
-            _workers(connection, now),
-            tuple(_routes(connection, now)),
+            0.0 if due is None else max(0.0, (now_ms - due) / 1000),
+            _workers(connection, now_ms),
+            tuple(_routes(connection, now_ms)),
             leased_by_the_dead(connection),
         )
 
@@ -216,16 +216,16 @@ def _sorted(connection: sa.Connection, query: sa.Select[Any]) -> tuple[tuple[str
     return tuple(sorted((str(state), int(number)) for state, number in connection.execute(query)))
 
 
-def _workers(connection: sa.Connection, now: int) -> int:
+def _workers(connection: sa.Connection, now_ms: int) -> int:
     fresh = sa.select(process).where(
-        process.c.kind == "worker", process.c.heartbeat > now - FRESH * 1000
+        process.c.kind == "worker", process.c.heartbeat > now_ms - FRESH * 1000
     )
     return sum(
-        alive(identity_of(row), row.heartbeat, now, row.id) for row in connection.execute(fresh)
+        alive(identity_of(row), row.heartbeat, now_ms, row.id) for row in connection.execute(fresh)
     )
 
 
-def _routes(connection: sa.Connection, now: int) -> list[RouteHealth]:
+def _routes(connection: sa.Connection, now_ms: int) -> list[RouteHealth]:
     waiting = parked.waiting_for(connection)
     return [
         RouteHealth(
@@ -233,9 +233,9 @@ def _routes(connection: sa.Connection, now: int) -> list[RouteHealth]:
             row.state,
             row.failures,
             row.reason or "",
-            route_state.limit(None, row.rate, row.slowed, now),
+            route_state.limit(None, row.rate, row.slowed, now_ms),
             waiting.get(name, 0),
-            max(0.0, ((row.until or now) - now) / 1000),
+            max(0.0, ((row.until or now_ms) - now_ms) / 1000),
             route_state.needs_password(row),
         )
         for name, row in sorted(route_state.read(connection).items())

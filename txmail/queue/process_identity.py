@@ -25,7 +25,7 @@ from ..common.ascii_text import ascii_strip
 from ..common.per_process import PerProcess
 
 #: Seconds without a heartbeat after which a process that cannot be looked at counts as dead.
-DEAD_AFTER = 300
+DEAD_AFTER_S = 300
 
 #: The pid namespace of a machine itself, the same on every Linux; containers have others.
 _MACHINE = "pid:[4026531836]"
@@ -96,7 +96,7 @@ def alive(other: Identity, heartbeat_ms: int, now_ms: int, process: str = "") ->
     if found is Fate.UNKNOWN:
         # A heartbeat of the future is a clock that was set back: fresh, to be on the safe side.
         # In SQLite it may be anything, if somebody has written to the tables.
-        return isinstance(heartbeat_ms, int) and now_ms - heartbeat_ms < DEAD_AFTER * 1000
+        return isinstance(heartbeat_ms, int) and now_ms - heartbeat_ms < DEAD_AFTER_S * 1000
     return found is Fate.ALIVE
 
 

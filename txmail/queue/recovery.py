@@ -29,10 +29,10 @@ from ..exceptions import IllegalMove
 from ..interfaces import IWitness
 from ..witness_answer import Answer, WitnessAnswer
 from .process_identity import Fate
-from .retry import DOUBT_DELAY, DOUBT_RETRIES
+from .retry import DOUBT_DELAY_MS, DOUBT_RETRIES
 from .schema import audit, batch
 from .sql import connection_slots, leases
-from .sql.dead import BATCHES, DEAD_DELAY, dead_holders, fate_of_owner
+from .sql.dead import BATCHES, DEAD_DELAY_MS, dead_holders, fate_of_owner
 from .sql.publish import Store
 from .states import BatchState
 
@@ -75,12 +75,12 @@ class Resolver:
             if not dead_holders(connection):
                 return 0
         with database.write() as connection:
-            dead, lease_now = dead_holders(connection), database.lease_now(connection)
+            dead, lease_now_ms = dead_holders(connection), database.lease_now_ms(connection)
             connection_slots.free(connection, dead)
             return leases.end_leases(
                 connection,
-                database.now(connection),
-                lease_now,
+                database.now_ms(connection),
+                lease_now_ms,
                 dead=dead,
                 hold_doubt=self._hold_doubt,
                 retries=self._retries,
@@ -90,13 +90,15 @@ class Resolver:
         """Decide about all there are."""
         database = self._store.database
         with database.read() as connection:
-            now = database.now(connection)
+            now_ms = database.now_ms(connection)
             found = connection.execute(BATCHES).all()
         made: list[Decision] = []
         for row in found:
-            owner = fate_of_owner(row, now)
+            owner = fate_of_owner(row, now_ms)
             if owner is not Fate.ALIVE:
-                decision = self._resolve(row, DEAD_DELAY if owner is Fate.DEAD else DOUBT_DELAY)
+                decision = self._resolve(
+                    row, DEAD_DELAY_MS if owner is Fate.DEAD else DOUBT_DELAY_MS
+                )
                 if decision is not None:
                     made.append(decision)
         return made
@@ -105,23 +107,23 @@ class Resolver:
         """True if there is a batch of a dead process about which nobody has decided."""
         database = self._store.database
         with database.read() as connection:
-            now = database.now(connection)
+            now_ms = database.now_ms(connection)
             return any(
-                row.state != BatchState.UNKNOWN and fate_of_owner(row, now) is Fate.DEAD
+                row.state != BatchState.UNKNOWN and fate_of_owner(row, now_ms) is Fate.DEAD
                 for row in connection.execute(BATCHES)
             )
 
-    def _resolve(self, row: Any, delay: int) -> Decision | None:
-        """Decide about one batch; what is in doubt is due again in `delay` milliseconds."""
+    def _resolve(self, row: Any, delay_ms: int) -> Decision | None:
+        """Decide about one batch; what is in doubt is due again in `delay_ms` milliseconds."""
         number = row[0]
         if row.state == BatchState.PUBLISHING:
-            return self._publish(number, "it had committed", delay)
+            return self._publish(number, "it had committed", delay_ms)
         if row.state == BatchState.SENDING:
             reason = "it had committed, and its process died while sending"
-            return self._publish(number, reason, delay)
+            return self._publish(number, reason, delay_ms)
         said = self._ask(number, row.witnesses)
         if said.answer is Answer.YES:
-            return self._publish(number, said.reason, delay)
+            return self._publish(number, said.reason, delay_ms)
         if said.answer is Answer.NO:
             return self._change(number, BatchState.DISCARDED, said.reason)
         if row.state == BatchState.UNKNOWN and row.reason == said.reason:
@@ -161,36 +163,36 @@ class Resolver:
             )
         return WitnessAnswer(Answer.NO, "nobody else took part, and it had not come to its vote")
 
-    def _publish(self, number: int, reason: str, delay: int = DOUBT_DELAY) -> Decision | None:
+    def _publish(self, number: int, reason: str, delay_ms: int = DOUBT_DELAY_MS) -> Decision | None:
         database, store = self._store.database, self._store
         with database.write() as connection:
-            now = database.now(connection)
-            if not self._publishing(connection, number, now):
+            now_ms = database.now_ms(connection)
+            if not self._publishing(connection, number, now_ms):
                 return None
-            due = None if self._hold_doubt else now + delay
-            doubtful = store.doubt(connection, number, now, due)
-            done = store.promote(connection, number, now)
+            due = None if self._hold_doubt else now_ms + delay_ms
+            doubtful = store.doubt(connection, number, now_ms, due)
+            done = store.promote(connection, number, now_ms)
         while not done:
             with database.write() as connection:
-                done = store.promote(connection, number, database.now(connection))
+                done = store.promote(connection, number, database.now_ms(connection))
         words = f"{reason}; {doubtful} in doubt" if doubtful else reason
         return self._said(Decision(number, BatchState.PUBLISHED, words))
 
-    def _publishing(self, connection: sa.Connection, number: int, now: int) -> bool:
+    def _publishing(self, connection: sa.Connection, number: int, now_ms: int) -> bool:
         """Bring a batch into the state, unless it is there already."""
-        if self._store.change_batch(connection, number, BatchState.PUBLISHING, now):
+        if self._store.change_batch(connection, number, BatchState.PUBLISHING, now_ms):
             return True
         state = connection.scalar(sa.select(batch.c.state).where(batch.c.id == number))
         return state == BatchState.PUBLISHING
 
     def _change(self, number: int, state: BatchState, reason: str) -> Decision | None:
         with self._store.database.write() as connection:
-            now = self._store.database.now(connection)
+            now_ms = self._store.database.now_ms(connection)
             changed = connection.execute(
                 batch.update()
                 # Should its process live after all, it may have gone on meanwhile.
                 .where(batch.c.id == number, batch.c.state.in_(_UNDECIDED))
-                .values(state=state, reason=reason, changed=now)
+                .values(state=state, reason=reason, changed=now_ms)
             )
         if not changed.rowcount:
             return None
@@ -208,18 +210,18 @@ class Resolver:
         reason = f"decided by {actor}"
         database = self._store.database
         with database.write() as connection:
-            now = database.now(connection)
+            now_ms = database.now_ms(connection)
             changed = connection.execute(
                 batch.update()
                 .where(batch.c.id == number, batch.c.state == BatchState.UNKNOWN)
-                .values(state=state, reason=reason, changed=now)
+                .values(state=state, reason=reason, changed=now_ms)
             )
             if not changed.rowcount:
                 raise IllegalMove(f"there is no batch {number:x} that waits for a decision")
             connection.execute(
                 audit.insert(),
                 {
-                    "at": now,
+                    "at": now_ms,
                     "actor": actor,
                     "action": "publish batch" if committed else "discard batch",
                     "subject": f"batch {number:x}",

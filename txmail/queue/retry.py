@@ -14,16 +14,16 @@ from .states import State
 
 #: Milliseconds until the next try: of a recipient or message that was asked to wait (greylisting
 #: wants five minutes, RFC 6647 section 4.4), of a route, and of what is in doubt.
-DEFERRED_DELAY = 300_000
-ROUTE_DELAY = 60_000
-DOUBT_DELAY = 300_000
+DEFERRED_DELAY_MS = 300_000
+ROUTE_DELAY_MS = 60_000
+DOUBT_DELAY_MS = 300_000
 #: How often what is in doubt is tried again before it waits for a person.
 DOUBT_RETRIES = 3
 #: The longest time between two tries, and how long a message is tried that says nothing else.
-MAX_DELAY = 4 * 3_600_000
-LIFETIME = 5 * 24 * 3_600_000
+MAX_DELAY_MS = 4 * 3_600_000
+LIFETIME_MS = 5 * 24 * 3_600_000
 #: How long it is tried, if its mailbox is full.
-FULL_LIFETIME = 3 * 24 * 3_600_000
+FULL_LIFETIME_MS = 3 * 24 * 3_600_000
 
 #: Characters of a reply that are kept.
 MAX_REPLY = 500
@@ -61,9 +61,9 @@ class RetryPolicy:
     def __init__(
         self,
         *,
-        first: int = DEFERRED_DELAY,
-        longest: int = MAX_DELAY,
-        lifetime: int = LIFETIME,
+        first: int = DEFERRED_DELAY_MS,
+        longest: int = MAX_DELAY_MS,
+        lifetime: int = LIFETIME_MS,
         hold_doubt: bool = False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -80,7 +80,7 @@ class RetryPolicy:
     def settle(
         self,
         outcome: Outcome,
-        now: int,
+        now_ms: int,
         *,
         attempts: int = 0,
         created: int | None = None,
@@ -88,26 +88,26 @@ class RetryPolicy:
     ) -> Settlement:
         """What `outcome` comes to, of a delivery that was tried `attempts` times before.
 
-        `now`, `created` and `expires` are milliseconds since 1970.
+        `now_ms`, `created` and `expires` are milliseconds since 1970.
         """
         state = _STATES[outcome.status]
         route = outcome.scope is Scope.ROUTE
         doubt = outcome.status is Status.IN_DOUBT
         tried = doubt or (outcome.status is not Status.UNSENT and not route)
         code, reply = said(outcome)
-        due: int | None = now
+        due: int | None = now_ms
         if state is State.DEFERRED and route:
-            state, due = State.READY, now + ROUTE_DELAY
+            state, due = State.READY, now_ms + ROUTE_DELAY_MS
         elif state is State.DEFERRED and outcome.action is Action.SPLIT:
             state, tried = State.READY, False
         elif state is State.DEFERRED:
-            due = now + self.delay(attempts)
+            due = now_ms + self.delay(attempts)
         elif state is State.IN_DOUBT:
-            due = None if self.hold_doubt else now + max(DOUBT_DELAY, self.delay(attempts))
-        born = now if created is None else created
+            due = None if self.hold_doubt else now_ms + max(DOUBT_DELAY_MS, self.delay(attempts))
+        born = now_ms if created is None else created
         end = expires if expires is not None else born + self.lifetime
         if _is_full(outcome):
-            end = min(end, born + FULL_LIFETIME)
+            end = min(end, born + FULL_LIFETIME_MS)
         if state is State.DEFERRED and due is not None and due >= end:
             state, due = State.EXPIRED, None
         elif state is State.IN_DOUBT and due is not None and due >= end:
@@ -120,12 +120,12 @@ class RetryPolicy:
         return int(delay * (1 + self._jitter() / 4))
 
 
-def settlement(outcome: Outcome, now: int, *, hold_doubt: bool = False) -> Settlement:
-    """What `outcome`, of a first try at `now`, comes to.
+def settlement(outcome: Outcome, now_ms: int, *, hold_doubt: bool = False) -> Settlement:
+    """What `outcome`, of a first try at `now_ms`, comes to.
 
     With `hold_doubt`, what is in doubt waits for a person. A failure of the route is no try.
     """
-    return RetryPolicy(hold_doubt=hold_doubt, jitter=float).settle(outcome, now)
+    return RetryPolicy(hold_doubt=hold_doubt, jitter=float).settle(outcome, now_ms)
 
 
 def _is_full(outcome: Outcome) -> bool:

@@ -202,7 +202,7 @@ class SessionBatch(Batch):
 
     def _write(self, connection: sa.Connection, rows: list[StagedSubmission]) -> None:
         store = self._store
-        now = store.database.now(connection)
+        now_ms = store.database.now_ms(connection)
         begun = self._begun()
         self._later = begun or any(
             row.submission.options.idempotency_key is not None or row.outcomes for row in rows
@@ -217,9 +217,9 @@ class SessionBatch(Batch):
         self._public = not begun
         if not self._later:
             state = BatchState.PUBLISHED
-        store.open_batch(connection, self.number, state, json.dumps(noted_owner()), now)
+        store.open_batch(connection, self.number, state, json.dumps(noted_owner()), now_ms)
         self._written = store.insert(
-            connection, self.number, rows, State.STAGED if self._later else State.READY, now
+            connection, self.number, rows, State.STAGED if self._later else State.READY, now_ms
         )
 
     def decide(self, last: bool, timeout: float) -> None:

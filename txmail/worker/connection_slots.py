@@ -52,8 +52,8 @@ class Seats:
                 last=lane.high,
                 holder=self._holder,
                 held=held,
-                now=now,
-                until=until,
+                now_ms=now,
+                until_ms=until,
             )
             if found:
                 self._taken[lane] = found
@@ -69,7 +69,7 @@ class Seats:
             name = lane.route.name
             if lane.busy or lane.waiting:
                 ours = connection_slots.renew(
-                    connection, name, lane.seats, holder=self._holder, until=until
+                    connection, name, lane.seats, holder=self._holder, until_ms=until
                 )
                 kept = kept and ours
             else:

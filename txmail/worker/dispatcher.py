@@ -232,7 +232,7 @@ class Keeper(Ledger):
 
     def _finds(self, connection: Any) -> bool:
         due = schedule.next_due(connection)
-        now = self._latest(self._queue.database.now(connection))
+        now = self._latest(self._queue.database.now_ms(connection))
         if due is not None and due <= now:
             return True
         return any(
@@ -275,7 +275,7 @@ class Keeper(Ledger):
         done = _Written()
         with database.write(durable=True) as connection:
             began = time.monotonic()
-            now, lease_now = database.now(connection), database.lease_now(connection)
+            now, lease_now = database.now_ms(connection), database.lease_now_ms(connection)
             made = [self._judge.settle(result, now) for result in results]
             made = settlements.hold_repeated(connection, made, self._queue.doubt_retries)
             written = 0

@@ -288,29 +288,29 @@ class Database:
 
     # -- the clock
 
-    def now(self, connection: sa.Connection) -> int:
+    def now_ms(self, connection: sa.Connection) -> int:
         """Milliseconds since 1970 by the clock that all users of the database share."""
         seconds = self._backend.clock(connection) if self._clock is None else self._clock()
         return int(seconds * 1000)
 
-    def lease_now(self, connection: sa.Connection) -> int:
-        """What `now` would say if nobody had set the machine's clock: for leases.
+    def lease_now_ms(self, connection: sa.Connection) -> int:
+        """What `now_ms` would say if nobody had set the machine's clock: for leases.
 
         A server has one clock for all. Without a server each process goes by its machine's clock,
         which may be set. Then leases count from the machine's start: the first process that asks
         writes down when that was. Call this in a transaction that writes.
         """
-        now, start = self.now(connection), Identity.mine().boot
+        now_ms, start = self.now_ms(connection), Identity.mine().boot
         one_clock = self._clock is not None or not self._backend.clock_is_local
         if one_clock or not start or not _COUNTS_SUSPENSION:
-            return now
+            return now_ms
         uptime = int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)
         state = self._connections.state
         if state.boot_ms is None:
             state.boot_ms = connection.execute(_BOOT, {"id": start}).scalar()
         if state.boot_ms is not None:  # and committed: that will not change any more
             return state.boot_ms + uptime
-        connection.execute(_NEW_BOOT, {"id": start, "started": now - uptime})
+        connection.execute(_NEW_BOOT, {"id": start, "started": now_ms - uptime})
         return int(connection.execute(_BOOT, {"id": start}).scalar_one()) + uptime
 
     # -- rows, and waking others

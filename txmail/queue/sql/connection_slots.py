@@ -85,8 +85,8 @@ def take(
     last: bool = False,
     holder: int,
     held: Collection[int] = (),
-    now: int,
-    until: int,
+    now_ms: int,
+    until_ms: int,
 ) -> tuple[int, ...]:
     """`count` of `numbers` of the route `name` for `holder`, but none that it has `held` already.
 
@@ -100,20 +100,20 @@ def take(
             connection.execute(_NEW, {"route": name, "number": number, "holder": 0, "until": 0})
     about = {"name": name, "mine": holder}
     found = connection.scalars(
-        _free(last), {**about, "wanted": wanted, "now": now, "count": count}
+        _free(last), {**about, "wanted": wanted, "now": now_ms, "count": count}
     ).all()
     if len(found) < count:
         return ()
-    new = {"new_until": until, "new_process": process_id()}
+    new = {"new_until": until_ms, "new_process": process_id()}
     connection.execute(_TAKE, {**about, "chosen": list(found), **new})
     return tuple(found)
 
 
 def renew(
-    connection: sa.Connection, name: str, numbers: Collection[int], *, holder: int, until: int
+    connection: sa.Connection, name: str, numbers: Collection[int], *, holder: int, until_ms: int
 ) -> bool:
     """Hold them until then. False if some are another's by now."""
-    values = {"name": name, "held": list(numbers), "mine": holder, "new_until": until}
+    values = {"name": name, "held": list(numbers), "mine": holder, "new_until": until_ms}
     return connection.execute(_RENEW, values).rowcount == len(numbers)
 
 
@@ -140,15 +140,15 @@ def free(connection: sa.Connection, gone: Collection[str]) -> None:
         connection.execute(_FREE_OF, {"gone": list(gone)})
 
 
-def end_far_off(connection: sa.Connection, far: int, until: int) -> None:
-    """End what is taken until a moment after `far`, as a clock has said that was ahead.
+def end_far_off(connection: sa.Connection, far_ms: int, until_ms: int) -> None:
+    """End what is taken until a moment after `far_ms`, as a clock has said that was ahead.
 
-    A process that may live has until `until` to say so again.
+    A process that may live has until `until_ms` to say so again.
     """
-    ids = set(connection.scalars(_FAR, {"far": far}))
+    ids = set(connection.scalars(_FAR, {"far": far_ms}))
     if not ids:
         return
     known = fates(connection, ids)
     free(connection, ids - set(known))
     if known:
-        connection.execute(_SHORTEN, {"some": list(known), "far": far, "new_until": until})
+        connection.execute(_SHORTEN, {"some": list(known), "far": far_ms, "new_until": until_ms})

@@ -13,13 +13,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..process_identity import DEAD_AFTER, Fate, Identity, fate, process_id
+from ..process_identity import DEAD_AFTER_S, Fate, Identity, fate, process_id
 from ..schema import IS_LEASED, IS_OPEN, batch, delivery, process
 from . import connection_slots
 from .processes import fates, identity_of
 
 #: Milliseconds until what a dead process had begun is tried again: its connections have ended.
-DEAD_DELAY = 20_000
+DEAD_DELAY_MS = 20_000
 
 _LEASING = (
     sa.select(delivery.c.process).where(IS_LEASED, delivery.c.process.is_not(None)).distinct()
@@ -62,7 +62,7 @@ def noted_owner() -> dict[str, Any]:
     return {_OWNER: astuple(Identity.mine())}
 
 
-def fate_of_owner(row: Any, now: int) -> Fate:
+def fate_of_owner(row: Any, now_ms: int) -> Fate:
     """Whether the process of a batch decides about it; `row` is one of `BATCHES`.
 
     `Fate.DEAD` is proved. `Fate.UNKNOWN` stands for a process that has shown no sign of life for
@@ -78,7 +78,7 @@ def fate_of_owner(row: Any, now: int) -> Fate:
     sign = row.heartbeat if known else row.created
     sign = sign if isinstance(sign, int) else 0
     found = Fate.UNKNOWN if other is None else fate(other, row.process)
-    if found is Fate.UNKNOWN and now - sign < DEAD_AFTER * 1000:
+    if found is Fate.UNKNOWN and now_ms - sign < DEAD_AFTER_S * 1000:
         return Fate.ALIVE
     return found
 

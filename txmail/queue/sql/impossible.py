@@ -47,14 +47,14 @@ _FAIL = (
 _PRIORITIES = [int(priority) for priority in Priority]
 
 
-def fail(connection: sa.Connection, now: int) -> int:
+def fail(connection: sa.Connection, now_ms: int) -> int:
     """Have what cannot be wait for a person, with the reason; how many deliveries that were."""
     rows = connection.execute(_FOUND).all()
     if not rows:
         return 0
     ids = [row.id for row in rows]
     for way in _WAYS:
-        connection.execute(way, {"ids": ids, "new_changed": now})
+        connection.execute(way, {"ids": ids, "new_changed": now_ms})
     for row in rows:
         known = row.priority in _PRIORITIES
         connection.execute(
@@ -63,7 +63,7 @@ def fail(connection: sa.Connection, now: int) -> int:
                 "number": row.id,
                 "new_priority": row.priority if known else int(Priority.NORMAL),
                 "new_reply": f"it cannot be sent: {_reason(row)}",
-                "new_changed": now,
+                "new_changed": now_ms,
             },
         )
     return len(rows)

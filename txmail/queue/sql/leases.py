@@ -10,10 +10,10 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 
 from ..process_identity import process_id
-from ..retry import DOUBT_DELAY, DOUBT_RETRIES, Settlement
+from ..retry import DOUBT_DELAY_MS, DOUBT_RETRIES, Settlement
 from ..schema import IS_LEASED, delivery
 from ..states import State
-from .dead import DEAD_DELAY
+from .dead import DEAD_DELAY_MS
 from .processes import fates
 from .settlements import hold_repeated, settle
 from .statements import STEP
@@ -63,8 +63,8 @@ def renew(connection: sa.Connection, tokens: Sequence[int], lease: int) -> int:
 
 def end_leases(
     connection: sa.Connection,
-    now: int,
-    lease_now: int | None = None,
+    now_ms: int,
+    lease_now_ms: int | None = None,
     *,
     dead: Collection[str] = (),
     nobodys: Collection[int] = (),
@@ -74,40 +74,40 @@ def end_leases(
     """Take back what workers had that are gone; how many deliveries that were.
 
     Gone is who is among the processes `dead`, or has not renewed its lease, or has one of the
-    deliveries `nobodys`. `lease_now` is the time by the clock of leases, if that is another: see
+    deliveries `nobodys`. `lease_now_ms` is the time by the clock of leases, if that is another: see
     `Database.lease_now`. What was begun is in doubt; `retries` is as for `hold_repeated`, and with
     `hold_doubt` all of it waits for a person.
     """
-    moment = now if lease_now is None else lease_now
-    gone = {"now": moment, "dead": list(dead), "nobodys": list(nobodys)}
+    moment_ms = now_ms if lease_now_ms is None else lease_now_ms
+    gone = {"now": moment_ms, "dead": list(dead), "nobodys": list(nobodys)}
     rows = connection.execute(_ENDED, {**gone, "limit": STEP}).all()
     results = []
     for row in rows:
         made = Settlement(State.READY, row.due, 0, False, None, None)
         if row.begun:
-            delay = DEAD_DELAY if row.process in dead else DOUBT_DELAY
-            due = None if hold_doubt else now + delay
+            delay_ms = DEAD_DELAY_MS if row.process in dead else DOUBT_DELAY_MS
+            due = None if hold_doubt else now_ms + delay_ms
             why = "the worker that was sending it is gone"
             made = Settlement(State.IN_DOUBT, due, 1, True, None, why)
         results.append((row.id, row.token, made))
-    return settle(connection, hold_repeated(connection, results, retries), now)
+    return settle(connection, hold_repeated(connection, results, retries), now_ms)
 
 
 def far_off(
-    connection: sa.Connection, far: int, until: int, kept: Collection[int] = ()
+    connection: sa.Connection, far_ms: int, until_ms: int, kept: Collection[int] = ()
 ) -> list[int]:
-    """Deliveries that are leased until a moment after `far`, and by nobody who lives.
+    """Deliveries that are leased until a moment after `far_ms`, and by nobody who lives.
 
     A clock was ahead when they were leased, or when their leases were renewed. Another process
-    that may live has until `until` to renew them; this one has those of the tokens `kept`.
+    that may live has until `until_ms` to renew them; this one has those of the tokens `kept`.
     """
-    rows = connection.execute(_FAR_OFF, {"far": far, "limit": STEP}).all()
+    rows = connection.execute(_FAR_OFF, {"far": far_ms, "limit": STEP}).all()
     if not rows:
         return []
     known = fates(connection, {row.process for row in rows if row.process is not None})
     others = [id_ for id_ in known if id_ != process_id()]
     if others:
-        connection.execute(_SHORTEN, {"far": far, "some": others, "new_lease": until})
+        connection.execute(_SHORTEN, {"far": far_ms, "some": others, "new_lease": until_ms})
     return [
         row.id
         for row in rows

@@ -90,10 +90,10 @@ def _release_statement() -> sa.Update:
 _RELEASE = _release_statement()
 
 
-def park(connection: sa.Connection, works: Iterable[tuple[Work, str | None]], now: int) -> None:
+def park(connection: sa.Connection, works: Iterable[tuple[Work, str | None]], now_ms: int) -> None:
     """Give back what the routes of these names have no room for, until one has; or for anybody."""
     rows = [
-        {"number": id_, "held": work.token, "new_route": route, "new_changed": now}
+        {"number": id_, "held": work.token, "new_route": route, "new_changed": now_ms}
         for work, route in works
         for id_ in work.ids
     ]
@@ -101,7 +101,9 @@ def park(connection: sa.Connection, works: Iterable[tuple[Work, str | None]], no
 
 
 def delay(
-    connection: sa.Connection, results: Iterable[tuple[int, int, Settlement, str | None]], now: int
+    connection: sa.Connection,
+    results: Iterable[tuple[int, int, Settlement, str | None]],
+    now_ms: int,
 ) -> int:
     """Give back what routes of these names do not carry now; how many deliveries were written.
 
@@ -116,33 +118,33 @@ def delay(
             "new_due": made.due,
             "new_code": made.code,
             "new_reply": made.reply,
-            "new_changed": now,
+            "new_changed": now_ms,
         }
         for id_, token, made, route in results
     ]
     return execute_many(connection, _DELAY, rows)
 
 
-def release(connection: sa.Connection, route: str, now: int, limit: int = STEP) -> int:
+def release(connection: sa.Connection, route: str, now_ms: int, limit: int = STEP) -> int:
     """Let what waits for the route of this name be due, for it works; how many deliveries."""
-    values = {"which": route, "now": now, "limit": limit, "new_changed": now}
+    values = {"which": route, "now": now_ms, "limit": limit, "new_changed": now_ms}
     return connection.execute(_RELEASE, values).rowcount
 
 
-def is_parked(connection: sa.Connection, route: str, now: int = LAST_MOMENT) -> bool:
+def is_parked(connection: sa.Connection, route: str, now_ms: int = LAST_MOMENT) -> bool:
     """True if something that is due waits until the route of this name has room."""
-    return bool(connection.scalar(_PARKED, {"which": route, "now": now}))
+    return bool(connection.scalar(_PARKED, {"which": route, "now": now_ms}))
 
 
-def unpark(connection: sa.Connection, known: Collection[str], now: int) -> None:
+def unpark(connection: sa.Connection, known: Collection[str], now_ms: int) -> None:
     """Let anybody claim what has waited for long for a route that is none of `known`.
 
     Some of it: routes can be renamed, and what waited for them must not wait for ever.
     """
     for name in waited_for(connection):
         if name not in known:
-            values = {"which": name, "limit": STEP, "new_changed": now}
-            values |= {"before": now - PARKED_MS, "after": now + PARKED_MS}
+            values = {"which": name, "limit": STEP, "new_changed": now_ms}
+            values |= {"before": now_ms - PARKED_MS, "after": now_ms + PARKED_MS}
             connection.execute(_UNPARK, values)
 
 

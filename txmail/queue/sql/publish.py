@@ -87,7 +87,7 @@ class Store:
         number: int,
         state: BatchState,
         witnesses: str,
-        now: int,
+        now_ms: int,
     ) -> None:
         """Write the row of batch `number`, which this process decides about."""
         connection.execute(
@@ -96,15 +96,15 @@ class Store:
                 "id": number,
                 "state": state,
                 "process": process_id(),
-                "created": now,
-                "changed": now,
+                "created": now_ms,
+                "changed": now_ms,
                 "witnesses": witnesses,
             },
         )
 
-    def beat(self, connection: sa.Connection, now: int, kind: str = "application") -> None:
+    def beat(self, connection: sa.Connection, now_ms: int, kind: str = "application") -> None:
         """Say that this process lives."""
-        values = {"process_id": process_id(), "new_kind": kind, "new_heartbeat": now}
+        values = {"process_id": process_id(), "new_kind": kind, "new_heartbeat": now_ms}
         if connection.execute(statements.BEAT, values).rowcount:
             return
         mine = Identity.mine()
@@ -116,7 +116,7 @@ class Store:
             "pid_namespace": mine.pid_namespace,
             "pid": mine.pid,
             "started": mine.started,
-            "heartbeat": now,
+            "heartbeat": now_ms,
         }
         if not connection.execute(statements.NEW_PROCESS, row).rowcount:
             connection.execute(statements.BEAT, values)  # another thread was faster
@@ -133,15 +133,17 @@ class Store:
         number: int,
         rows: Sequence[StagedSubmission],
         state: State,
-        now: int,
+        now_ms: int,
     ) -> Written:
         """Write `rows` into batch `number`, their deliveries in `state`."""
         count = sum(len(row.submission.envelope.recipients) for row in rows)
         messages = self.database.reserve(connection, message, len(rows))
         ids = self.database.reserve(connection, delivery, count)
-        self.database.insert(connection, message, _MESSAGE, _messages(rows, messages, number, now))
         self.database.insert(
-            connection, delivery, _DELIVERY, _deliveries(rows, messages, ids, state, now)
+            connection, message, _MESSAGE, _messages(rows, messages, number, now_ms)
+        )
+        self.database.insert(
+            connection, delivery, _DELIVERY, _deliveries(rows, messages, ids, state, now_ms)
         )
         written: Written = {}
         start = 0
@@ -156,11 +158,11 @@ class Store:
         connection: sa.Connection,
         number: int,
         state: BatchState,
-        now: int,
+        now_ms: int,
         reason: str | None = None,
     ) -> bool:
         """Bring batch `number` into `state`; False if it may not come there from where it is."""
-        values = {"number": number, "new_changed": now, "new_reason": reason}
+        values = {"number": number, "new_changed": now_ms, "new_reason": reason}
         return connection.execute(statements.change_batch(state), values).rowcount > 0
 
     def state(self, connection: sa.Connection, number: int) -> BatchState | None:
@@ -171,10 +173,10 @@ class Store:
         found = connection.scalar(statements.STATE, {"number": number})
         return None if found is None else BatchState(found)
 
-    def note(self, connection: sa.Connection, number: int, witnesses: str, now: int) -> None:
+    def note(self, connection: sa.Connection, number: int, witnesses: str, now_ms: int) -> None:
         """Replace what the witnesses of batch `number` noted."""
         connection.execute(
-            statements.NOTE, {"number": number, "new_witnesses": witnesses, "new_changed": now}
+            statements.NOTE, {"number": number, "new_witnesses": witnesses, "new_changed": now_ms}
         )
 
     def mark_begun(self, connection: sa.Connection, ids: Sequence[int], begun: bool) -> None:
@@ -187,50 +189,52 @@ class Store:
     # -- deciding
 
     def publish(
-        self, connection: sa.Connection, number: int, now: int, *, keys: bool = True
+        self, connection: sa.Connection, number: int, now_ms: int, *, keys: bool = True
     ) -> bool:
         """Make all of a committed batch ready, and say so; False if that was said before.
 
         Without `keys`, it has none.
         """
-        while keys and self._claim_keys(connection, number, now, CHUNK):
+        while keys and self._claim_keys(connection, number, now_ms, CHUNK):
             pass
-        self._ready(connection, number, now, _ALL)
-        return self.change_batch(connection, number, BatchState.PUBLISHED, now)
+        self._ready(connection, number, now_ms, _ALL)
+        return self.change_batch(connection, number, BatchState.PUBLISHED, now_ms)
 
-    def promote(self, connection: sa.Connection, number: int, now: int, limit: int = CHUNK) -> bool:
+    def promote(
+        self, connection: sa.Connection, number: int, now_ms: int, limit: int = CHUNK
+    ) -> bool:
         """Make up to `limit` staged deliveries of a committed batch ready; True if none is left.
 
         Before that, its idempotency keys are claimed, in their order: two transactions that claim
         the same keys wait for each other, never both.
         """
-        if self._claim_keys(connection, number, now, limit) == limit:
+        if self._claim_keys(connection, number, now_ms, limit) == limit:
             return False
-        if self._ready(connection, number, now, limit) >= limit:
+        if self._ready(connection, number, now_ms, limit) >= limit:
             return False
-        self.change_batch(connection, number, BatchState.PUBLISHED, now)
+        self.change_batch(connection, number, BatchState.PUBLISHED, now_ms)
         return True
 
-    def _ready(self, connection: sa.Connection, number: int, now: int, limit: int) -> int:
+    def _ready(self, connection: sa.Connection, number: int, now_ms: int, limit: int) -> int:
         """Make up to `limit` staged deliveries of the batch ready; how many they were."""
-        values = {"number": number, "new_changed": now, "limit": limit}
+        values = {"number": number, "new_changed": now_ms, "limit": limit}
         return connection.execute(statements.READY, values).rowcount
 
-    def _claim_keys(self, connection: sa.Connection, number: int, now: int, limit: int) -> int:
+    def _claim_keys(self, connection: sa.Connection, number: int, now_ms: int, limit: int) -> int:
         """Claim up to `limit` keys of the batch; how many were looked at."""
         found = connection.execute(statements.UNCLAIMED, {"number": number, "limit": limit}).all()
         if not found:
             return 0
         connection.execute(
             statements.CLAIM_KEY,
-            [{"key": key, "message": id_, "created": now} for id_, key in found],
+            [{"key": key, "message": id_, "created": now_ms} for id_, key in found],
         )
         keys = [key for _, key in found]
         winners = dict(connection.execute(statements.WINNERS, {"keys": keys}).all())
         losers = [
             {
                 "number": id_,
-                "new_changed": now,
+                "new_changed": now_ms,
                 "new_reply": f"{statements.DUPLICATE_OF}{winners[key]}",
             }
             for id_, key in found
@@ -240,9 +244,9 @@ class Store:
             connection.execute(statements.CANCEL_DUPLICATE, losers)
         return len(found)
 
-    def doubt(self, connection: sa.Connection, number: int, now: int, due: int | None) -> int:
+    def doubt(self, connection: sa.Connection, number: int, now_ms: int, due: int | None) -> int:
         """What a dead process was sending for a committed batch is in doubt; how many they are."""
-        about = {"number": number, "new_changed": now}
+        about = {"number": number, "new_changed": now_ms}
         connection.execute(statements.DOUBT_HISTORY, {**about, "new_process": process_id()})
         return connection.execute(statements.DOUBT, {**about, "new_due": due}).rowcount
 
@@ -250,7 +254,7 @@ class Store:
         self,
         connection: sa.Connection,
         outcomes: Iterable[tuple[int, Outcome]],
-        now: int,
+        now_ms: int,
         *,
         hold_doubt: bool = False,
     ) -> None:
@@ -258,11 +262,11 @@ class Store:
         changes: dict[State, list[dict[str, Any]]] = {}
         history: list[dict[str, Any]] = []
         for id_, outcome in outcomes:
-            made = settlement(outcome, now, hold_doubt=hold_doubt)
+            made = settlement(outcome, now_ms, hold_doubt=hold_doubt)
             changes.setdefault(made.state, []).append(
                 {
                     "number": id_,
-                    "new_changed": now,
+                    "new_changed": now_ms,
                     "new_due": made.due,
                     "new_attempts": made.attempts,
                     "new_duplicate": int(made.doubt),
@@ -274,7 +278,7 @@ class Store:
                 history.append(
                     {
                         "delivery": id_,
-                        "at": now,
+                        "at": now_ms,
                         "state": made.state,
                         "code": made.code,
                         "reply": made.reply,
@@ -305,9 +309,9 @@ class Store:
         for statement in statements.TAKE_BACK:
             connection.execute(statement, {"number": number})
 
-    def explain_kept(self, connection: sa.Connection, number: int, now: int) -> bool:
+    def explain_kept(self, connection: sa.Connection, number: int, now_ms: int) -> bool:
         """Say of what `take_back` has left of a batch why it is there; False if that is nothing."""
-        about = {"number": number, "new_changed": now}
+        about = {"number": number, "new_changed": now_ms}
         connection.execute(statements.KEPT_HISTORY, {**about, "new_process": process_id()})
         return connection.execute(statements.KEPT, about).rowcount > 0
 
@@ -322,10 +326,10 @@ class Store:
             )
             connection.execute(message.delete().where(message.c.id.in_(messages)))
 
-    def cancel_rest(self, connection: sa.Connection, number: int, now: int, why: str) -> None:
+    def cancel_rest(self, connection: sa.Connection, number: int, now_ms: int, why: str) -> None:
         """Nothing more of a batch is sent: what is still staged of it is cancelled."""
         connection.execute(
-            statements.CANCEL_REST, {"number": number, "new_changed": now, "new_reply": why}
+            statements.CANCEL_REST, {"number": number, "new_changed": now_ms, "new_reply": why}
         )
 
     # -- asking
@@ -351,7 +355,7 @@ class Store:
 
 
 def _messages(
-    rows: Sequence[StagedSubmission], ids: Sequence[int], number: int, now: int
+    rows: Sequence[StagedSubmission], ids: Sequence[int], number: int, now_ms: int
 ) -> Iterator[tuple[Any, ...]]:
     for id_, row in zip(ids, rows, strict=True):
         envelope, not_before = row.submission.envelope, row.submission.options.not_before
@@ -361,7 +365,7 @@ def _messages(
             "plain",
             envelope.message_id,
             envelope.sender,
-            now,
+            now_ms,
             row.submission.options.idempotency_key,
             envelope.size,
             envelope.content,
@@ -375,13 +379,13 @@ def _deliveries(
     messages: Sequence[int],
     ids: Sequence[int],
     state: State,
-    now: int,
+    now_ms: int,
 ) -> Iterator[tuple[Any, ...]]:
     free = iter(ids)
     word = state.value
     for id_, row in zip(messages, rows, strict=True):
         options = row.submission.options
-        due = now if options.not_before is None else max(now, millis(options.not_before))
+        due = now_ms if options.not_before is None else max(now_ms, millis(options.not_before))
         expires = None if options.expires is None else millis(options.expires)
         known = {o.recipient: said(o) for o in row.outcomes if o.status is not Status.ACCEPTED}
         for recipient in row.submission.envelope.recipients:
@@ -397,7 +401,7 @@ def _deliveries(
                 0,
                 int(row.begun),
                 0,
-                now,
+                now_ms,
                 code,
                 reply,
             )

@@ -42,9 +42,9 @@ _LEASED = sa.select(sa.func.min(sa.func.coalesce(delivery.c.since, delivery.c.du
 )
 
 
-def wake(connection: sa.Connection, now: int) -> int:
+def wake(connection: sa.Connection, now_ms: int) -> int:
     """Make deferred and doubtful deliveries ready whose time has come; how many they are."""
-    values = {"now": now, "limit": STEP, "new_changed": now}
+    values = {"now": now_ms, "limit": STEP, "new_changed": now_ms}
     return connection.execute(_WAKE, values).rowcount
 
 

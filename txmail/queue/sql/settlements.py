@@ -66,7 +66,7 @@ _DOUBTS = (
 def settle(
     connection: sa.Connection,
     results: Iterable[tuple[int, int, Settlement]],
-    now: int,
+    now_ms: int,
     route: str | None = None,
 ) -> int:
     """Write what became of deliveries: id, token, and what it comes to; how many were written.
@@ -80,7 +80,7 @@ def settle(
             {
                 "number": id_,
                 "held": token,
-                "new_changed": now,
+                "new_changed": now_ms,
                 "new_due": made.due,
                 "more": made.attempts,
                 "doubt": int(made.doubt),
@@ -94,7 +94,7 @@ def settle(
                 {
                     "number": id_,
                     "held": token,
-                    "new_at": now,
+                    "new_at": now_ms,
                     "new_state": made.state,
                     "new_code": made.code,
                     "new_reply": made.reply,

@@ -65,18 +65,18 @@ class Mender:
         #: by kind of delivery, up to which due time it has looked
         self._after: dict[Hashable, int] = {}
 
-    def step(self, connection: sa.Connection, now: int, slack: int) -> int:
+    def step(self, connection: sa.Connection, now_ms: int, slack: int) -> int:
         """Put right what is wrong of the next deliveries; how many those were.
 
-        Wrong is what was written more than `slack` later than `now`; both are milliseconds.
+        Wrong is what was written more than `slack` later than `now_ms`; both are milliseconds.
         """
         found: list[dict[str, Any]] = []
         for priority in Priority:
             about = {"priority": int(priority)}
-            found += self._wrong(connection, _READY, about, now, slack)
+            found += self._wrong(connection, _READY, about, now_ms, slack)
             for name in waited_for(connection):
-                found += self._wrong(connection, _PARKED, {**about, "which": name}, now, slack)
-        found += self._wrong(connection, _LATER, {}, now, slack)
+                found += self._wrong(connection, _PARKED, {**about, "which": name}, now_ms, slack)
+        found += self._wrong(connection, _LATER, {}, now_ms, slack)
         if not found:
             return 0
         ids = set(connection.scalars(_LOCKED, {"ids": [row["number"] for row in found]}))
@@ -87,22 +87,22 @@ class Mender:
         connection: sa.Connection,
         statement: sa.Select[Any],
         about: dict[str, Any],
-        now: int,
+        now_ms: int,
         slack: int,
     ) -> list[dict[str, Any]]:
         key = statement, *about.values()
-        after = max(now, self._after.get(key, now))
+        after = max(now_ms, self._after.get(key, now_ms))
         rows = connection.execute(statement, {**about, "after": after, "limit": STEP}).all()
-        self._after[key] = rows[-1].due if len(rows) == STEP else now
+        self._after[key] = rows[-1].due if len(rows) == STEP else now_ms
         return [
             {
                 "number": row.id,
                 "before": row.changed,
-                "new_due": _due(row, now, put_off=statement is _LATER or row.since is not None),
-                "new_changed": now,
+                "new_due": _due(row, now_ms, put_off=statement is _LATER or row.since is not None),
+                "new_changed": now_ms,
             }
             for row in rows
-            if _was_ahead(row, now + slack, put_off=statement is _LATER or row.since is not None)
+            if _was_ahead(row, now_ms + slack, put_off=statement is _LATER or row.since is not None)
         ]
 
 
@@ -114,7 +114,7 @@ def _was_ahead(row: Any, far: int, *, put_off: bool) -> bool:
     return bool(row.changed > far or (not put_off and row.created > far))
 
 
-def _due(row: Any, now: int, *, put_off: bool) -> int:
+def _due(row: Any, now_ms: int, *, put_off: bool) -> int:
     """When it is due by a clock that is right; never before its own time."""
-    due = now + max(0, row.due - row.changed) if put_off else now
+    due = now_ms + max(0, row.due - row.changed) if put_off else now_ms
     return due if row.not_before is None else max(due, min(row.due, row.not_before))
