@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -236,6 +237,7 @@ def test_d5_after_a_crash_the_witness_that_was_found_is_asked(shop, server, key,
         [sys.executable, "-c", KILLED, str(shop.folder), key],
         timeout=60,
         cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 9
     shop.db = shop.open()
