@@ -39,7 +39,7 @@ from .delivery.commit_error import delivery_error, note, note_unless_told, queue
 from .delivery.ending import COMMITTED, NOT_COMMITTED, NOT_KNOWN, Ending
 from .delivery.last_hook import LastHook
 from .delivery.private_transaction import PrivateTransactionManager
-from .delivery.report import BufferedSubmission, CommitReport, Line, Listener
+from .delivery.report import BufferedSubmission, CommitReport, Line
 from .delivery.runs import Runs
 from .delivery.telling import (
     accepted,
@@ -58,7 +58,7 @@ from .exceptions import (
     TransactionClosed,
 )
 from .interfaces import IDeliveryMethod, IMailDataManager, IQueue
-from .submission import KnownOutcomes, StagedSubmission, Submission
+from .submission import KnownOutcomes, Listener, StagedSubmission, Submission
 
 #: ZODB sorts by storage name, two-phase zope.sqlalchemy as ``sqlalchemy.twophase:`` and one-phase
 #: zope.sqlalchemy as ``~sqlalchemy:``; ours comes after all of them. Votes and finishes go in this

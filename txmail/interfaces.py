@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .envelope import Envelope
     from .outcome import Outcome
-    from .submission import KnownOutcomes, StagedSubmission, Submission
+    from .submission import KnownOutcomes, Listener, StagedSubmission, Submission
     from .types import PriorityName, Sendable, Several, TransactionManager
     from .witness_answer import WitnessAnswer
 
@@ -108,10 +108,7 @@ class IMessage(Interface):
     """A message that knows how to become an envelope: `txmail.Message`."""
 
     def to_envelope(
-        *,
-        sender: Any = None,
-        recipients: Iterable[Any] | None = None,
-        default_sender: Any = None,
+        *, sender: Any = None, recipients: Iterable[Any] | None = None, default_sender: Any = None
     ) -> Envelope:
         """Render to an `Envelope`. Must not write to the message: the caller may send it again."""
 
@@ -158,64 +155,58 @@ class ITemplateText(Interface):
 
 
 class IDeliveryMethod(Interface):
-    """A delivery method: what a commit does with submissions.
+    """What a commit does with submissions. Shared by threads, holds no state of a transaction."""
 
-    Shared by threads, holds no state of a transaction.
-    """
-
-    route = Attribute("Printable name of where it sends, without secrets.")
+    route = Attribute("Printable name of the place that it sends to, without secrets.")
     events = Attribute("`txmail.events.Events`: who is told what happened.")
     commit_timeout = Attribute("Seconds of network time that one transaction may take.")
     transient = Attribute(
         "True if errors that another try may mend are raised as `TransientError` too."
     )
-    queue = Attribute("The `IQueue` that its runs have rows for, or None.")
-    is_missed_unsent = Attribute(
-        "True if somebody is to be warned of mail for it that is never committed."
-    )
+    queue = Attribute("The `IQueue` that its runs stage submissions in, or None.")
+    is_missed_unsent = Attribute("True if txmail warns of mail for it that is never committed.")
 
     def begin(budget: Budget, first: bool = True) -> IDeliveryRun:
         """Return an `IDeliveryRun` for one transaction.
 
         `budget` is the `Budget` of the transaction's network time. `first` is False if the
-        transaction already has a run: it then must never wait for a connection, because two
-        transactions that wait for each other's connections would wait for ever.
+        transaction has a run already. This run must never wait for a connection then: two
+        transactions that wait for each other's connections wait for ever.
         """
 
 
 class IDeliveryRun(Interface):
-    """One delivery's part in one transaction. Used by one thread."""
+    """The part of one delivery method in one transaction. Used by one thread."""
 
-    sends = Attribute("True if `send` will send something, False if the queue has it all.")
+    sends = Attribute("True if `send` sends something, False if the queue has it all.")
 
     def prepare(submissions: Sequence[Submission], wait: bool) -> list[Outcome]:
         """Do everything revocable for `submissions`, all that this transaction has so far.
 
-        May be called several times, with more or with fewer; what was prepared on the present
-        connection is not done again. Waits for a free connection only if `wait`: after
-        `tpc_begin` other databases hold locks that the connection's present owner may need.
+        Called several times, with more submissions or with fewer; does nothing again that it has
+        done on the present connection. It may wait for a free connection with `wait`, but not after
+        `tpc_begin`: other databases hold locks that the connection's present owner may need.
 
-        Returns the outcomes that forbid sending, empty if there are none; their `position` is that
-        of the submission. Must not do anything
-        that cannot be taken back: a transaction that fails later would have sent mail.
+        Returns the outcomes that forbid sending; their `position` is that of the submission. Must
+        not do what cannot be taken back: a transaction that fails later would have sent mail.
         """
 
     def to_stage(submissions: Sequence[Submission]) -> list[StagedSubmission]:
-        """What is to be in the queue before the commit, of `submissions` that were prepared."""
+        """What the queue has to hold before the commit, of `submissions` that were prepared."""
 
     def send(submissions: Sequence[Submission]) -> Generator[Outcome, None, None]:
         """Send `submissions` in their order; an iterator over their outcomes, in that order.
 
         Without a queue to go on with the rest, the first outcome that is not `accepted` ends
-        sending: all that follow are `unsent`. Yields each outcome when it is known; its
-        ``close()`` ends sending at once. Then, and if it raises, `unsettled` has the outcomes it
-        did not get to yield.
+        sending: all that follow are `unsent`. Yields each outcome when it is known. Its
+        ``close()`` ends sending at once. After that, and after an exception, `unsettled` has the
+        outcomes that it did not yield.
         """
 
     def unsettled() -> list[Outcome]:
-        """What is known of outcomes `send` has not handed out; some may repeat what it has.
+        """The outcomes that are known and that `send` did not yield.
 
-        A submission with neither is in doubt.
+        Some may repeat what it has yielded. A submission that has no outcome in either is in doubt.
         """
 
     def goes_on(outcomes: Sequence[Outcome]) -> bool:
@@ -227,8 +218,8 @@ class IDeliveryRun(Interface):
     def abort() -> None:
         """Give the connection back after an abort, or close it.
 
-        Legal in every state, any number of times; never raises, never blocks: it is called while
-        other databases roll back, and an error here would hide the one that caused it.
+        Legal in every state, any number of times. Never raises, which would hide another error, and
+        never blocks.
         """
 
 
@@ -243,9 +234,9 @@ class IQueue(Interface):
         """The queue for a mailer that is bound to `session`, an SQLAlchemy session."""
 
     def begin(transaction: Any, transaction_manager: Any) -> IBatch:
-        """The mail of one transaction, an `IBatch`. Touches no database.
+        """Return an `IBatch` for the mail of `transaction`. Touches no database.
 
-        `transaction` is None for mail that is sent outside of any.
+        `transaction` is None for mail that is sent now, without the application's transaction.
         """
 
     def close() -> None:
@@ -253,68 +244,59 @@ class IQueue(Interface):
 
 
 class IBatch(Interface):
-    """One transaction's mail in a queue. Used by one thread.
+    """The mail of one transaction in a queue. Used by one thread.
 
-    What is in it becomes visible together or not at all, exactly if the transaction commits; if
-    the process dies before that is written, the witnesses decide.
+    All of it becomes visible to workers together, if and only if the transaction commits. If the
+    process dies before it has written how the transaction ended, the witnesses decide.
+
+    What ends a batch can be called any number of times, and never raises. `abort`, `mark_unknown`
+    and `release` never block.
     """
 
     def stage(
-        rows: Sequence[StagedSubmission],
-        resources: Sequence[Any],
-        timeout: float,
-        late: bool = False,
+        rows: Sequence[StagedSubmission], resources: list[Any], timeout: float, late: bool = False
     ) -> None:
-        """Have it hold `rows`, all that the transaction has so far, so that they survive a crash.
+        """Hold `rows`, all that the transaction has so far, so that they survive a crash.
 
-        May be called several times, with more or with fewer. `resources` are the data managers
-        that take part. `timeout` is in seconds. `late` if `tpc_begin` has been: then databases
-        have begun their commit, and their witnesses cannot note anything any more.
+        Called several times, with more rows or with fewer. `resources` are the other data managers
+        that take part. `timeout` is in seconds. `late` is True after `tpc_begin`: databases have
+        begun their commit then, and their witnesses cannot note anything any more.
 
-        Raises `QueueUnavailable` or `QueueFull`. Nothing is visible yet.
+        Raises `QueueUnavailable` or `QueueFull`. No worker sees the rows yet.
         """
 
     def decide(last: bool, timeout: float) -> None:
-        """The vote of a transaction in which nobody but us takes part, before anything is sent.
+        """Write that the transaction commits, in its vote and before anything is sent.
 
-        Nobody else can tell later how it ended: so it is written here that it commits. `last` if
-        nothing is sent after this: then it is published. Called again if what was sent was taken by
-        nobody, so that the queue has to go on with it. Raises `QueueUnavailable` if it fails.
-        Not called where there are others: they hold locks now, and they or their databases know.
+        Called only if no other data manager takes part: nobody else can tell later how it ended.
+        (Others hold locks now, and they or their databases know.) With `last` nothing is sent after
+        this, and the rows are published. Called again, with `last`, if no server took anything of
+        what was sent, so that the queue has to go on with it all. Raises `QueueUnavailable`.
         """
 
     def revoke(known: KnownOutcomes, timeout: float) -> None:
-        """The vote has failed after `decide`: take back what was written. Never raises."""
+        """Take back what `decide` wrote: the vote has failed after it. Never raises."""
 
     def finish(known: KnownOutcomes) -> None:
-        """The transaction has committed: publish, with what became of what it sent itself.
+        """The transaction has committed: publish its mail, with the outcomes of what it sent.
 
-        Never raises. What cannot be written now is tried again by this process while it lives.
+        What cannot be written now, this process tries to write again while it lives.
         """
 
     def abort(known: KnownOutcomes) -> None:
-        """The transaction was aborted: forget, except for what is out.
-
-        Legal in every state before `finish`, any number of times; never raises, never blocks.
-        """
+        """The transaction was aborted, at any moment before `finish`: keep only what was sent."""
 
     def mark_unknown(known: KnownOutcomes) -> None:
-        """The transaction ended as nobody knows, after our vote: the witnesses decide.
-
-        Never raises, never blocks.
-        """
+        """The transaction failed after our vote, and may have committed: the witnesses decide."""
 
     def may_be_committed(error: BaseException | None) -> bool:
-        """Whether its rows may have committed, although the transaction has failed with `error`.
+        """True if its rows may be committed, although the transaction has failed with `error`.
 
-        That is so only if they are in a database that commits in its own vote, before ours.
+        They may if they are in a database that commits in its own vote, before ours.
         """
 
     def release() -> None:
-        """Everybody in a transaction that failed has been told so: nothing may be left open.
-
-        Legal after the end, any number of times; never raises, never blocks.
-        """
+        """Close what is still open: all others know by now that the transaction has failed."""
 
 
 class IWitness(Interface):
@@ -345,28 +327,24 @@ class IWitness(Interface):
 class IMailDataManager(ISavepointDataManager):
     """Our one participant in a transaction: two-phase commit and nothing else.
 
-    One serves all mailers, binds and transports of a transaction, because two managers under one
-    sort key would tear: one would have sent when the other's server refuses.
+    It serves all mailers, binds and transports of the transaction. Two managers would have one sort
+    key: one would have sent when the server of the other refuses.
     """
 
-    transaction_manager = Attribute("The manager of its transaction.")
+    transaction_manager = Attribute("The transaction manager that its transaction is of.")
 
-    def add(
-        method: IDeliveryMethod,
-        submission: Submission,
-        listener: Callable[[tuple[Outcome, ...]], object],
-    ) -> None:
-        """Buffer `submission` in this transaction, for `method`.
+    def add(method: IDeliveryMethod, submission: Submission, listener: Listener) -> None:
+        """Buffer `submission` until the commit, for `method`.
 
-        `listener` is called with the outcomes of all submissions that were added with it, when the
-        commit has tried to send them. Raises `TransactionClosed` where no commit will follow.
+        When the commit has tried to send, `listener` gets the outcomes of all submissions that were
+        added with it. Raises `TransactionClosed` where no commit will follow.
         """
 
-    def pending(listener: Callable[[tuple[Outcome, ...]], object]) -> tuple[Envelope, ...]:
+    def pending(listener: Listener) -> tuple[Envelope, ...]:
         """The envelopes that were added with `listener`, and wait for the commit."""
 
     def notice() -> None:
-        """Tell listeners what is known of a commit that was tried and has not ended, if any."""
+        """Tell the listeners what is known of a commit that has begun and not ended, if any."""
 
 
 class ITransport(Interface):
@@ -378,11 +356,7 @@ class ITransport(Interface):
     )
 
     def open(
-        *,
-        timeout: float | None = None,
-        wait: bool = True,
-        fresh: bool = False,
-        verify: bool = True,
+        *, timeout: float | None = None, wait: bool = True, fresh: bool = False, verify: bool = True
     ) -> ISession:
         """Return an `ISession`, verified or new.
 

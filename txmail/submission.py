@@ -6,7 +6,7 @@ to write of it before the commit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -70,6 +70,8 @@ class StagedSubmission:
     outcomes: Sequence[Outcome] = field(default=())
 
 
+#: Gets the outcomes of one mailer's submissions.
+Listener = Callable[[tuple[Outcome, ...]], object]
 #: Submissions, each with what is known of its recipients: an outcome for each.
 KnownOutcomes = Sequence[tuple[Submission, Sequence[Outcome]]]
 

@@ -30,7 +30,7 @@ class Batches:
     def stage(
         self,
         staged: Mapping[IQueue, Sequence[StagedSubmission]],
-        resources: Sequence[Any],
+        resources: list[Any],
         *,
         late: bool,
     ) -> None:

@@ -183,8 +183,8 @@ def _close(session: ISession, ending: _Ending) -> None:
 class DirectRun:
     """One transaction's use of one connection. See `IDeliveryRun`."""
 
-    def __init__(self, delivery: DirectDelivery, budget: Budget, first: bool) -> None:
-        self._delivery = delivery
+    def __init__(self, method: DirectDelivery, budget: Budget, first: bool) -> None:
+        self._method = method
         self._budget = budget
         self._may_wait = first
         self._session: ISession | None = None
@@ -229,7 +229,7 @@ class DirectRun:
 
     def _may_spill(self, outcomes: Sequence[Outcome]) -> bool:
         """True if nothing is out, nothing refused for good, and the queue can have it all."""
-        return self._delivery.on_unavailable == QUEUE and not any(
+        return self._method.on_unavailable == QUEUE and not any(
             o.status in (Status.ACCEPTED, Status.IN_DOUBT, Status.FAILED) or o.action is Action.FAIL
             for o in outcomes
         )
@@ -249,7 +249,7 @@ class DirectRun:
 
     def to_stage(self, submissions: Sequence[Submission]) -> list[StagedSubmission]:
         """See `IDeliveryRun`."""
-        if self._delivery.queue is None:
+        if self._method.queue is None:
             return []
         if self._spilled:
             return [
@@ -263,28 +263,28 @@ class DirectRun:
         session = self._session or self._open(wait and self._may_wait)
         while True:
             try:
-                if not self._delivery.asks:
+                if not self._method.asks:
                     return []
                 return list(
                     session.preflight(
                         envelopes,
-                        always=self._delivery.preflight == "always",
+                        always=self._method.preflight == "always",
                         timeout=self._time_to_ask,
                     )
                 )
             except TransportError as error:
                 if not error.lost or not self._reconnects:
                     raise
-                self._delivery.events.emit(ConnectionLost(self._delivery.route, str(error)))
+                self._method.events.emit(ConnectionLost(self._method.route, str(error)))
                 session = self._reopen()
 
     @property
     def _time_to_ask(self) -> float:
         """Seconds left for what comes before the vote; the queue needs some as well."""
         remaining = self._budget.remaining
-        if self._delivery.queue is None:
+        if self._method.queue is None:
             return remaining
-        return max(0.0, remaining - self._delivery.commit_timeout * QUEUE_SHARE)
+        return max(0.0, remaining - self._method.commit_timeout * QUEUE_SHARE)
 
     def _open(self, wait: bool, fresh: bool = False) -> ISession:
         timeout = self._time_to_ask
@@ -294,11 +294,11 @@ class DirectRun:
         # for a lock of this transaction, or of one around it.
         wait = wait and not (_holding.any_but(self) or in_two_phase_commit())
         # Noted at once, so that it is given back whatever comes now.
-        self._session = session = self._delivery.transport.open(
+        self._session = session = self._method.transport.open(
             timeout=timeout,
             wait=wait,
             fresh=fresh,
-            verify=not self._delivery.asks,  # the preflight does that
+            verify=not self._method.asks,  # the preflight does that
         )
         _holding.runs.add(self)
         # A transaction that is dropped without an end must not keep the connection for ever.
@@ -306,7 +306,7 @@ class DirectRun:
         self._returned = weakref.finalize(self, _close, session, self._ending)
         self._returned.atexit = False
         if session.fresh:
-            self._delivery.events.emit(Connected(session.host))
+            self._method.events.emit(Connected(session.host))
         return session
 
     def _reopen(self) -> ISession:
@@ -327,10 +327,10 @@ class DirectRun:
 
     def goes_on(self, outcomes: Sequence[Outcome]) -> bool:
         """See `IDeliveryRun`."""
-        if self._delivery.queue is None:
+        if self._method.queue is None:
             return False
         out = any(o.status in (Status.ACCEPTED, Status.IN_DOUBT) for o in outcomes)
-        return self._delivery.on_partial == QUEUE if out else self._may_spill(outcomes)
+        return self._method.on_partial == QUEUE if out else self._may_spill(outcomes)
 
     def _told(self, envelopes: Sequence[Envelope]) -> Iterator[Outcome]:
         outcomes = self._sent(envelopes)
@@ -352,7 +352,7 @@ class DirectRun:
         except TransportError as error:
             yield from unreachable(envelopes, error)
             return
-        strict = self._delivery.on_partial == ABORT
+        strict = self._method.on_partial == ABORT
         self._begun = True
         yield from session.send(
             envelopes,
@@ -363,7 +363,7 @@ class DirectRun:
 
     def _sent_anew(self, envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
         """The connection ended before any content was sent: ask again and send on a new one."""
-        self._delivery.events.emit(ConnectionLost(self._delivery.route, "before anything was sent"))
+        self._method.events.emit(ConnectionLost(self._method.route, "before anything was sent"))
         try:
             self._reopen()
             refusals = self._prepared(envelopes, wait=False)

@@ -14,12 +14,10 @@ from typing import NamedTuple
 from ..envelope import Envelope
 from ..interfaces import IDeliveryMethod, IDeliveryRun
 from ..outcome import Outcome, Status
-from ..submission import Submission
+from ..submission import Listener, Submission
 from .ending import Ending
 from .implied_outcomes import all_or_nothing, in_doubt, left_to_queue, unsent
 
-#: Gets the outcomes of one mailer's submissions.
-Listener = Callable[[tuple[Outcome, ...]], object]
 #: See `KnownOutcomes`.
 _Known = list[tuple[Submission, list[Outcome]]]
 

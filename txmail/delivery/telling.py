@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from ..events import Events, MessageQueued, MessageSettled, SentForNothing
 from ..interfaces import IDeliveryMethod
 from ..outcome import Outcome, Status
-from .report import Line, Listener
+from ..submission import Listener
+from .report import Line
 
 
 def tell_mailers(lines: Iterable[Line]) -> None:

@@ -61,21 +61,21 @@ class Boxes:
         self.queue = Outbox(lambda: self.pending(self.queued))
         self.envelopes: list[Envelope] = []
 
-    def pending(self, *deliveries: DummyDelivery) -> list[Any]:
-        """Messages that wait for a commit and one of `deliveries`."""
+    def pending(self, *methods: DummyDelivery) -> list[Any]:
+        """Messages that wait for a commit and one of `methods`."""
         managers = list(self.managers)
         return [
             submission.envelope.message
             for manager in managers
-            for submission in manager.buffered(*deliveries)
+            for submission in manager.buffered(*methods)
             if isinstance(submission.envelope, _Posted)
         ]
 
-    def deliver(self, delivery: DummyDelivery, envelopes: Iterable[Envelope]) -> None:
+    def deliver(self, method: DummyDelivery, envelopes: Iterable[Envelope]) -> None:
         """Put them where a test looks for them."""
-        box = self.outbox if delivery is self.direct else self.queue
+        box = self.outbox if method is self.direct else self.queue
         for envelope in envelopes:
-            if delivery is self.direct:
+            if method is self.direct:
                 self.envelopes.append(envelope)
             box.append(envelope.message if isinstance(envelope, _Posted) else envelope)
 
@@ -108,9 +108,9 @@ class DummyRun:
 
     sends = True
 
-    def __init__(self, delivery: DummyDelivery) -> None:
-        self._delivery = delivery
-        self._session = MemorySession(delivery.transport)
+    def __init__(self, method: DummyDelivery) -> None:
+        self._method = method
+        self._session = MemorySession(method.transport)
         self._accepted: list[Envelope] = []
         self._envelopes: list[Envelope] = []
 
@@ -140,7 +140,7 @@ class DummyRun:
 
     def finish(self) -> None:
         """See `IDeliveryRun`."""
-        self._delivery.boxes.deliver(self._delivery, self._accepted)
+        self._method.boxes.deliver(self._method, self._accepted)
 
     def abort(self) -> None:
         """See `IDeliveryRun`."""

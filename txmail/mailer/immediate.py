@@ -9,10 +9,9 @@ from transaction.interfaces import NoTransaction
 
 from ..datamanager import join
 from ..delivery.private_transaction import PrivateTransactionManager
-from ..delivery.report import Listener
 from ..interfaces import IDeliveryMethod
 from ..outcome import Outcome
-from ..submission import Submission
+from ..submission import Listener, Submission
 
 
 def send_now(

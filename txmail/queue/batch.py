@@ -233,7 +233,7 @@ class OwnBatch(Batch):
     def stage(
         self,
         rows: Sequence[StagedSubmission],
-        resources: Sequence[Any],
+        resources: list[Any],
         timeout: float,
         late: bool = False,
     ) -> None:
@@ -279,7 +279,7 @@ class OwnBatch(Batch):
             self._host.unbeaten()
             self._write(connection, rows, first=True)
 
-    def _noted(self, resources: Sequence[Any]) -> dict[str, Any]:
+    def _noted(self, resources: list[Any]) -> dict[str, Any]:
         """What each witness that was there has noted."""
         if self._transaction is not None:
             every = self._witnesses.of(resources)

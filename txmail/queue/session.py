@@ -165,7 +165,7 @@ class SessionBatch(Batch):
     def stage(
         self,
         rows: Sequence[StagedSubmission],
-        resources: Sequence[Any],
+        resources: list[Any],
         timeout: float,
         late: bool = False,
     ) -> None:
