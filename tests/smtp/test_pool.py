@@ -68,7 +68,9 @@ def test_a_session_given_back_twice_is_kept_once(pool):
     session.close()
     session.close(dirty=True)
     assert pool.take(10) is session
-    assert not session._dirty  # the second time it was not the caller's any more
+    assert (
+        not session.connection.preflights.dirty
+    )  # the second time it was not the caller's any more
     assert pool.take(10) is not session
 
 
@@ -348,7 +350,7 @@ def test_a_session_is_not_used_beyond_its_age(server, clocked):
 def test_a_session_is_not_used_after_so_many_messages(server, clocked):
     pool, _ = clocked
     first = pool.take(5)
-    first.messages = MAX_MESSAGES - 1
+    first.connection.messages = MAX_MESSAGES - 1
     assert [o.status for o in first.send([ONE])] == ["accepted"]
     first.close()
     assert first.closed

@@ -331,18 +331,18 @@ def test_no_content_is_sent_when_time_is_up(server):
 def test_a_reply_that_has_come_counts_even_if_time_is_up(server):
     """As after a suspension: the content is written, the reply comes, the deadline is long past."""
     with opened(server) as session:
-        clock, send = session._clock, session._stream.send
+        clock, send = session._clock, session.connection.stream.send
 
         def send_and_oversleep(buffers):
             taken = send(buffers)
             if session._sending.begun:
-                assert session._stream.wait(False, 10)
+                assert session.connection.stream.wait(False, 10)
                 session._clock = lambda: clock() + 100
             return taken
 
-        session._stream.send = send_and_oversleep
+        session.connection.stream.send = send_and_oversleep
         assert statuses(session.send([ONE], strict=True, timeout=5)) == ["accepted"]
-        session._stream.send = send
+        session.connection.stream.send = send
 
 
 def test_a_server_that_stops_reading_is_given_up():
@@ -601,7 +601,7 @@ def test_closing_the_iterator_after_the_last_outcome_keeps_the_connection(server
 def test_an_interrupt_leaves_an_account_that_agrees_with_the_server(server, where, nth):
     calls = []
     with opened(server) as session:
-        send, wait = session._stream.send, session._stream.wait
+        send, wait = session.connection.stream.send, session.connection.stream.wait
 
         def interrupted(*arguments):
             calls.append(None)
@@ -611,7 +611,9 @@ def test_an_interrupt_leaves_an_account_that_agrees_with_the_server(server, wher
                 send(*arguments)
             raise KeyboardInterrupt
 
-        setattr(session._stream, "wait" if where == "in the wait" else "send", interrupted)
+        setattr(
+            session.connection.stream, "wait" if where == "in the wait" else "send", interrupted
+        )
         found = []
         sending = session.send([ONE, TWO], strict=True)
         try:

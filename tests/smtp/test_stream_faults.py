@@ -261,7 +261,7 @@ def test_thousands_of_messages_to_a_server_that_reads_nothing_before_it_is_read(
     envelopes = messages(count)
     with RawServer(serve) as raw, opened(raw, window=count) as session:
         if octets:
-            narrow = session._stream._socket
+            narrow = session.connection.stream._socket
             narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
             narrow.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, octets)
         positions = []
@@ -323,7 +323,9 @@ def test_a_stream_within_tls(tmp_path, octets):
         transport = transport_from_url(f"smtp://localhost:{server.port}?{query}")
         session = transport.open()
         if octets:
-            session._stream._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, octets)
+            session.connection.stream._socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, octets
+            )
         assert statuses(session.send(envelopes)) == ["accepted"] * 200
         session.close()
         transport.close()

@@ -49,7 +49,7 @@ def interrupted(session, given, begin=lambda: None):
     except KeyboardInterrupt:
         for outcome in session.unsettled():
             outcomes.setdefault((outcome.position, outcome.recipient), outcome)
-        assert all(s.closed for s in session._sessions if not s._protocol.idle)
+        assert all(s.closed for s in session._sessions if not s.connection.protocol.idle)
     return list(outcomes.values())
 
 

@@ -132,14 +132,14 @@ class Pool:
         if now - session.used_at < VERIFY_AFTER:
             return True
         # Half of the time is left for a fresh one.
-        return session.verify(min(VERIFY_TIMEOUT, (deadline - now) / 2))
+        return session.connection.verify(min(VERIFY_TIMEOUT, (deadline - now) / 2))
 
     def _worn(self, session: Session) -> bool:
         now = self._clock()
         return (
             now - session.opened_at > MAX_AGE
             or now - session.used_at > MAX_IDLE
-            or session.messages >= (session.options.messages or MAX_MESSAGES)
+            or session.connection.messages >= (session.options.messages or MAX_MESSAGES)
         )
 
     def _has_room(self) -> bool:

@@ -81,7 +81,7 @@ class Preflight:
         self._allowed = allowed
         self._limit = limit
         self._problems = {id(e): unsendable(e, extensions) for e in envelopes}
-        self._envelopes = envelopes
+        self.envelopes = envelopes
         self._sendable = [e for e in envelopes if not self._problems[id(e)]]
         self._first = envelopes[0] if keep_open and not self._problems[id(envelopes[0])] else None
         #: answers by the kind of envelope and recipient
@@ -117,7 +117,7 @@ class Preflight:
     def refusals(self) -> list[Outcome]:
         """An outcome for each recipient that the server would not take, in order."""
         found = []
-        for position, envelope in enumerate(self._envelopes):
+        for position, envelope in enumerate(self.envelopes):
             problem = self._problems[id(envelope)]
             for index, path in enumerate(envelope.forward_paths):
                 if problem:
@@ -145,7 +145,7 @@ class Preflight:
                 preflighted=False,
                 position=position,
             )
-            for position, envelope in enumerate(self._envelopes)
+            for position, envelope in enumerate(self.envelopes)
             if id(envelope) in unasked
             for index in range(len(envelope.recipients))
         ]

@@ -119,7 +119,7 @@ class SessionGroup:
             with ExitStack() as stack:
                 left = None if deadline is None else deadline - time.monotonic()
                 for session in self._sessions:
-                    stack.enter_context(session.bounded(left, guard))
+                    stack.enter_context(session.connection.bounded(left, guard))
                 yield from self._work(window)
             for _ in self._settle_rest():
                 yield from self._handed_out()

@@ -40,7 +40,7 @@ class SessionRun:
         try:
             if not self._begun:
                 self._begun = True
-                self.session.check()
+                self.session.connection.check()
             next(self._conversation)
         except StopIteration:
             self.session.ended(self.sending)
