@@ -15,22 +15,17 @@ from .icalendar import calendar_method
 from .mime.encodings import carries, crlf, crlf_lines, encode_body
 from .mime.header_check import check_value, has_ascii_line_ends, is_charset
 from .mime.header_write import parameter_header
+from .mime.parameters import parse_parameters
 from .mime.parts import Part
 
 #: Content-Transfer-Encodings (RFC 2045 section 6.1). ``binary`` would need BINARYMIME.
 TRANSFER_ENCODINGS = ("base64", "quoted-printable", "7bit", "8bit")
 
-_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"  # noqa: S105
-_VALUE = re.compile(rf"\s*({_TOKEN}(?:/{_TOKEN})?)\s*", re.ASCII)
-_PARAMETER = re.compile(rf';\s*({_TOKEN})\s*=\s*(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")\s*', re.ASCII)
 # Restricted names of RFC 6838 section 4.2.
 _RESTRICTED = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 _SLASH = re.compile(r"[/\\]", re.ASCII)
-_PAIR = re.compile(r"\\(.)", re.ASCII)
 _MEDIA_TYPE = re.compile(f"{_RESTRICTED}/{_RESTRICTED}", re.ASCII)
 _DISPOSITION = re.compile(_RESTRICTED, re.ASCII)
-#: The most characters of the name of a parameter.
-_LONGEST_NAME = 60
 #: The types of compressed files such as ``data.csv.gz``, by the encodings of `mimetypes`.
 _COMPRESSED = {
     "br": "application/x-brotli",
@@ -153,7 +148,7 @@ class Attachment:
         """
         if not isinstance(self._data, bytes):
             return self._data or ""
-        charset = _parse_value(self.content_type or "text/plain", "content_type")[1].get(
+        charset = parse_parameters(self.content_type or "text/plain", "content_type")[1].get(
             "charset", ""
         )
         charset = charset.strip("'")
@@ -188,11 +183,7 @@ class Attachment:
         encoding, data = self._encoding(), self._data
         charset = options.get("charset", "utf-8")
         if kind == "text" and not has_ascii_line_ends(charset):
-            if encoding in ("7bit", "8bit"):
-                problem = f"text in {echo(charset)} cannot be sent as {encoding}; use base64"
-                raise InvalidMessage(problem, field="transfer_encoding")
-            if encoding == "quoted-printable" and isinstance(data, str):
-                data = crlf_lines(data)
+            data = _base64_text(data, encoding, charset)
             encoding = "base64"
         octets = _encode_text(data, charset)
         if kind == "message" and encoding in ("base64", "quoted-printable"):
@@ -219,7 +210,7 @@ class Attachment:
     ) -> tuple[str, dict[str, str], tuple[str, ...]]:
         """The media type, its parameters, and the other headers of the part."""
         said = self._disposition or ("inline" if shown else "attachment")
-        disposition, options = _parse_value(said, "disposition")
+        disposition, options = parse_parameters(said, "disposition")
         if _DISPOSITION.fullmatch(disposition) is None:
             raise BadHeaders(
                 "not a disposition; use attachment or inline",
@@ -230,7 +221,7 @@ class Attachment:
         content_type = self.content_type
         if content_type is None and filename and not body:
             content_type = _guess_type(filename)
-        media_type, parameters = _parse_value(content_type or default_type, "content_type")
+        media_type, parameters = parse_parameters(content_type or default_type, "content_type")
         if _MEDIA_TYPE.fullmatch(media_type) is None or ascii_lower(media_type).startswith(
             "multipart/"
         ):
@@ -261,6 +252,19 @@ class Attachment:
         return last
 
 
+def _base64_text(data: str | bytes, encoding: str, charset: str) -> str | bytes:
+    """`data` as it goes into base64, in a charset whose line ends are not those of ASCII.
+
+    Raises `InvalidMessage` if `encoding` is 7bit or 8bit: they need line ends of ASCII.
+    """
+    if encoding in ("7bit", "8bit"):
+        problem = f"text in {echo(charset)} cannot be sent as {encoding}; use base64"
+        raise InvalidMessage(problem, field="transfer_encoding")
+    if encoding == "quoted-printable" and isinstance(data, str):
+        return crlf_lines(data)
+    return data
+
+
 def _encode_text(data: str | bytes, charset: str) -> bytes:
     """`data` as octets. Text is encoded in `charset`; octets stay as they are."""
     if isinstance(data, bytes):
@@ -280,28 +284,3 @@ def _guess_type(filename: str) -> str | None:
     """The media type of a file with this name; of a compressed file, that of the compression."""
     media_type, compression = mimetypes.guess_type(filename)
     return _COMPRESSED.get(compression) if compression else media_type
-
-
-def _parse_value(text: str, field: str) -> tuple[str, dict[str, str]]:
-    """The value of a header, and its parameters (RFC 2045 section 5.1)."""
-    check_value(text, field, parameter=True)
-    found = _VALUE.match(text)
-    parameters: dict[str, str] = {}
-    position = found.end() if found else 0
-    while found and position < len(text):
-        found = _PARAMETER.match(text, position)
-        if found is None:
-            break
-        name = ascii_lower(found[1])
-        if "*" in name or name in parameters or len(name) > _LONGEST_NAME:
-            raise BadHeaders(
-                "a parameter name is invalid, too long or used twice", field=field, value=text
-            )
-        parameters[name] = found[2] or _PAIR.sub(r"\1", found[3] or "")
-        position = found.end()
-    if found is None:
-        raise BadHeaders(
-            "not a value with parameters, such as text/csv; charset=utf-8", field=field, value=text
-        )
-    value = text[: text.find(";")] if ";" in text else text
-    return ascii_strip(value), parameters

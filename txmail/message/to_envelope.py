@@ -41,15 +41,7 @@ def to_envelope(
     argument or header that is wrong.
     """
     if isinstance(message, Envelope):
-        if not message.gated:
-            gate.check(message.content)
-            pass_gate(message)
-        changed: dict[str, Any] = {}
-        if sender is not None:
-            changed["sender"] = parse_envelope_sender(sender)
-        if recipients is not None:
-            changed["recipients"] = tuple(m.address.text for m in parse_recipients(recipients))
-        return pass_gate(replace(message, **changed)) if changed else message
+        return _readdressed(_checked(message), sender, recipients)
     if isinstance(message, email.message.Message):
         return envelope_of_stdlib(
             message, sender=sender, recipients=recipients, default_sender=default_sender
@@ -64,7 +56,24 @@ def to_envelope(
     )
     if not isinstance(envelope, Envelope):
         raise InvalidMessage(f"to_envelope() of {kind} did not return an Envelope", field="message")
+    return _checked(envelope)
+
+
+def _checked(envelope: Envelope) -> Envelope:
+    """`envelope`. The gate checks it, unless it has done so before."""
     if not envelope.gated:
         gate.check(envelope.content)
         pass_gate(envelope)
     return envelope
+
+
+def _readdressed(
+    envelope: Envelope, sender: AddressLike | None, recipients: Iterable[AddressLike] | None
+) -> Envelope:
+    """`envelope`, with another sender or other recipients if they are given."""
+    changed: dict[str, Any] = {}
+    if sender is not None:
+        changed["sender"] = parse_envelope_sender(sender)
+    if recipients is not None:
+        changed["recipients"] = tuple(m.address.text for m in parse_recipients(recipients))
+    return pass_gate(replace(envelope, **changed)) if changed else envelope
