@@ -33,6 +33,7 @@ from txmail.exceptions import (
     TemplateError,
 )
 from txmail.integrations.jinja2 import Jinja2Engine
+from txmail.message.templates.default_engine import DefaultEngine
 
 SENDER = "Shop <shop@example.com>"
 
@@ -476,6 +477,17 @@ def test_without_jinja2_the_error_says_what_to_install(monkeypatch):
         template()
     monkeypatch.undo()
     assert template().render({}, ["a@b.c"]).body == "text"
+
+
+def test_the_default_engine_is_the_one_that_is_registered(monkeypatch):
+    engines = DefaultEngine()
+    monkeypatch.setattr("txmail.message.templates.template.default_engine", engines)
+    with pytest.raises(ConfigurationError, match=r"^engine: no engine is registered; give one"):
+        template()
+    assert template(engine=Jinja2Engine()).render({}, ["a@b.c"]).body == "text"
+    engines.register(lambda: Jinja2Engine(max_output=3))
+    with pytest.raises(TemplateError, match=r"^text: more than 3 characters come out"):
+        template().render({}, ["a@b.c"])
 
 
 def test_an_engine_can_be_handed_in():
