@@ -22,7 +22,6 @@ from .connection_state import ConnectionHistory, ConnectionState
 from .failure_policy import Step
 from .progress import Progress, ProgressQueue
 from .protocol import Protocol
-from .put_off import PutOffMessages
 from .reconnect_policy import ReconnectPolicy
 from .refusals import Refusals
 from .send_request import SendRequest
@@ -64,9 +63,8 @@ class Sending:
         )
         self._policy = ReconnectPolicy(connection.memory, history.carried)
         self._plan = TransactionPlan(source, connection, self._queue, self._refusals)
-        put_off = PutOffMessages(source.repeated)
         self._transactions = TransactionSending(
-            protocol, request, connection, self._plan, self._refusals, self._policy, put_off
+            protocol, request, connection, self._plan, self._refusals, self._policy
         )
         self._stream = StreamSending(
             protocol,
@@ -76,7 +74,6 @@ class Sending:
             self._queue,
             self._refusals,
             self._policy,
-            put_off,
         )
         self._stream.over = not streams
         #: what ended sending here, to go on over a fresh connection
@@ -190,7 +187,7 @@ class Sending:
     def _put_back(self) -> None:
         """Leave to another connection what was not sent here."""
         for progress in [progress for progress in self._queue.open if progress.unsent]:
-            self._source.repeat(progress.position, progress.envelope)
+            self._source.put_back(progress.position, progress.envelope)
             self._queue.open.remove(progress)
 
     def _reconnect_needed_for(self, ended: TransportError) -> ReconnectNeeded | None:

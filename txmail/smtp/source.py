@@ -21,8 +21,6 @@ class Source:
         self._envelopes = enumerate(envelopes)
         #: what comes next, as far as it has been looked at
         self._back: deque[tuple[int, Envelope]] = deque()
-        #: positions of those that were left to a fresh connection
-        self.repeated: set[int] = set()
 
     def take(self) -> tuple[int, Envelope] | None:
         """The next envelope, None if there is none.
@@ -55,11 +53,6 @@ class Source:
         back = self._back
         place = sum(before < position for before, _ in back)
         back.insert(place, (position, envelope))
-
-    def repeat(self, position: int, envelope: Envelope) -> None:
-        """Put back one that a fresh connection is asked about."""
-        self.repeated.add(position)
-        self.put_back(position, envelope)
 
     def rest(self, *, taken_only: bool = False) -> Iterator[tuple[int, Envelope]]:
         """All that is left, or only what was put back."""

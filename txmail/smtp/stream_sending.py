@@ -9,7 +9,6 @@ from ..outcome import Status
 from ..reply import Reply
 from .progress import ProgressQueue
 from .protocol import Protocol
-from .put_off import PutOffMessages
 from .reconnect_policy import ReconnectPolicy
 from .refusals import REFUSALS_LIMIT, Refusals
 from .source import Source
@@ -31,7 +30,6 @@ class StreamSending:
         queue: ProgressQueue,
         refusals: Refusals,
         reconnect_policy: ReconnectPolicy,
-        put_off: PutOffMessages,
     ) -> None:
         self._protocol = protocol
         self._streaming = streaming
@@ -40,7 +38,6 @@ class StreamSending:
         self._queue = queue
         self._refusals = refusals
         self._reconnect_policy = reconnect_policy
-        self._put_off = put_off
         #: a reply for which a fresh connection is asked
         self._reconnect_reply: Reply | None = None
         #: True once content has been sent: from here on there is no starting over
@@ -93,7 +90,6 @@ class StreamSending:
             if streaming.accepted > accepted:
                 accepted = streaming.accepted
                 policy.carried = True
-                self._put_off.clear()
             self._settle_refused(*refused)
         policy.carried = policy.carried or streaming.accepted > 0
 
@@ -128,10 +124,9 @@ class StreamSending:
         reply = self._reconnect_policy.for_streamed(message, replies)
         if reply is not None:
             self._reconnect_reply = self._reconnect_reply or reply
-            self._source.repeat(message.position, message.envelope)
+            self._source.put_back(message.position, message.envelope)
             streaming.dealt_with(replies)
             return
-        self._put_off.note(progress, message.to_mail(replies))
         self._queue.open.append(progress)
         streaming.dealt_with(replies)
         if progress.waiting and is_unknown(replies[-1]):

@@ -15,7 +15,6 @@ from . import commands, failure_policy
 from .connection_state import ConnectionState
 from .failure_policy import Step, Verdict, judge
 from .protocol import Protocol
-from .put_off import PutOffMessages
 from .reconnect_policy import ReconnectPolicy
 from .refusals import Refusals
 from .send_request import SendRequest
@@ -34,7 +33,6 @@ class TransactionSending:
         plan: TransactionPlan,
         refusals: Refusals,
         reconnect_policy: ReconnectPolicy,
-        put_off: PutOffMessages,
     ) -> None:
         self._protocol = protocol
         self._request = request
@@ -43,7 +41,6 @@ class TransactionSending:
         self._plan = plan
         self._refusals = refusals
         self._reconnect_policy = reconnect_policy
-        self._put_off = put_off
         #: the mail transaction that is under way
         self.current: PlannedTransaction | None = None
         #: True from the first octet of a content to the reply to its final dot
@@ -135,7 +132,6 @@ class TransactionSending:
         """Decide who was refused; True if the content is wanted for somebody."""
         progress, transaction = planned.progress, planned.transaction
         if transaction.clean:
-            self._put_off.clear()
             return True
         if progress.untouched:
             self._check_reconnect(self._reconnect_policy.for_transaction(transaction), planned)
@@ -152,7 +148,6 @@ class TransactionSending:
                 verdict = failure_policy.DEFER_RECIPIENT if split else verdict
                 progress.settle(index, verdict, reply)
                 refused = True
-        self._put_off.note(progress, transaction.to_mail)
         if not refused:
             return bool(accepted)
         self._refusals.add()
