@@ -591,7 +591,9 @@ def test_results_wait_for_a_file_that_is_locked(app, server, smtp):
     wanted = put_many(app, "n", 20)
     locked = app.engine.connect()
     server.on("MAIL", then(Callback(lambda: locked.exec_driver_sql("BEGIN IMMEDIATE"))))
-    runs = threading.Thread(target=lambda: run_once(app.queue, smtp))
+    # As much as may be begun at once.
+    route = Route.to("default", smtp, window=20)
+    runs = threading.Thread(target=lambda: run_once(app.queue, [route]))
     runs.start()
     server.wait_for(lambda: len(server.messages) == 20)
     assert app.queue.counts() == {"sending": 20}

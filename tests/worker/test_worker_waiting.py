@@ -63,11 +63,11 @@ def test_what_an_accident_leaves_without_a_result_is_in_doubt_when_its_lease_end
     worker = Worker(app.queue, transport_from_url("memory:"), lease=60.0, reserve=False)
     record, seen = worker._ledger.record, []
 
-    def failing(work, outcome, landed=None):
-        seen.append(outcome)
+    def failing(results):
+        seen.extend(results)
         if len(seen) == 2:
             raise MemoryError
-        record(work, outcome, landed)
+        record(results)
 
     worker._ledger.record = failing
     worker.run_once()

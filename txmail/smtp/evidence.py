@@ -72,7 +72,7 @@ class Answer(Generic[T]):
     outcome: Outcome
     #: what it is about, for the caller
     about: T
-    #: the reply that this recipient got last time, as the queue keeps it
+    #: if it was given back before, the reply that it got then, as the queue keeps it
     before: str = ""
     #: seconds since it was first due
     waited: float = 0.0
@@ -133,6 +133,8 @@ class Evidence(Generic[T]):
         self._suspicions: dict[str, _Suspicion] = {}
         #: by reply, until when it is taken as the messages' own
         self._stands: dict[str, float] = {}
+        #: True if the route has accepted a message since it was last at fault
+        self.works = False
 
     @property
     def quiet(self) -> bool:
@@ -174,6 +176,7 @@ class Evidence(Generic[T]):
     # -- what was accepted
 
     def _accepted(self, domain: str) -> list[Ruling[T]]:
+        self.works = True
         self._row.clear()
         self._rows_of_domains.pop(domain, None)
         for suspicion in self._suspicions.values():
@@ -206,9 +209,8 @@ class Evidence(Generic[T]):
         if reply is None or outcome.status in (Status.UNSENT, Status.IN_DOUBT):
             return [_own([answer])]
         if outcome.scope is Scope.ROUTE:
-            slow = outcome.action is Action.DEFER_ROUTE
-            return [Ruling(Fault.ROUTE, (answer,), slow, not slow, str(reply))]
-        if is_about_mailbox(reply.enhanced) or outcome.action is Action.SPLIT:
+            return [_own([answer])]  # the table says it
+        if is_about_mailbox(reply.enhanced, reply.text) or outcome.action is Action.SPLIT:
             return [_own([answer])]
         if outcome.scope is Scope.RECIPIENT and reply.temporary:
             return self._put_off_at_domain(answer)
@@ -220,18 +222,22 @@ class Evidence(Generic[T]):
             return [self._blame(key, [answer], said)]
         if suspicion is not None and not suspicion.passed:
             return [self._blame(key, [answer], Hint(slow=key is PUT_OFF))]
+        if suspicion is None and _was_given_back(answer, key) and key is not PUT_OFF:
+            return [self._blame(key, [answer], Hint())]  # by another process, and nothing is better
         return self._compare(answer, key)
 
     def _is_own(self, answer: Answer[T], key: str, said: Hint | None) -> bool:
         """True if the reply is known to be the message's own."""
         if said is None and self._clock() < self._stands.get(key, 0.0):
             return True
-        if not answer.before or _key(answer, answer.before) != key:
+        if not _was_given_back(answer, key):
             return False
-        if said is None and answer.waited >= WAITS_AT_MOST:
+        if answer.waited >= WAITS_AT_MOST and (said is None or self.works):
             return True
         suspicion = self._suspicions.get(key)
-        if suspicion is None or not suspicion.passed:
+        if suspicion is None:  # another process has given it back
+            return self.works and said is None and key is not PUT_OFF
+        if not suspicion.passed:
             return False
         if suspicion.of_domain and answer.domain not in suspicion.passed:
             return False
@@ -274,6 +280,7 @@ class Evidence(Generic[T]):
         if count > 1:
             reason += f" (to {count} messages in a row)"
         of_domain = suspicion.of_domain
+        self.works = self.works and of_domain
         return Ruling(
             Fault.DOMAIN if of_domain else Fault.ROUTE,
             tuple(found),
@@ -335,6 +342,10 @@ def _own(answers: Iterable[Answer[T]]) -> Ruling[T]:
 
 def _key(answer: Answer[T], said: str) -> str:
     return alike(said, answer.sender, answer.outcome.recipient)
+
+
+def _was_given_back(answer: Answer[Any], key: str) -> bool:
+    return bool(answer.before) and _key(answer, answer.before) == key
 
 
 def _in_row(rows: _Rows, key: str, answer: Answer[T]) -> int:

@@ -29,6 +29,13 @@ class Hint:
 
 _TOO_MUCH, _LOGIN, _BLOCKED = Hint(slow=True), Hint(stop=True), Hint()
 
+#: what Office 365, Gmail and their like say of a sender that they do not want now
+_CODES = {
+    **dict.fromkeys(("5.1.90", "5.4.5", "5.4.6", "5.7.705"), _TOO_MUCH),
+    **dict.fromkeys(("5.7.708", "5.7.750", "5.7.501", "5.7.502", "5.7.503", "5.7.511"), _BLOCKED),
+    "5.7.57": _LOGIN,
+}
+
 _RATE = re.compile(
     r"too (?:many|much)|\bquota\b|\blimit|exceed|throttl|\brate\b|frequen|flood|slow down"
     r"|\b(?:per|a|an|each) (?:second|minute|hour|day)\b|\b(?:daily|hourly)\b",
@@ -57,6 +64,8 @@ _OUR_ADDRESS = re.compile(
 def hint(reply: Reply) -> Hint | None:
     """What the words of `reply` hint at; None if they say nothing about the route."""
     text = reply.text[:_LENGTH]
+    if (status := reply.enhanced) is not None and str(status) in _CODES:
+        return _CODES[str(status)]
     if _NEEDS_LOGIN.search(text):
         return _LOGIN
     if _RATE.search(text) and not _NO_RATE.search(text):
@@ -64,16 +73,21 @@ def hint(reply: Reply) -> Hint | None:
     return _BLOCKED if _OUR_ADDRESS.search(text) else None
 
 
+#: of Exchange: a mailbox that has sent too much
+_SUBMISSION = re.compile("submission", re.ASCII | re.IGNORECASE)
 #: brackets and what is in them; words with an at sign, a digit or a #; names of hosts
 _VARIABLE = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|\S*[0-9@#]\S*|\b[a-z-]+(?:\.[a-z-]+){2,}", re.ASCII)
 
 
-def is_about_mailbox(status: EnhancedStatus | None) -> bool:
-    """True of 5.1.0 to 5.1.6, 5.1.10 and X.2.x: the recipient, whoever else gets the same."""
+def is_about_mailbox(status: EnhancedStatus | None, text: str = "") -> bool:
+    """True of 5.1.0 to 5.1.6, 5.1.10 and X.2.x: the recipient, whoever else gets the same.
+
+    The `text` of a reply may say that X.2.x is about our own mailbox.
+    """
     if status is None:
         return False
     if status.subject == 2:
-        return True
+        return not _SUBMISSION.search(text)
     return status.klass == 5 and status.subject == 1 and status.detail in (*range(7), 10)
 
 

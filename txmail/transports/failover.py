@@ -54,6 +54,13 @@ class FailoverTransport:
         return max(getattr(route, "connections", 1) for route in self.routes)
 
     @property
+    def window(self) -> int | None:
+        """As that of `SmtpTransport`: the largest, if all routes have one."""
+        found = [getattr(route, "window", None) for route in self.routes]
+        known = [window for window in found if window is not None]
+        return max(known) if len(known) == len(found) else None
+
+    @property
     def logins(self) -> tuple[Logins, ...]:
         """The logins of all routes."""
         return tuple(login for route in self.routes for login in logins_of(route))

@@ -91,6 +91,11 @@ class SmtpTransport:
         return self._connections
 
     @property
+    def window(self) -> int | None:
+        """Messages on their way at once on one connection; None if whoever sends may say it."""
+        return self.options.window
+
+    @property
     def logins(self) -> tuple[Logins, ...]:
         """Its logins; none if it does not log in."""
         return () if self.options.password is None else (self._logins,)

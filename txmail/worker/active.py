@@ -9,17 +9,16 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..common.per_process import this_process
 from ..exceptions import TxmailError
-from ..outcome import Outcome
 from ..queue.retry import Settlement
 from ..queue.sql.claimed import Work
+from .faults import Result
 from .lane import Lane
-from .policy import Result
 from .router import Route
 
 #: Deliveries in one claim.
@@ -97,23 +96,33 @@ class Ledger:
 
     # -- for the lanes
 
-    def take(self, lane: Lane, timeout: float | None = 0.0) -> Work | None:
-        """The next work of `lane`; None if there is none within `timeout`, or none any more."""
+    def take(self, lane: Lane, timeout: float | None = 0.0, *, first: bool = False) -> Work | None:
+        """The next work of `lane`; None if there is none within `timeout`, or none any more.
+
+        With `first`, nothing is being sent.
+        """
         with self.changed:
             if not lane.ready:
                 lane.busy = timeout is not None
                 self.changed.notify_all()
                 self.begun.wait_for(lambda: lane.ready or self._stopping, timeout)
-            if timeout is None:
+            if first:
                 lane.losses = self._losses
             if not lane.ready or lane.losses != self._losses:
                 return None
             lane.busy = True
             work = lane.ready.popleft()
             lane.flying += work.size
-            if lane.pending or len(lane.ready) in (0, self._batch // 2):
+            if lane.pending or not lane.ready:
                 self.changed.notify_all()
             return work
+
+    def may_hear_more(self, lane: Lane) -> bool:
+        """True if `lane`, or another of its route, is going to send more in a moment."""
+        if self.expects(lane):
+            return True
+        others = [other for other in self._lanes if other.route is lane.route and other is not lane]
+        return any(other.waiting or other.parked or (other.busy and other.sent) for other in others)
 
     def expects(self, lane: Lane) -> bool:
         """True if there is going to be more for `lane` in a moment."""
@@ -126,21 +135,22 @@ class Ledger:
             lane.flying = 0
             self.changed.notify_all()
 
-    def record(self, work: Work, outcome: Outcome, landed: Lane | None = None) -> None:
-        """What became of one recipient of `work`; of the last one, if there is a lane it `landed`
-        from: its content is not needed any more.
-        """
-        recipients = work.envelope.recipients
-        place = 0 if len(recipients) == 1 else recipients.index(outcome.recipient)
+    def landed(self, lane: Lane, work: Work) -> None:
+        """All is said of `work`: its content is not needed any more."""
         with self.changed:
-            if landed is not None:
-                landed.flying -= work.size
-                work.unload()
+            lane.flying -= work.size
+            work.unload()
+
+    def record(self, results: Iterable[Result]) -> None:
+        """What became of recipients."""
+        some = list(results)
+        with self.changed:
             if not self._results:
                 self._first_result = time.monotonic()
                 self.changed.notify_all()  # the keeper may mean to wait for longer
-            self._results.append((work, place, outcome))
-            if len(self._results) == self._batch:
+            before = len(self._results)
+            self._results += some
+            if before < self._batch <= len(self._results):
                 self.changed.notify_all()
 
     def forget(self, works: Iterable[tuple[Work, int]]) -> None:
@@ -188,6 +198,23 @@ class Ledger:
                     lane.ready.clear()
                     lane.pending.clear()
             self.changed.notify_all()
+
+    def domain_failed(self, route: Route) -> None:
+        """Give back what waits for `route` and is to domains that wait."""
+        with self.changed:
+            for lane in self._lanes:
+                if lane.route is route:
+                    for some in (lane.ready, lane.pending):
+                        self._give_back_held(lane, some)
+            self.changed.notify_all()
+
+    def _give_back_held(self, lane: Lane, some: deque[Work]) -> None:
+        for work in [work for work in some if len(work.ids) == 1]:
+            (recipient,) = work.envelope.recipients
+            left = lane.faults.left(recipient)
+            if left > 0:
+                some.remove(work)
+                self._back.append((work, left, lane.faults.reason(recipient)))
 
     def wake(self) -> None:
         """There is mail: look for it now."""
@@ -244,7 +271,10 @@ class Ledger:
                 or self._over
                 or self._unread[0]
                 or any(
-                    lane.busy or lane.waiting or (lane.parked and self._serves(lane))
+                    lane.busy
+                    or lane.waiting
+                    or lane.faults.undecided
+                    or (lane.parked and self._serves(lane))
                     for lane in self._lanes
                 )
             )
@@ -291,7 +321,7 @@ class Ledger:
         if lane.unseated or (lane.pending and time.monotonic() < lane.allowed):
             return False
         if lane.pending:
-            return bool(lane.next(self._batch) or lane.lacking(self._batch))
+            return bool(lane.next() or lane.lacking())
         if len(lane.ready) > self._batch // 2:
             return False
         if lane.parked and self._serves(lane):

@@ -28,8 +28,9 @@ from ..queue.states import State
 from ..submission import Priority
 from .active import BATCH, LEASE, Ledger, held_here
 from .connection_slots import Seats
+from .faults import Result
 from .lane import Lane, Ways
-from .policy import Judge, Result
+from .policy import Judge
 from .rate_limit import Traffic, rate_of
 
 log = quiet_logger("txmail.worker")
@@ -204,7 +205,7 @@ class Keeper(Ledger):
         """
         rows, token = self._unread
         with self.changed:
-            if not rows and not any(lane.lacking(self._batch) for lane in self._lanes):
+            if not rows and not any(lane.lacking() for lane in self._lanes):
                 return
         with self._queue.database.read() as connection:
             works, unreadable = read(connection, rows, token)
@@ -213,7 +214,7 @@ class Keeper(Ledger):
                 self._over += unreadable
                 for work in self._ways.assign(works):
                     self._hand_out(work, False)
-                lacking = [w for lane in self._lanes for w in lane.lacking(self._batch)]
+                lacking = [w for lane in self._lanes for w in lane.lacking()]
             self._load(connection, lacking)
 
     def _load(self, connection: Any, works: list[Work]) -> None:
@@ -251,7 +252,7 @@ class Keeper(Ledger):
 
     def _next(self, lane: Lane) -> list[Work]:
         """What of `lane` is to be begun now. It stays pending until that is committed."""
-        return [] if time.monotonic() < lane.allowed else lane.next(self._batch)
+        return [] if time.monotonic() < lane.allowed else lane.next()
 
     def _room(self) -> int:
         """How many more deliveries may be claimed; a route that is busy keeps nobody waiting."""
@@ -276,6 +277,8 @@ class Keeper(Ledger):
         with database.write(durable=True) as connection:
             began = time.monotonic()
             now, lease_now = database.now_ms(connection), database.lease_now_ms(connection)
+            for lane in self._lanes:
+                lane.faults.queue_now = now
             made = [self._judge.settle(result, now) for result in results]
             made = settlements.hold_repeated(connection, made, self._queue.doubt_retries)
             written = 0
@@ -442,12 +445,16 @@ class Keeper(Ledger):
         chosen: list[Work] = []
         #: by lane, the octets that it has; nothing is waiting there, so that all is on its way
         octets: dict[Lane, int] = {}
+        #: by lane, how many more may be begun
+        counts: dict[Lane, int] = {}
         for work in works:
             lane = work.lane
             if lane not in octets and self._is_idle(lane, now):
                 octets[lane] = lane.flying
-            if lane in octets and lane.fits(work, octets[lane]):
+                counts[lane] = lane.ahead
+            if lane in octets and counts[lane] and lane.fits(work, octets[lane]):
                 octets[lane] += work.size
+                counts[lane] -= 1
                 chosen.append(work)
         return chosen
 
@@ -456,7 +463,7 @@ class Keeper(Ledger):
         return (
             lane is not None
             and not lane.waiting
-            and not lane.circuit.open
+            and not (lane.circuit.open or lane.circuit.on_trial)
             and rate_of(lane, now) is None
             and self._seats.has(lane)
         )
@@ -536,6 +543,16 @@ class Keeper(Ledger):
 
     def _hand_out(self, work: Work, begun: bool) -> None:
         lane: Lane | None = work.lane
+        if lane is None or self._stopping or lane.circuit.open:
+            self._hand_to(lane, work, begun)
+            return
+        for part, seconds, why in lane.faults.admit(work):
+            if seconds > 0:
+                self._back.append((part, seconds, why))
+            else:
+                self._hand_to(lane, part, begun)
+
+    def _hand_to(self, lane: Lane | None, work: Work, begun: bool) -> None:
         if self._stopping:
             self._back.append((work, 0.0, ""))
         elif lane is None:

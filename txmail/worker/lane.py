@@ -10,10 +10,13 @@ from itertools import islice, takewhile
 
 from ..queue.sql.claimed import Work
 from ..submission import Priority
+from .faults import Faults
 from .router import Circuit, Route, route_of
 
 #: Octets of contents that a lane has in memory; of a larger message, that one alone.
 HOLD = 32 * 1024 * 1024
+#: Messages that are on the wire at once where nobody says how many.
+WINDOW = 16
 
 
 @dataclass(eq=False)
@@ -22,6 +25,7 @@ class Lane:
 
     route: Route
     circuit: Circuit
+    faults: Faults
     high: bool = False
     #: what it sends
     classes: tuple[Priority, ...] = tuple(Priority)
@@ -77,19 +81,39 @@ class Lane:
         """True if the content of `work` may be in memory beside so many `octets`."""
         return not octets or octets + work.size <= HOLD
 
-    def upcoming(self, batch: int) -> list[Work]:
-        """What is to be begun next: so much that there are always some; what is urgent at once."""
-        count = batch - len(self.ready) if len(self.ready) <= batch // 2 else 0
-        some = list(islice(self.pending, count))
-        if not count:
-            some = list(takewhile(lambda work: work.priority <= Priority.HIGH, self.pending))
-        return some
+    @property
+    def ahead(self) -> int:
+        """How many messages are begun and wait to be sent at most.
 
-    def lacking(self, batch: int) -> list[Work]:
+        What is begun is in doubt if the worker dies, whether it has left or not. So it is as much
+        as is on the wire at once.
+        """
+        window = getattr(self.route.transport, "window", None) or self.route.window or WINDOW
+        return int(window) * self.route.seats
+
+    def upcoming(self) -> list[Work]:
+        """What is to be begun next: so much that there are always some; what is urgent at once."""
+        if self.circuit.on_trial:
+            return self._probe()
+        ahead, begun = self.ahead, len(self.ready)
+        if begun <= ahead // 2:
+            return list(islice(self.pending, ahead - begun))
+        urgent = sum(1 for _ in takewhile(_is_urgent, self.ready))
+        if urgent > ahead // 2:
+            return []
+        return list(islice(takewhile(_is_urgent, self.pending), ahead - urgent))
+
+    def _probe(self) -> list[Work]:
+        """The one message that a route on trial is tried with: the least like those refused."""
+        if self.ready or self.busy or not self.pending:
+            return []
+        return [min(self.pending, key=self.faults.likeness)]
+
+    def lacking(self) -> list[Work]:
         """Of what is to be begun next, what has no content yet and may have it now."""
         chosen: list[Work] = []
         octets = self.octets if self.pending else 0
-        for work in self.upcoming(batch):
+        for work in self.upcoming():
             if work.loaded:
                 continue
             if not self.fits(work, octets):
@@ -98,9 +122,13 @@ class Lane:
             chosen.append(work)
         return chosen
 
-    def next(self, batch: int) -> list[Work]:
+    def next(self) -> list[Work]:
         """What can be begun now. It stays pending until that is committed."""
-        return [work for work in self.upcoming(batch) if work.loaded]
+        return [work for work in self.upcoming() if work.loaded]
+
+
+def _is_urgent(work: Work) -> bool:
+    return work.priority <= Priority.HIGH
 
 
 class Ways:

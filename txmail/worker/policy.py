@@ -11,14 +11,12 @@ from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
 from ..queue.sql.claimed import Work
 from ..queue.states import State, check_move
+from .faults import Result
 
 log = quiet_logger("txmail.worker")
 
 #: States from which a delivery is tried again by itself.
 _GOES_ON = (State.READY, State.DEFERRED, State.IN_DOUBT)
-
-#: What became of one recipient: whose message it is, the recipient's place in it, and the outcome.
-Result = tuple[Work, int, Outcome]
 
 
 class Judge:
@@ -38,7 +36,8 @@ class Judge:
         work, place, outcome = result
         made = self._settlement(work, place, outcome, now)
         if outcome.scope is Scope.ROUTE and outcome.status is Status.UNSENT:
-            due = now + int(work.lane.circuit.left * 1000)
+            left = max(work.lane.circuit.left, work.lane.faults.left(outcome.recipient))
+            due = now + int(left * 1000)
             made = Settlement(State.READY, due, 0, False, made.code, made.reply)
         return work.ids[place], work.token, made
 

@@ -10,7 +10,7 @@ from ..address import plain_text
 from ..common.ascii_text import ascii_lower
 from ..exceptions import ConfigurationError
 from ..interfaces import ITransport
-from ..outcome import Action, Outcome, Scope, Status
+from ..outcome import Action, Outcome, Status
 from ..submission import PRIORITIES
 from ..types import Transport
 
@@ -18,8 +18,6 @@ from ..types import Transport
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 900.0
 #: The part of a pause that is added by chance, so that not all workers try at once.
 _JITTER = 0.25
-#: So many messages in a row that are told to come later, as if we sent too much, are no accident.
-IN_A_ROW = 3
 #: Seconds over which it is counted how much a route carries.
 MINUTE = 60
 
@@ -111,19 +109,14 @@ def route_of(routes: Sequence[Route], sender: str, recipient: str, priority: int
 
 def wants_less(outcome: Outcome) -> bool:
     """True if the server says that we send too much, or that our quota is used up."""
-    status = outcome.reply.enhanced if outcome.reply is not None else None
-    if outcome.action is not Action.DEFER_ROUTE or outcome.reply is None or status is None:
+    if outcome.action is not Action.DEFER_ROUTE or outcome.reply is None:
         return False
+    status, service = outcome.reply.enhanced, outcome.reply.code == 421
     if outcome.status is Status.UNSENT:  # STARTTLS and AUTH have a 4.7.0 of another meaning
-        return outcome.reply.code == 421 and str(status) == "4.7.0"
+        return service and status is not None and status.subject == 7
+    if service or status is None:
+        return service
     return str(status) == "5.4.5" or (status.klass, status.subject) == (4, 7)
-
-
-def puts_off(outcome: Outcome) -> bool:
-    """True if one recipient has to wait for what may be greylisting, or too much of our mail."""
-    status = outcome.reply.enhanced if outcome.reply is not None else None
-    deferred = outcome.status is Status.DEFERRED and outcome.scope is Scope.RECIPIENT
-    return deferred and status is not None and (status.klass, status.subject) == (4, 7)
 
 
 @dataclass(slots=True)
@@ -152,8 +145,9 @@ class Circuit:
     #: what it was slowed down to, in messages a second, and when, by the queue's clock
     learned: float | None = None
     slowed: int | None = None
-    #: messages in a row that were put off, by their Message-IDs
-    put_off: set[str] = field(default_factory=set)
+    #: True if other messages are suspected of being refused for the route's sake: after the pause
+    #: one is tried, and nothing else before that is accepted
+    on_trial: bool = False
     #: by the second of `clock`, how many messages were accepted of late
     _carried: dict[int, int] = field(default_factory=dict, repr=False)
     _jitter: Callable[[], float] = field(default=random.random, repr=False)
@@ -186,11 +180,18 @@ class Circuit:
         """It works."""
         self.news = self.news or self.failures > 0
         self.failures, self.until, self.reason, self.stopped = 0, 0.0, "", False
+        self.on_trial = False
 
     def try_now(self, written: int | None, failures: int = 0) -> None:
         """It may be tried, whatever was `written` of it, by the time of that."""
         self.until, self.outdated, self.another_login = 0.0, written, False
         self.failures = max(self.failures, failures)
+
+    def suspect(self, reason: str, *, times: int, stop: bool) -> None:
+        """Several messages were refused for its sake, so many times of late."""
+        self.failures = max(self.failures, times - 1)
+        self.failed(reason, stop=stop)
+        self.on_trial = True
 
     def slow(self, reason: str) -> None:
         """The server wants less."""

@@ -27,6 +27,7 @@ from ..outcome import Action, Outcome, Scope, Status
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy
 from ..queue.sql.claimed import Work
+from ..smtp.evidence import Fault, Ruling
 from ..submission import Priority
 from ..transports.login_limit import close_idle
 from ..transports.resend import send_all
@@ -35,17 +36,17 @@ from . import at_exit
 from .active import BATCH, LEASE, LeaseLost, Stopped
 from .clock import boottime
 from .dispatcher import Keeper
+from .faults import Faults, Result, given_back
 from .lane import Lane
 from .login_watch import LoginWatch, bar_refused, is_barred
 from .opening import Guard, Opener
 from .options import RunOptions, WorkerOptions
-from .router import IN_A_ROW, Circuit, Route, puts_off, wants_less
+from .router import Circuit, Route, wants_less
 
 log = quiet_logger("txmail.worker")
 
-#: Messages in one call of `send_all`: of a server, and of a program or a folder, which take a whole
-#: list at once.
-STREAM, LIST = 10_000, BATCH
+#: Messages in one call of `send_all` to a server. A program or a folder takes a whole list at once.
+STREAM = 10_000
 #: Seconds between two tries of a queue that cannot be reached, at first and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 #: The pause after which `run_once` gives up, and leaves it to the next run.
@@ -58,6 +59,8 @@ TICK = 0.05
 LAST_CHANCE = 10.0
 #: Seconds that a lane waits for work before it gives its connection back.
 LINGER = 0.02
+#: Seconds for which a lane waits for another message that may show whose fault a refusal is.
+HEARS_WITHIN = 5.0
 
 
 class Worker:
@@ -92,7 +95,7 @@ class Worker:
         )
         lanes: list[Lane] = []
         for route in routes:
-            lanes += _lanes_of(route, Circuit(clock), reserve)
+            lanes += _lanes_of(route, Circuit(clock), Faults(clock), reserve)
         self._queue = queue
         self._events = events if events is not None else Events()
         self._lanes = lanes
@@ -220,6 +223,9 @@ class Worker:
     def _finish(self, threads: list[threading.Thread]) -> None:
         end = time.monotonic() + GRACE
         while time.monotonic() < end:
+            for lane in self._lanes:
+                if lane.abandoned or not lane.busy:
+                    self._apply(lane, lane.faults.rest())
             try:
                 self._ledger.cycle()
             except Exception as error:
@@ -239,7 +245,7 @@ class Worker:
 
     def _send_for(self, lane: Lane) -> None:
         while True:
-            work = self._ledger.take(lane, None)
+            work = self._next_work(lane)
             if work is None:
                 return
             try:
@@ -257,6 +263,18 @@ class Worker:
                 if lane.route.connections is not None:
                     close_idle(lane.route.transport)  # it counts as long as it is open
                 self._ledger.idle(lane)
+
+    def _next_work(self, lane: Lane) -> Work | None:
+        """What `lane` sends next, None for nothing any more."""
+        end = time.monotonic() + HEARS_WITHIN
+        while lane.faults.undecided:
+            work = self._ledger.take(lane, LINGER, first=True)
+            if work is not None:
+                return work
+            late = self._stopped.is_set() or lane.circuit.open or time.monotonic() >= end
+            if late or not self._ledger.may_hear_more(lane):
+                self._apply(lane, lane.faults.rest())
+        return self._ledger.take(lane, None, first=True)
 
     def _send(self, lane: Lane, first: Work) -> None:
         lane.sent.clear()
@@ -281,8 +299,12 @@ class Worker:
             if lane.abandoned:
                 continue  # all of it was given back
             work, missing, told = sent[outcome.position]
-            self._learn(lane, outcome)
-            self._ledger.record(work, outcome, lane if missing == 1 else None)
+            recipients = work.envelope.recipients
+            place = 0 if len(recipients) == 1 else recipients.index(outcome.recipient)
+            result = work, place, outcome
+            if missing == 1:
+                self._ledger.landed(lane, work)
+            self._apply(lane, lane.faults.tell(result, paused=lane.circuit.open))
             if missing == 1 and outcome.status is Status.ACCEPTED:
                 lane.circuit.carried()
             if missing > 1:
@@ -292,7 +314,7 @@ class Worker:
 
     def _feed(self, lane: Lane, first: Work) -> Iterator[Envelope]:
         """What `lane` has to send; each is among what it has `sent` then."""
-        most = STREAM if getattr(lane.route.transport, "asks_server", False) else LIST
+        most = STREAM if getattr(lane.route.transport, "asks_server", False) else lane.ahead
         work: Work | None = first
         place = 0
         while work is not None:
@@ -304,6 +326,30 @@ class Worker:
             # The last message leaves when it is known to be the last.
             work = self._ledger.take(lane, LINGER if self._ledger.expects(lane) else 0.0)
 
+    def _apply(self, lane: Lane, rulings: Sequence[Ruling[Result]]) -> None:
+        """Record what is decided, and do about it what has to be done."""
+        for ruling in rulings:
+            results = [answer.about for answer in ruling.answers]
+            if ruling.fault is Fault.OWN:
+                for _, _, outcome in results:
+                    self._learn(lane, outcome)
+            else:
+                results = [(work, place, given_back(outcome)) for work, place, outcome in results]
+                self._blame(lane, ruling)
+            self._ledger.record(results)
+
+    def _blame(self, lane: Lane, ruling: Ruling[Result]) -> None:
+        if ruling.fault is Fault.DOMAIN:
+            name, reason = ruling.domain, printable(ruling.reason)
+            log.warning("%s waits for the domain %s: %s", lane.route.name, name, reason)
+            self._ledger.domain_failed(lane.route)
+            return
+        if not lane.circuit.open:
+            lane.circuit.suspect(ruling.reason, times=ruling.times, stop=ruling.stop)
+            self._tell_failure(lane)
+        if ruling.slow:
+            lane.circuit.slow(ruling.reason)
+
     def _learn(self, lane: Lane, outcome: Outcome) -> None:
         """Make of `outcome` what it says about the route."""
         circuit = lane.circuit
@@ -312,20 +358,10 @@ class Worker:
                 self._open(lane, outcome)
         elif outcome.status not in (Status.UNSENT, Status.IN_DOUBT):
             # What had been on its way when it failed says nothing of how it is now.
-            if circuit.failures and not circuit.open:
+            shown = outcome.status is Status.ACCEPTED or not circuit.on_trial
+            if circuit.failures and not circuit.open and shown:
                 circuit.succeeded()
                 self._events.emit(RouteRecovered(lane.route.name))
-            self._count_put_off(circuit, outcome)
-
-    def _count_put_off(self, circuit: Circuit, outcome: Outcome) -> None:
-        """Greylisting is about one recipient; of several messages in a row it is about us."""
-        if not puts_off(outcome):
-            circuit.put_off.clear()
-            return
-        circuit.put_off.add(outcome.message_id)
-        if len(circuit.put_off) >= IN_A_ROW:
-            circuit.put_off.clear()
-            circuit.slow(str(outcome.reply))
 
     def _open(self, lane: Lane, outcome: Outcome) -> None:
         bar_refused(lane.route)
@@ -357,14 +393,14 @@ def _sooner(end: float | None, stop: threading.Event | None) -> float | None:
     return moment if end is None else min(end, moment)
 
 
-def _lanes_of(route: Route, circuit: Circuit, reserve: bool) -> list[Lane]:
+def _lanes_of(route: Route, circuit: Circuit, faults: Faults, reserve: bool) -> list[Lane]:
     """Those of `route`: one for what is urgent, if there are connections for two."""
     if not reserve or (route.connections is not None and route.connections < route.seats * 2):
-        return [Lane(route, circuit)]
+        return [Lane(route, circuit, faults)]
     rest = tuple(p for p in Priority if p is not Priority.HIGH)
     return [
-        Lane(route, circuit, classes=rest),
-        Lane(route, circuit, high=True, classes=(Priority.HIGH,)),
+        Lane(route, circuit, faults, classes=rest),
+        Lane(route, circuit, faults, high=True, classes=(Priority.HIGH,)),
     ]
 
 

@@ -45,7 +45,10 @@ _MESSAGES = sa.select(
 _CONTENTS = sa.select(message.c.id, _content.label("content"), _digest.label("digest")).where(_ids)
 
 #: Of a claimed delivery.
-COLUMNS = ("id", "message", "recipient", "priority", "attempts", "expires")
+COLUMNS = (
+    *("id", "message", "recipient", "priority", "attempts", "expires"),
+    *("since", "code", "reply"),
+)
 _PRIORITY_AND_ID = itemgetter(COLUMNS.index("priority"), COLUMNS.index("id"))
 #: What those have in common that travel together.
 _TOGETHER = itemgetter(*map(COLUMNS.index, ("priority", "message", "expires")))
@@ -62,6 +65,9 @@ class Work:
     ids: tuple[int, ...]
     #: tries before this one
     attempts: tuple[int, ...]
+    #: milliseconds since 1970 since when its route had no use for it, and the last reply
+    since: tuple[int | None, ...]
+    before: tuple[str, ...]
     #: what is to be sent; its content is empty unless it is `loaded`
     envelope: Envelope
     priority: int
@@ -83,6 +89,8 @@ class Work:
             self,
             ids=tuple(self.ids[place] for place in places),
             attempts=tuple(self.attempts[place] for place in places),
+            since=tuple(self.since[place] for place in places),
+            before=tuple(self.before[place] for place in places),
             envelope=self.envelope.only([self.envelope.recipients[place] for place in places]),
         )
 
@@ -132,7 +140,9 @@ def _work(rows: Sequence[Any], found: Any, token: int) -> Work:
     if found is None:
         raise FieldError("its message is missing")
     number, sender, created, octets, content, digest = found
-    ids, _, recipients, priorities, attempts, expires = zip(*rows, strict=True)
+    ids, _, recipients, priorities, attempts, expires, since, codes, replies = zip(
+        *rows, strict=True
+    )
     for tries in attempts:
         if not isinstance(tries, int) or not 0 <= tries < MAX_ATTEMPTS:
             raise FieldError("the number of its tries is none")
@@ -146,6 +156,11 @@ def _work(rows: Sequence[Any], found: Any, token: int) -> Work:
     return Work(
         ids,
         attempts,
+        tuple(moment if isinstance(moment, int) else None for moment in since),
+        tuple(
+            said if code is not None and isinstance(said, str) else ""
+            for code, said in zip(codes, replies, strict=True)
+        ),
         envelope,
         priorities[0],
         created,

@@ -24,11 +24,19 @@ _PARK = (
     .where(delivery.c.id == sa.bindparam("number"), delivery.c.token == sa.bindparam("held"))
     .values(route=sa.bindparam("new_route"), begun=0, token=None, lease=None, process=None)
 )
+_new_code: Any = sa.bindparam("new_code", type_=delivery.c.code.type)
+#: What a server has said to it itself tells more than why its route does not work now.
+_KEEPS_REPLY = sa.and_(
+    _new_code.is_(None), delivery.c.since.is_not(None), delivery.c.code.is_not(None)
+)
 _DELAY = _PARK.values(
     due=sa.bindparam("new_due"),
     since=sa.func.coalesce(delivery.c.since, delivery.c.due),
-    code=sa.bindparam("new_code"),
-    reply=sa.bindparam("new_reply"),
+    code=sa.case((_KEEPS_REPLY, delivery.c.code), else_=_new_code),
+    reply=sa.case(
+        (_KEEPS_REPLY, delivery.c.reply),
+        else_=sa.bindparam("new_reply", type_=delivery.c.reply.type),
+    ),
 )
 _PARKED = sa.select(
     sa.exists().where(

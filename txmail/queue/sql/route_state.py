@@ -21,10 +21,12 @@ CLOSED, OPEN, STOPPED = "closed", "open", "stopped"
 
 #: Messages a second that are left to a route at least, however often its server wants less; and
 #: how many are no limit any more.
-SLOWEST, UNLIMITED = 1 / 60, 1000.0
+SLOWEST, UNLIMITED = 0.1, 1000.0
 #: Milliseconds in which what a route may carry doubles, if nothing is said.
 DOUBLING = 300_000
 #: Milliseconds in which it is halved once at most: workers hear of the same trouble several times.
+HALVED_ONCE_IN = 30_000
+#: Milliseconds in which one worker tries a paused route, or another password.
 ONCE_IN = 60_000
 #: Milliseconds: what is said of a later moment was said before the clock was set back.
 LONGEST = 20 * ONCE_IN
@@ -215,6 +217,6 @@ def slow(
         workers = connection.scalar(_WORKERS, {"since": now - ONCE_IN}) or 0
         before = pace * max(1, workers)
     halved = max(SLOWEST, before / 2)
-    slowed = now + max(ONCE_IN, int(pause * 1000))
+    slowed = now + max(HALVED_ONCE_IN, int(pause * 1000))
     connection.execute(_SLOW, {"which": name, "new_rate": halved, "new_slowed": slowed})
     return halved
