@@ -37,6 +37,7 @@ from txmail.queue.sql import leases, settlements  # noqa: E402
 from txmail.queue.states import State  # noqa: E402
 from txmail.testing import Callback, then  # noqa: E402
 from txmail.worker import Worker, dispatcher, run_once  # noqa: E402
+from txmail.worker.router import Route  # noqa: E402
 
 SENT = Settlement(State.SENT, None, 1, False, 250, "250 ok")
 CLASSES = ("high", "normal", "bulk")

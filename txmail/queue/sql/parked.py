@@ -7,6 +7,7 @@ that route any more (`unpark`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
