@@ -91,7 +91,7 @@ def test_the_command_needs_no_extra_before_it_runs():
     assert (done.returncode, done.stdout) == (0, "[]\n")
 
 
-@pytest.mark.parametrize("missing", ["ZODB", "sqlalchemy", "zope.sqlalchemy"])
+@pytest.mark.parametrize("missing", ["ZODB", "sqlalchemy", "zope.sqlalchemy", "rich"])
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(missing):
     done = python(
         "-c",

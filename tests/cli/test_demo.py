@@ -21,10 +21,10 @@ from txmail import DummyMailer, Mailer, Message, transport_from_url
 from txmail.cli import main
 from txmail.cli.demo import scenarios, wording
 from txmail.cli.demo.dialogue import Turn, dialogue_of, moment_of
-from txmail.cli.demo.plain import Plain
+from txmail.cli.demo.display import Display
 from txmail.cli.demo.scenario import Row, Scenario, perform
 from txmail.cli.demo.scenarios import SCENARIOS
-from txmail.cli.demo.stage import MAILS, OBJECTS, ROWS, SENDER, Stage
+from txmail.cli.demo.setup import MAILS, OBJECTS, ROWS, SENDER, Setup
 
 ROOT = Path(txmail.cli.__file__).parents[2]
 BY_TITLE = {scenario.title: scenario for scenario in SCENARIOS}
@@ -53,9 +53,9 @@ def run_code(code, tmp_path):
 
 
 @pytest.fixture
-def stage(tmp_path):
-    with Stage(tmp_path / "stage") as stage:
-        yield stage
+def setup(tmp_path):
+    with Setup(tmp_path / "setup") as setup:
+        yield setup
 
 
 def broken(report):
@@ -106,7 +106,7 @@ def test_its_plain_text_is_ascii_of_less_than_80_columns(plain_run):
 def test_every_promise_is_shown_beside_what_happened(plain_run, number, what, promised):
     done, _ = plain_run
     _, _, after = done.stdout.partition(f"\n{number}. {SCENARIOS[number - 1].title} ")
-    block = re.split(r"\n\n(?:[0-9]+\. |What was said)", after)[0]
+    block = re.split(r"\n\n(?:[0-9]+\. |The dialogue of)", after)[0]
     rows = [re.split(r" {2,}", line.strip()) for line in block.splitlines()]
     assert [what.strip(), promised, promised, "ok"] in rows
 
@@ -170,9 +170,8 @@ def test_on_a_terminal_it_shows_everything_within_its_width(tmp_path, columns):
     flat = " ".join(text.split())
     assert f"All {len(ALL_ROWS)} promises in {len(SCENARIOS)} scenarios were kept" in flat
     headings = [line.split("  ")[0] for line in lines]
-    assert [str(number) for number in range(1, len(SCENARIOS) + 1)] == [
-        heading for heading in headings if heading.isdigit()
-    ]
+    numbers = [found[1] for found in map(re.compile(r"(\d+)\. ").match, headings) if found]
+    assert numbers == [str(number) for number in range(1, len(SCENARIOS) + 1)]
 
 
 @pytest.mark.sweep
@@ -199,19 +198,27 @@ def test_a_terminal_that_knows_ascii_alone_gets_it(tmp_path):
 def test_without_rich_a_terminal_hears_how_to_get_it(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['rich'] = None\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    code, written = on_terminal(tmp_path, 80, PYTHONPATH=path)
-    assert code == 2
-    assert "pip install 'txmail[demo]'" in written
-    assert on_terminal(tmp_path, 80, "--plain", PYTHONPATH=path)[0] == 0
+    for arguments in ((), ("--plain",)):
+        code, written = on_terminal(tmp_path, 80, *arguments, PYTHONPATH=path)
+        assert code == 2
+        assert "pip install 'txmail[demo]'" in written
+
+
+@pytest.mark.sweep
+def test_no_color_leaves_the_colours_out(tmp_path):
+    code, written = on_terminal(tmp_path, 80, NO_COLOR="1")
+    assert code == 0
+    assert not re.search(r"\x1b\[[0-9;]*\b[34][0-7]\b[0-9;]*m", written)
+    assert "were kept" in ESCAPES.sub("", written)
 
 
 @pytest.mark.parametrize("columns", [20, 50, 77, 78, 80, 200])
-def test_plain_text_keeps_within_the_columns(capsys, monkeypatch, stage, columns):
+def test_plain_text_keeps_within_the_columns(capsys, monkeypatch, setup, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    report = perform(BY_TITLE["A refused recipient"], stage)
-    renderer = Plain(sys.stdout)
-    renderer.ended(1, report)
-    renderer.closing([report], 1.0)
+    report = perform(BY_TITLE["A refused recipient"], setup)
+    display = Display(sys.stdout, plain=True)
+    display.ended(1, report)
+    display.closing([report], 1.0)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= min(max(columns - 1, 30), 100)
     flat = " ".join(" ".join(lines).split())
@@ -225,17 +232,17 @@ def test_plain_text_keeps_within_the_columns(capsys, monkeypatch, stage, columns
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.title)
-def test_every_scenario_keeps_its_promises(scenario, stage):
-    report = perform(scenario, stage)
+def test_every_scenario_keeps_its_promises(scenario, setup):
+    report = perform(scenario, setup)
     assert broken(report) == {}
     assert [row.what for row in report.rows] == list(scenario.promises)
 
 
 @pytest.mark.representative(every=5)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.title)
-def test_what_happened_does_not_come_from_the_promise(scenario, stage):
+def test_what_happened_does_not_come_from_the_promise(scenario, setup):
     promises = dict.fromkeys(scenario.promises, "something else")
-    report = perform(dataclasses.replace(scenario, promises=promises), stage)
+    report = perform(dataclasses.replace(scenario, promises=promises), setup)
     happened = {row.what: row.happened for row in report.rows}
     assert happened == {what: str(promised) for what, promised in scenario.promises.items()}
     assert not report.kept
@@ -244,8 +251,8 @@ def test_what_happened_does_not_come_from_the_promise(scenario, stage):
 def test_a_scenario_leaves_no_thread_behind(tmp_path):
     before = set(threading.enumerate())
     for number, scenario in enumerate(SCENARIOS):
-        with Stage(tmp_path / str(number)) as stage:
-            perform(scenario, stage)
+        with Setup(tmp_path / str(number)) as setup:
+            perform(scenario, setup)
     # A thread of an earlier test may still be ending: only new ones count.
     assert not [t.name for t in threading.enumerate() if t not in before]
 
@@ -253,9 +260,9 @@ def test_a_scenario_leaves_no_thread_behind(tmp_path):
 # Broken promises: each by breaking what would have kept it
 
 
-def test_a_server_that_refuses_what_nobody_expected_breaks_promises(stage):
-    stage.catcher.refuse("buyer3@example.com")
-    report = perform(BY_TITLE["Ten mails in one transaction"], stage)
+def test_a_server_that_refuses_what_nobody_expected_breaks_promises(setup):
+    setup.catcher.refuse("buyer3@example.com")
+    report = perform(BY_TITLE["Ten mails in one transaction"], setup)
     found = broken(report)
     assert found[MAILS] == ("10", "0")
     assert found[ROWS] == ("10", "0")
@@ -265,14 +272,14 @@ def test_a_server_that_refuses_what_nobody_expected_breaks_promises(stage):
     assert happened.startswith("DeliveryRefused: buyer3@example.com failed (550 5.1.1")
 
 
-def test_a_mailer_that_does_not_ask_first_breaks_promises(stage):
-    stage.mailer = Mailer(
-        transport_from_url(stage.catcher.url),
-        transaction_manager=stage.manager,
+def test_a_mailer_that_does_not_ask_first_breaks_promises(setup):
+    setup.mailer = Mailer(
+        transport_from_url(setup.catcher.url),
+        transaction_manager=setup.manager,
         default_sender=SENDER,
         preflight="never",
     )
-    found = broken(perform(BY_TITLE["A refused recipient"], stage))
+    found = broken(perform(BY_TITLE["A refused recipient"], setup))
     assert found["commit() raises"] == ("DeliveryRefused", "PartialDelivery")
     assert found[MAILS] == ("0", "1")
     assert found[ROWS] == ("0", "3")
@@ -287,9 +294,9 @@ def test_a_mailer_that_does_not_ask_first_breaks_promises(stage):
         "A write conflict, tried again",
     ],
 )
-def test_a_mailer_that_does_not_wait_for_the_commit_breaks_promises(stage, monkeypatch, title):
-    monkeypatch.setattr(stage.mailer, "send", stage.mailer.send_immediately, raising=False)
-    assert MAILS in broken(perform(BY_TITLE[title], stage))
+def test_a_mailer_that_does_not_wait_for_the_commit_breaks_promises(setup, monkeypatch, title):
+    monkeypatch.setattr(setup.mailer, "send", setup.mailer.send_immediately, raising=False)
+    assert MAILS in broken(perform(BY_TITLE[title], setup))
 
 
 @pytest.mark.parametrize(
@@ -298,37 +305,37 @@ def test_a_mailer_that_does_not_wait_for_the_commit_breaks_promises(stage, monke
     [s for s in SCENARIOS if s.promises[MAILS] and "queue" not in s.title],
     ids=lambda scenario: scenario.title,
 )
-def test_a_mailer_that_sends_nothing_breaks_promises(stage, scenario):
-    stage.mailer = DummyMailer(default_sender=SENDER).bind(transaction_manager=stage.manager)
-    stage.mailer.close = lambda: None
-    found = broken(perform(scenario, stage))
+def test_a_mailer_that_sends_nothing_breaks_promises(setup, scenario):
+    setup.mailer = DummyMailer(default_sender=SENDER).bind(transaction_manager=setup.manager)
+    setup.mailer.close = lambda: None
+    found = broken(perform(scenario, setup))
     assert found[MAILS] == (str(scenario.promises[MAILS]), "0")
 
 
-def test_a_database_that_does_not_vote_no_breaks_promises(stage):
+def test_a_database_that_does_not_vote_no_breaks_promises(setup):
     def trust(connection, _):
         connection.execute("PRAGMA foreign_keys = OFF")
 
-    engine = stage._sessions.kw["bind"]
+    engine = setup._sessions.kw["bind"]
     engine.dispose()
     event.listen(engine, "connect", trust)
-    found = broken(perform(BY_TITLE["A database that votes no"], stage))
+    found = broken(perform(BY_TITLE["A database that votes no"], setup))
     assert found["commit() raises"] == ("IntegrityError", "nothing")
     assert found[ROWS] == ("0", "2")
     assert found[OBJECTS] == ("0", "2")
 
 
-def test_what_cannot_be_measured_is_a_broken_promise(stage):
-    scenario = Scenario("Nothing", "", {MAILS: 0, "what nobody measures": 1}, lambda stage: {})
-    report = perform(scenario, stage)
+def test_what_cannot_be_measured_is_a_broken_promise(setup):
+    scenario = Scenario("Nothing", "", {MAILS: 0, "what nobody measures": 1}, lambda setup: {})
+    report = perform(scenario, setup)
     assert broken(report) == {"what nobody measures": ("1", "not measured")}
 
 
-def test_an_error_that_nobody_expected_is_shown_without_control_characters(stage):
-    def play(stage):
+def test_an_error_that_nobody_expected_is_shown_without_control_characters(setup):
+    def play(setup):
         raise RuntimeError("one\x1b[2Jtwo")
 
-    report = perform(Scenario("Failing", "", {MAILS: 0}, play), stage)
+    report = perform(Scenario("Failing", "", {MAILS: 0}, play), setup)
     assert report.rows[-1] == Row("errors nobody expected", "none", r"RuntimeError: one\x1b[2Jtwo")
 
 
@@ -365,8 +372,8 @@ def test_a_broken_promise_is_shown_on_a_terminal_too(tmp_path):
     assert "were kept" not in done.stdout
 
 
-def test_the_remarks_of_the_dialogue_need_a_kept_promise(stage):
-    report = perform(SCENARIOS[0], stage)
+def test_the_remarks_of_the_dialogue_need_a_kept_promise(setup):
+    report = perform(SCENARIOS[0], setup)
     remarks = [turn.lines[0] for turn in wording.annotated(report) if not turn.who]
     assert wording.SENDING in remarks
     unkept = dataclasses.replace(report, rows=(Row("a", "b", "c"),))
@@ -381,8 +388,8 @@ from txmail.cli import main
 from txmail.cli.demo import scenarios
 from txmail.cli.demo.scenario import Scenario
 
-def play(stage):
-    with stage.transaction() as shop:
+def play(setup):
+    with setup.transaction() as shop:
         shop.bill(1)
         signal.raise_signal(signal.SIGINT)
 

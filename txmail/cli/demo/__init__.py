@@ -1,7 +1,7 @@
 """``txmail demo``: real transactions against real databases and a real, local mail server.
 
-`scenarios` has what is played and promised, `stage` what it is played on, `scenario` compares what
-was promised with what was measured, `plain` and `terminal` show it.
+`scenarios` holds the scenarios and their promises, `setup` opens the databases and the server,
+`scenario` compares what was promised with what was measured, `display` shows it.
 """
 
 from .command import add_parser, run

@@ -1,22 +1,22 @@
-"""`Scenario`, what it promises; `Report`, what happened; `perform`, which compares the two.
+"""A `Scenario` has promises, a `Report` says what happened, and `perform` compares the two.
 
-What is promised stands in the scenario; what happened comes from the scenario's play, which
-returns what it saw on the way, and from `Stage.measure`, which looks at the catcher and into both
-databases when all is over and knows nothing of promises.
+The promises stand in the scenario. What happened comes from two sources: `Scenario.play` returns
+what it sees on the way, and `Setup.measure` looks at the catcher and into both databases at the
+end. `Setup.measure` does not know the promises.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ...exceptions import TxmailError
 from .dialogue import Turn, dialogue_of
 
 if TYPE_CHECKING:
-    from .stage import Stage, Values
+    from .setup import Setup, Values
 
 #: Of the text of an error that no scenario expects, this many characters are shown.
 _ERROR_LIMIT = 160
@@ -27,12 +27,12 @@ class Scenario:
     """Something that happens to an application, and what txmail promises about it."""
 
     title: str
-    #: a sentence or two for who sees it for the first time
+    #: a sentence or two for somebody who sees it for the first time
     story: str
     #: what will be measured, in the order in which it is shown
     promises: Values
-    #: does it; returns what has to be measured on the way
-    play: Callable[[Stage], Values]
+    #: runs it; returns what it measures on the way
+    play: Callable[[Setup], Values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,32 +70,12 @@ class Report:
         return all(row.kept for row in self.rows)
 
 
-class Renderer(Protocol):
-    """Shows a run. Entered as a context from before `opening` until all scenarios have ended."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *exc_info: object) -> None: ...
-
-    def opening(self, scenarios: int) -> None:
-        """Say what will be shown; `scenarios` is their number."""
-
-    def begins(self, number: int, scenario: Scenario) -> None:
-        """The scenario with this number begins."""
-
-    def ended(self, number: int, report: Report) -> None:
-        """It has ended."""
-
-    def closing(self, reports: Sequence[Report], seconds: float) -> None:
-        """Show a dialogue and the verdict; `seconds` is how long it took."""
-
-
-def perform(scenario: Scenario, stage: Stage) -> Report:
-    """Play `scenario` on `stage` and compare. An error that it did not expect breaks a promise."""
+def perform(scenario: Scenario, setup: Setup) -> Report:
+    """Run `scenario` on `setup` and compare. An error that it does not expect breaks a promise."""
     started = time.perf_counter()
     seen: dict[str, object] = {}
     troubles: list[Exception] = []
-    looks: tuple[Callable[[], Values], ...] = (lambda: scenario.play(stage), stage.measure)
+    looks: tuple[Callable[[], Values], ...] = (lambda: scenario.play(setup), setup.measure)
     for look in looks:
         try:
             seen.update(look())
@@ -107,7 +87,7 @@ def perform(scenario: Scenario, stage: Stage) -> Report:
     ]
     rows += [Row("errors nobody expected", "none", _shown(error)) for error in troubles]
     seconds = time.perf_counter() - started
-    connections = stage.catcher.connections
+    connections = setup.catcher.connections
     return Report(
         scenario, tuple(rows), seconds, dialogue_of(connections[0]) if connections else ()
     )

@@ -1,4 +1,4 @@
-"""The scenarios, one function each; what each one promises stands beside it in `SCENARIOS`."""
+"""The scenarios, one function each; `SCENARIOS` names the promises of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...testing import Callback
 from ...worker import run_once
 from .dialogue import moment_of
 from .scenario import Scenario
-from .stage import (
+from .setup import (
     CONNECTIONS,
     CUSTOMERS,
     DATAS,
@@ -18,7 +18,7 @@ from .stage import (
     MAILS,
     OBJECTS,
     ROWS,
-    Stage,
+    Setup,
     Values,
     address,
 )
@@ -71,57 +71,57 @@ class _Caught:
         return [(outcome.recipient, str(outcome.status)) for outcome in outcomes]
 
 
-def _ten_mails(stage: Stage) -> Values:
-    with stage.transaction() as shop:
+def _ten_mails(setup: Setup) -> Values:
+    with setup.transaction() as shop:
         for number in range(1, 11):
             shop.bill(number)
-        mails_before = len(stage.catcher.messages)
-    (connection,) = stage.catcher.connections
-    (committed,) = stage.sqlite_commits
+        mails_before = len(setup.catcher.messages)
+    (connection,) = setup.catcher.connections
+    (committed,) = setup.sqlite_commits
     asked = moment_of(connection, "RCPT") < committed
     sent = moment_of(connection, "DATA") > committed
     return {_MAILS_BEFORE: mails_before, _ASKED: _yes_no(asked), _SENT: _yes_no(sent)}
 
 
-def _abort(stage: Stage) -> Values:
+def _abort(setup: Setup) -> Values:
     class ChangeOfMind(Exception):
         pass
 
-    with _Caught() as caught, stage.transaction() as shop:
+    with _Caught() as caught, setup.transaction() as shop:
         for number in range(1, 4):
             shop.bill(number)
         raise ChangeOfMind
     return {"the application raises": caught.name}
 
 
-def _savepoint(stage: Stage) -> Values:
-    with stage.transaction() as shop:
+def _savepoint(setup: Setup) -> Values:
+    with setup.transaction() as shop:
         for number in (1, 2, 3):
-            savepoint = stage.manager.savepoint()
+            savepoint = setup.manager.savepoint()
             shop.keep(number)
             shop.mail(number)
             if number == 2:
                 savepoint.rollback()
-    return {_KEPT: _listed(stage.objects()), _MAILED: _listed(stage.mailed())}
+    return {_KEPT: _listed(setup.objects()), _MAILED: _listed(setup.mailed())}
 
 
-def _refused_recipient(stage: Stage) -> Values:
-    stage.catcher.refuse(address(2))
-    with _Caught() as caught, stage.transaction() as shop:
+def _refused_recipient(setup: Setup) -> Values:
+    setup.catcher.refuse(address(2))
+    with _Caught() as caught, setup.transaction() as shop:
         for number in range(1, 4):
             shop.bill(number)
     refused = [recipient for recipient, status in caught.statuses if status == "failed"]
     return {_RAISED: caught.name, _REFUSED: ", ".join(refused) or "none"}
 
 
-def _server_down(stage: Stage) -> Values:
-    stage.catcher.stop()
-    with _Caught() as caught, stage.transaction() as shop:
+def _server_down(setup: Setup) -> Values:
+    setup.catcher.stop()
+    with _Caught() as caught, setup.transaction() as shop:
         shop.bill(1)
-    rows, objects = len(stage.rows()), len(stage.objects())
+    rows, objects = len(setup.rows()), len(setup.objects())
     temporary = isinstance(caught.error, DeliveryError) and caught.error.temporary
-    stage.catcher.restart()
-    with stage.transaction() as shop:
+    setup.catcher.restart()
+    with setup.transaction() as shop:
         shop.bill(1)
     return {
         _RAISED: caught.name,
@@ -131,30 +131,30 @@ def _server_down(stage: Stage) -> Values:
     }
 
 
-def _database_votes_no(stage: Stage) -> Values:
-    with _Caught() as caught, stage.transaction() as shop:
+def _database_votes_no(setup: Setup) -> Values:
+    with _Caught() as caught, setup.transaction() as shop:
         shop.bill(1)
         shop.bill(2, customer=CUSTOMERS + 1)
     return {_RAISED: caught.name}
 
 
-def _write_conflict(stage: Stage) -> Values:
+def _write_conflict(setup: Setup) -> Values:
     mails_at_start: list[int] = []
-    for attempt in stage.manager.attempts(3):
-        with stage.shop() as shop, attempt:
-            mails_at_start.append(len(stage.catcher.messages))
+    for attempt in setup.manager.attempts(3):
+        with setup.shop() as shop, attempt:
+            mails_at_start.append(len(setup.catcher.messages))
             shop.bill(1)
             if len(mails_at_start) == 1:
-                stage.rival_writes(2)
+                setup.rival_writes(2)
     return {_TRIES: len(mails_at_start), _MAILS_FIRST: mails_at_start[-1]}
 
 
-def _fifty_invoices(stage: Stage) -> Values:
-    stage.catcher.refuse(address(_REFUSED_NUMBER))
+def _fifty_invoices(setup: Setup) -> Values:
+    setup.catcher.refuse(address(_REFUSED_NUMBER))
     numbers = range(1, CUSTOMERS + 1)
     failed, errors = [], set()
     for number in numbers:
-        with _Caught() as caught, stage.transaction() as shop:
+        with _Caught() as caught, setup.transaction() as shop:
             shop.bill(number)
         if caught.error is not None:
             failed.append(number)
@@ -162,15 +162,15 @@ def _fifty_invoices(stage: Stage) -> Values:
     return {
         _FAILURES: _listed(failed),
         _RAISED: ", ".join(sorted(errors)) or "nothing",
-        _NO_MAIL: _listed(set(numbers) - set(stage.mailed())),
-        _NO_ROW: _listed(set(numbers) - set(stage.rows())),
-        _NO_OBJECT: _listed(set(numbers) - set(stage.objects())),
+        _NO_MAIL: _listed(set(numbers) - set(setup.mailed())),
+        _NO_ROW: _listed(set(numbers) - set(setup.rows())),
+        _NO_OBJECT: _listed(set(numbers) - set(setup.objects())),
     }
 
 
-def _server_dies(stage: Stage) -> Values:
-    stage.catcher.on(".", Callback(stage.catcher.kill), after=1)
-    with _Caught() as caught, stage.transaction() as shop:
+def _server_dies(setup: Setup) -> Values:
+    setup.catcher.on(".", Callback(setup.catcher.kill), after=1)
+    with _Caught() as caught, setup.transaction() as shop:
         for number in range(1, 4):
             shop.bill(number)
     error = caught.error
@@ -179,18 +179,18 @@ def _server_dies(stage: Stage) -> Values:
     return {_RAISED: caught.name, **named, _MAY_BE_COMMITTED: _yes_no(committed)}
 
 
-def _queue_behind(stage: Stage) -> Values:
-    queue = stage.open_queue()
-    stage.catcher.stop()
-    with _Caught() as caught, stage.transaction() as shop:
+def _queue_behind(setup: Setup) -> Values:
+    queue = setup.open_queue()
+    setup.catcher.stop()
+    with _Caught() as caught, setup.transaction() as shop:
         for number in range(1, 4):
             shop.bill(number)
-    with _Caught(), stage.transaction() as shop:
+    with _Caught(), setup.transaction() as shop:
         shop.bill(4)
         raise ArithmeticError
     waiting = sum(queue.counts().values())
-    stage.catcher.restart()
-    sent = run_once(queue, stage.mailer.transport)
+    setup.catcher.restart()
+    sent = run_once(queue, setup.mailer.transport)
     return {_RAISED: caught.name, _WAITING: waiting, _DRAINED: sent, _STATES: _counted(queue)}
 
 
@@ -211,8 +211,8 @@ _NOTHING_KEPT = {ROWS: 0, OBJECTS: 0}
 SCENARIOS = (
     Scenario(
         "Ten mails in one transaction",
-        "Nothing leaves before the commit. Then the server is asked about all mails, the databases "
-        "vote, and the mails go out: over one connection.",
+        "Nothing leaves before the commit. Then txmail asks the server about all mails, the "
+        "databases vote, and the mails leave over one connection.",
         {
             _MAILS_BEFORE: 0,
             _ASKED: "yes",
@@ -227,22 +227,22 @@ SCENARIOS = (
     ),
     Scenario(
         "A transaction that is aborted",
-        "The application raises an error after it has sent three mails. "
-        "The server does not even hear of us.",
+        "The application calls send() three times and then raises an error. "
+        "Nobody connects to the server.",
         {"the application raises": "ChangeOfMind", MAILS: 0, CONNECTIONS: 0, **_NOTHING_KEPT},
         _abort,
     ),
     Scenario(
         "A savepoint that is rolled back",
-        "Of three invoices the second is taken back. (In the ZODB alone: zope.sqlalchemy has no "
-        "savepoints on SQLite.)",
+        "The application takes back the second of three invoices. (In the ZODB alone: "
+        "zope.sqlalchemy has no savepoints on SQLite.)",
         {_KEPT: "1, 3", _MAILED: "1, 3", MAILS: 2, OBJECTS: 2},
         _savepoint,
     ),
     Scenario(
         "A refused recipient",
-        "The server does not know one of three customers. It is asked before anything is sent or "
-        "committed, so nobody gets a mail and both databases roll back.",
+        "The server does not know one of three customers. txmail asks it before anything is sent "
+        "or committed, so nobody gets a mail and both databases roll back.",
         {
             _RAISED: "DeliveryRefused",
             _REFUSED: address(2),
@@ -269,21 +269,22 @@ SCENARIOS = (
     Scenario(
         "A database that votes no",
         "One invoice is for a customer who does not exist; SQLite finds out at its COMMIT "
-        "(a deferred foreign key). The server has been asked, and gets no mail.",
+        "(a deferred foreign key). txmail has asked the server by then, and sends nothing.",
         {_RAISED: "IntegrityError", MAILS: 0, DATAS: 0, **_NOTHING_KEPT},
         _database_votes_no,
     ),
     Scenario(
         "A write conflict, tried again",
-        "Somebody else changes the same object of the ZODB, so the first try fails and the second "
-        "commits. The mail leaves once. (Of two invoices in the ZODB one is theirs.)",
+        "Another process changes the same object of the ZODB, so the first try fails and the "
+        "second commits. The mail leaves once. (One of two invoices in the ZODB is the other "
+        "process's.)",
         {_TRIES: 2, _MAILS_FIRST: 0, MAILS: 1, ROWS: 1, OBJECTS: 2},
         _write_conflict,
     ),
     Scenario(
         "Fifty invoices in fifty transactions",
-        f"The server refuses the customer of number {_REFUSED_NUMBER}. That one is rolled back "
-        "everywhere; all others are mailed over one connection.",
+        f"The server refuses the customer of number {_REFUSED_NUMBER}. Both databases roll that "
+        "invoice back; all others are mailed over one connection.",
         {
             _FAILURES: _REFUSED_NUMBER,
             _RAISED: "DeliveryRefused",
@@ -300,9 +301,9 @@ SCENARIOS = (
     ),
     Scenario(
         "A server that is down, and a queue",
-        "With a queue the same commit succeeds: its mail is in the queue, exactly as its invoices "
-        "are in the databases. A fourth invoice is rolled back, and so is its mail. When the "
-        "server is back, a worker sends what there is.",
+        "With a queue the same commit succeeds, and the queue holds its mail. A fourth invoice is "
+        "rolled back, and so is its mail. When the server is back, a worker sends what the queue "
+        "holds.",
         {
             _RAISED: "nothing",
             _WAITING: 3,
@@ -317,9 +318,9 @@ SCENARIOS = (
     ),
     Scenario(
         "A server that dies in mid-session",
-        "Here is the limit: what a server has accepted cannot be taken back. It dies at the end of "
-        "the second of three mails. The error names what became of each, and that SQLite, which "
-        "commits in its own vote, may have committed; the ZODB is rolled back.",
+        "Here is the limit: txmail cannot take back what a server has accepted. The server dies "
+        "at the end of the second of three mails. The error says what became of each mail. It also "
+        "says that SQLite, which commits in its own vote, may have committed; the ZODB rolls back.",
         {
             _RAISED: "PartialDelivery",
             f"  {address(1)}": "accepted",

@@ -1,4 +1,4 @@
-"""What both renderers say around the scenarios."""
+"""What the demo says around the scenarios."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ TITLE = "txmail demo: mail that leaves if, and only if, the transaction commits"
 
 INTRODUCTION = (
     "Each scenario opens a real ZODB, a real SQLite database and a mail server on this machine. "
-    "Nothing leaves it, and nothing is left behind. For an invoice the application does this, "
-    "and then the transaction commits or does not:"
+    "No mail leaves the machine, and no file stays behind. For each invoice the application does "
+    "this, and then the transaction commits or aborts:"
 )
 
 CODE = (
@@ -24,17 +24,13 @@ CODE = (
 #: Over the four columns of a scenario's table.
 HEADINGS = ("measured", "promised", "happened", "")
 
-#: Columns of a page that is still easy to read; a wider terminal is not filled.
-WIDEST = 100
-#: Columns below which a scenario has a list of sentences instead of a table.
-TABLE = 77
 #: Columns of the values, for the longest in the scenarios, and of the verdict.
 VALUES, VERDICT = len("DeliveryUnavailable"), len("BROKEN")
 
-DIALOGUE_TITLE = "What was said in scenario 1"
+DIALOGUE_TITLE = "The dialogue of scenario 1"
 #: Before the dialogue, and before the first DATA in it.
-ASKING = "commit() asks first; all of this can be taken back:"
-SENDING = "Both databases have said yes. Sending is the last vote:"
+ASKING = "commit() asks first, and can still take all of it back:"
+SENDING = "Both databases have voted yes. Sending is the last vote:"
 
 NEXT = (
     "Read next: README.rst for your own first transaction; "

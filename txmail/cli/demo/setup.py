@@ -1,6 +1,6 @@
-"""What scenarios are played on: a mail server, a mailer, a ZODB and an SQLite database; all real.
+"""What a scenario runs on: a mail server, a mailer, a ZODB and an SQLite database; all real.
 
-`Stage` sets them up and measures them. `Shop` is the application: what it does in a transaction.
+`Setup` opens and measures them. `Shop` is the application: what it does in a transaction.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Values = Mapping[str, object]
 CUSTOMERS = 50
 SENDER = "shop@example.com"
 
-# What `Stage.measure` measures, in the words in which it is shown.
+# What `Setup.measure` measures, in the words in which it is shown.
 MAILS = "mails at the server"
 CONNECTIONS = "connections to the server"
 EHLOS = "EHLO commands"
@@ -99,14 +99,14 @@ class Shop:
         self.mailer.send(Message(f"Invoice {number}", [to], f"Please pay invoice {number}."))
 
 
-class Stage:
-    """The set-up of one scenario, in a folder of its own; a context that ends all of it.
+class Setup:
+    """What one scenario runs on, in a folder of its own; a context that closes all of it.
 
     `catcher`
-        The mail server, a `ScriptedServer`: it takes every message and keeps it, unless told
+        The mail server, a `ScriptedServer`: it accepts and keeps every message, unless told
         otherwise.
     `manager`
-        The transaction manager that everything below has joined.
+        The transaction manager of the mailer and both databases.
     `sqlite_commits`
         When the shop's transactions reached SQLite's COMMIT, as `time.monotonic` seconds.
     `mailer`
