@@ -2,18 +2,18 @@
 
 ========================  ======================================================================
 `add` (``send()``)        buffer; join the transaction
-before-commit hook, last  connect and ask, write it to the queue: all that can be taken back
+before-commit hook, last  connect, ask the server, write to the queue: all that can be taken back
 `tpc_begin`               freeze the buffer
-`commit`                  the same for what the hook did not see
+`commit`                  do for later mail what the hook did
 `tpc_vote`, last of all   send
 `tpc_finish`              publish what the queue has; give the connections back
 `abort`, `tpc_abort`      forget
 ========================  ======================================================================
 
-Mail is sent in the vote because an error in `tpc_finish` would leave the managers before ours
-committed and those behind it aborted; in the *last* vote because what is sent cannot be unsent,
-so every manager that could still say no must have spoken; and after a preflight because a
-one-phase SQL session has by then committed in its own vote, before ours.
+Mail is sent in the vote: an error in `tpc_finish` would leave the managers before ours committed
+and those behind it aborted. It is the *last* vote, because nobody can take back what is sent: every
+manager that could still say no must have spoken. By then a one-phase SQL session has committed, so
+the server is asked, in a preflight, before all votes.
 
 What becomes of the mail is noted in a `CommitReport`; `txmail.delivery.telling` tells it.
 """
@@ -60,13 +60,13 @@ from .exceptions import (
 from .interfaces import IDeliveryMethod, IMailDataManager, IQueue
 from .submission import KnownOutcomes, Listener, StagedSubmission, Submission
 
-#: ZODB sorts by storage name, two-phase zope.sqlalchemy as ``sqlalchemy.twophase:`` and one-phase
-#: zope.sqlalchemy as ``~sqlalchemy:``; ours comes after all of them. Votes and finishes go in this
-#: order, so a manager that sorted early would send before a database that then says no.
+#: Votes and finishes go by sort key. A manager that sorted early would send before a database that
+#: then says no. ZODB sorts by storage name, two-phase zope.sqlalchemy as ``sqlalchemy.twophase:``
+#: and one-phase zope.sqlalchemy as ``~sqlalchemy:``; ours comes after all of them.
 SORT_KEY = "~~txmail"
 
-#: The key of our manager in the transaction's data, which is keyed by `id`: it has to live as long
-#: as the module.
+#: The key of our manager in the data of the transaction. The data are kept by its `id`, so it lives
+#: as long as the module.
 _KEY = object()
 
 
@@ -87,7 +87,7 @@ def join(transaction_manager: Any) -> MailDataManager:
 
 
 def joined(transaction_manager: Any) -> MailDataManager | None:
-    """The manager of the current transaction, if there are both."""
+    """The manager of the current transaction, or None."""
     try:
         manager: MailDataManager = transaction_manager.get().data(_KEY)
     except (NoTransaction, KeyError):
@@ -122,23 +122,23 @@ class MailDataManager:
         self._hook = LastHook()
         self._joined = False
         self._transaction: weakref.ref[Any] | None = None
-        #: why nothing can be added any more; empty while something can
+        #: why no mail can be added any more; empty while it can
         self._closed = ""
-        #: true if somebody has tried to commit, successfully or not; if the user aborts
+        #: True if the application has tried to commit; True if it aborts
         self._tried = self._aborting = False
-        #: true if a commit has failed in our hook, and its outcomes were told
+        #: True if a commit has failed in our hook, and the mailers know
         self._refused = False
-        #: true if our hook has ended in the middle of what it does
+        #: True if an exception that is not ours has ended our hook
         self._broken = False
-        #: true if we have said yes; from our `tpc_finish` on; when all is done
+        #: True once we have said yes; from our `tpc_finish` on; once all is done
         self._voted = self._finishing = self._finished = False
-        #: true if the reply was lost that says whether the queue has what it was to have
+        #: True if the reply to the COMMIT was lost that publishes the mail in its queue
         self._publication_in_doubt = False
-        #: who would have to be told, if the transaction failed now, that these are out
+        #: what is out: told again if the transaction fails all the same
         self._sent: list[tuple[Events, str]] = []
-        #: true once it was said that nobody has committed what is here
+        #: True once a warning has said that nobody has committed this mail
         self._warned = self._is_private
-        #: the process whose mail it is, and not that of a child
+        #: a forked child does not warn of the mail of its parent
         self._process = this_process()
         if not self._is_private:
             unsent.watch(self)
@@ -151,7 +151,7 @@ class MailDataManager:
     # -- joining and buffering
 
     def join(self, transaction: Any) -> None:
-        """Take part in `transaction`; again, if a rolled-back savepoint has put us out of it."""
+        """Take part in `transaction`; once more, if rolling back a savepoint has ended that."""
         status = transaction.status
         if status is Status.COMMITFAILED:
             raise TransactionClosed(
@@ -218,16 +218,16 @@ class MailDataManager:
         self._report.begin()
         if self._hook.goes_behind(transaction, self._before_commit):
             return
-        # commit() has looked before the hooks only
+        # `transaction` looks before it calls the hooks, and not after
         if self._report.buffered and transaction.isDoomed():
             raise DoomedTransaction("transaction doomed, cannot commit")
         try:
             self._prepare(transaction, wait=True)
         except BaseException as error:
-            # The queue's own error may be what a driver has made of an interrupt.
+            # A driver may have turned an interrupt into an error of the queue.
             refused = isinstance(error, DeliveryError) and not isinstance(error, QueueUnavailable)
             self._broken = not refused
-            # For `transaction` it has not failed yet: more may be sent, and it may be committed.
+            # The transaction is still active: the application may send more, and commit it.
             self.notice()
             self._tried, self._refused = False, True
             raise
@@ -254,7 +254,7 @@ class MailDataManager:
         self._prepare(transaction, wait=False)
 
     def _prepare(self, transaction: Any, wait: bool) -> None:
-        """Have every delivery method do what can be taken back, or raise with what forbids it."""
+        """Have every delivery method do what can be taken back; raise what forbids the commit."""
         staged: dict[IQueue, list[StagedSubmission]] = {}
         try:
             for method, submissions in self._report.by_method().items():
@@ -274,10 +274,10 @@ class MailDataManager:
     def _stage(
         self, transaction: Any, staged: dict[IQueue, list[StagedSubmission]], late: bool
     ) -> None:
-        """Have the queues hold what is `staged`, so that it survives a crash from here on."""
+        """Have the queues hold what is `staged`: from here on it survives a crash."""
         if not self._batches:
             return
-        # None of several queues can be told of the end for all: they are others to each other.
+        # No queue of several can decide for all: each takes part beside the others, as we do.
         others = [*self._others(transaction), *([self] if len(self._batches) > 1 else [])]
         try:
             self._batches.stage(staged, others, late=late)
@@ -312,12 +312,12 @@ class MailDataManager:
         self._voted = True
 
     def _decide(self, transaction: Any, last: bool) -> None:
-        """Write down that this commits, where nobody else will know it."""
+        """Write into the queue that this commits, if no other manager can tell it later."""
         if len(self._batches) == 1 and not self._others(transaction):
             self._batches.decide(last)
 
     def _send(self) -> None:
-        """Send for one delivery method after the other, as long as everything may commit."""
+        """Send for one delivery method after the other, until something forbids the commit."""
         for method, submissions in self._report.by_method().items():
             if not self._report.send(self._runs.of(method), submissions):
                 return
@@ -325,14 +325,14 @@ class MailDataManager:
     # -- the end
 
     def tpc_finish(self, transaction: Any) -> None:
-        """See `IDataManager`: never raises, there is nothing left to fail."""
+        """See `IDataManager`: publish, give the connections back. Never raises."""
         if not self._finished:
             self._finishing = True
             self._end(self._batches.finish)
             self._batches.release(end=False)
 
     def _end(self, end_batches: Callable[[KnownOutcomes], None]) -> None:
-        """The vote has been; nothing can be taken back. Can be done again, from the beginning."""
+        """End after the vote: nothing can be taken back. Starts over if an exception ended it."""
         lines, known = self._lines(), self._report.known()
         tell_mailers(lines)
         self._sent = self._sent or accepted(lines)
@@ -341,7 +341,7 @@ class MailDataManager:
         end_batches(known)
         self._forget()
         self._finished = True
-        # Who listens may take its time, or be interrupted: there is nothing left to be spoilt.
+        # Last: a subscriber may take long or be interrupted, and spoils nothing.
         tell_settled(lines, queueing=queueing)
         tell_queued(lines)
 
@@ -355,17 +355,17 @@ class MailDataManager:
             # An exception has kept `tpc_abort` from being called.
             self._end(self._batches.mark_unknown)
         elif transaction.status is Status.COMMITTING:
-            # One has come right behind our vote: nobody has heard that we have said yes.
+            # It has come right behind our vote: `transaction` does not know that we have said yes.
             self._voted = False
             self._withdraw()
         if self._aborting:
-            # If it has failed, all others have been told. If not, they are going to be: what was
-            # interrupted within our hook may be in no state to roll back.
+            # If the transaction has failed, all others know. If not, they will abort after us, but
+            # a connection that was interrupted within our hook may be in no state to roll back.
             failed = transaction.status is not Status.ACTIVE
             self._batches.release(end=failed or self._broken)
 
     def tpc_abort(self, transaction: Any) -> None:
-        """See `IDataManager`: forget; if the mail is out, all that is left is to say so."""
+        """See `IDataManager`: forget. If the mail is out, say so: nobody can take it back."""
         if self._voted and not (self._finishing or self._finished):
             self._end(self._batches.mark_unknown)
         self.abort(transaction)
@@ -375,7 +375,7 @@ class MailDataManager:
             tell_sent_for_nothing(sent)
 
     def _withdraw(self) -> None:
-        """Forget what is here, and say so where somebody has tried to commit it, or aborts it."""
+        """Forget the mail; tell its mailers if the application has tried to commit or aborts."""
         if self._finished:
             return
         self._joined = False
@@ -389,7 +389,7 @@ class MailDataManager:
         self._forget()
 
     def _forget(self) -> None:
-        # Savepoints hold the list itself, and may be rolled back after this.
+        # The list stays the same: savepoints hold it, and may be rolled back after this.
         self._report.forget()
         self._runs.forget()
         self._batches.forget()
@@ -412,7 +412,7 @@ class MailDataManager:
         return self._report.lines(self._ending())
 
     def _is_tried(self) -> bool:
-        """True if somebody has tried to commit this, also if we were not asked."""
+        """True if the application has tried to commit, even if the commit has not come to us."""
         transaction = self._transaction() if self._transaction is not None else None
         if transaction is not None and not self._tried:
             begun = transaction.status in (Status.COMMITTING, Status.COMMITFAILED)
@@ -425,23 +425,23 @@ class MailDataManager:
             tell_mailers(self._lines())
 
     def _told(self) -> list[Line]:
-        """What has become of a commit that fails now; everybody was told."""
+        """Tell everybody what became of the mail of a commit that fails now; what was told."""
         lines = self._lines()
         tell_mailers(lines)
         tell_settled(lines, queueing=self._runs.queueing)
         return lines
 
     def _delivery_error(self, *, databases_may_be_committed: bool = False) -> DeliveryError:
-        """The error of a commit in which something was not accepted; everybody was told."""
+        """Tell everybody; the error of a commit in which something was not accepted."""
         return delivery_error(self._told(), databases_may_be_committed=databases_may_be_committed)
 
     def _queue_error(self, error: QueueUnavailable | SchemaError) -> QueueUnavailable | SchemaError:
-        """The error of a commit that a queue could not take; everybody was told."""
+        """Tell everybody; the error of a commit whose mail a queue could not take."""
         self._publication_in_doubt = isinstance(error, QueueInDoubt)
         return queue_error(error, self._told())
 
     def _tell_failed(self) -> None:
-        """Something has ended the commit: tell the mailers, and note on it what is not obvious."""
+        """Tell the mailers of a commit that something else has ended; note on it what is out."""
         lines = self._lines()
         tell_mailers(lines)
         error = sys.exception()

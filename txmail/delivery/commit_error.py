@@ -22,7 +22,7 @@ from .report import Line
 
 log = quiet_logger("txmail")
 
-#: How a note begins that says, on an error that is not ours, what became of the mail.
+#: The beginning of the note that says what became of the mail, on an error that is not ours.
 NOTE = "while sending mail: "
 
 
@@ -70,8 +70,7 @@ def note(error: BaseException, lines: Sequence[Line]) -> None:
 def note_unless_told(error: BaseException, lines: Sequence[Line]) -> None:
     """`note` on an error that does not tell what became of the mail, if that is not obvious.
 
-    The mail of a transaction that has failed is gone, unless something is out, or may be, or
-    somebody has interrupted it.
+    It is obvious after an `Exception` if nothing is out: the mail is gone with the transaction.
     """
     if isinstance(error, TxmailError):
         return
@@ -80,7 +79,7 @@ def note_unless_told(error: BaseException, lines: Sequence[Line]) -> None:
 
 
 def _is_unsure(outcome: Outcome) -> bool:
-    """True if there may be mail of a transaction that has failed."""
+    """True if mail of a transaction that has failed may be out."""
     return outcome.status in (Status.ACCEPTED, Status.IN_DOUBT) or outcome.reason == MAYBE_COMMITTED
 
 
@@ -90,5 +89,5 @@ def _outcomes(lines: Sequence[Line]) -> tuple[Outcome, ...]:
 
 
 def _is_transient(lines: Sequence[Line]) -> bool:
-    """True if all who sent something want errors that another try may mend to be retried."""
+    """True if all delivery methods want temporary errors as `TransientError` s."""
     return all(line.buffered.method.transient for line in lines)

@@ -1,8 +1,7 @@
 """Direct delivery: a commit hands its envelopes to the next hop itself, over one connection.
 
-`DirectDelivery` is what a mailer is set up with; `DirectRun` is its part in one transaction. Both
-see `ITransport`, `ISession` and `IQueue` only: with a queue behind it, what cannot be sent goes on
-from there.
+A mailer has a `DirectDelivery`; a `DirectRun` is its part in one transaction. Both know
+`ITransport`, `ISession` and `IQueue` only. With a queue, what cannot be sent goes on from there.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from .implied_outcomes import all_or_nothing, left_to_queue, unreachable
 from .queued import QueuedDelivery, check_timeout, placed, waiting
 from .report import by_submission
 
-#: ``auto`` asks as far as a server lets itself be asked, ``always`` refuses to send what could
-#: not be asked about, ``never`` finds everything out while sending.
+#: ``auto`` asks the server about as much as it allows; ``always`` refuses to send what the server
+#: was not asked about; ``never`` asks nothing before it sends.
 PREFLIGHT = ("auto", "always", "never")
-#: What a commit does about mail that it could not send itself: it aborts, or the queue has it.
+#: What a commit does with mail that it could not send itself: it aborts, or leaves it to the queue.
 ABORT, QUEUE = "abort", "queue"
-#: The part of `commit_timeout` that is kept for the queue, should the mail server say nothing.
+#: The part of `commit_timeout` that a silent mail server leaves to the queue.
 QUEUE_SHARE = 0.2
-#: How many messages may be on their way in a vote that need not stop at the first failure.
+#: How many messages may wait for an answer in a vote that does not stop at the first failure.
 QUEUE_WINDOW = 64
 
 
@@ -74,7 +73,7 @@ class DirectDelivery:
         on_unavailable: str | None = None,
         on_partial: str | None = None,
     ) -> None:
-        """Raises `ConfigurationError` for options that are none.
+        """Raises `ConfigurationError` for an option that is wrong.
 
         `preflight` is one of `PREFLIGHT`; `commit_timeout` is in seconds of our own time, with the
         network and the queue, for one transaction; with `transient`, temporary errors are raised
@@ -108,11 +107,11 @@ class DirectDelivery:
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         if not is_of_a_database(protocol):
             return super().__reduce_ex__(protocol)
-        the_one_like(self.transport)  # whoever loads it in this process uses it, too
+        the_one_like(self.transport)  # a copy that this process loads uses it, too
         return _loaded, (type(self), self.__getstate__())
 
     def __getstate__(self) -> dict[str, Any]:
-        # Who listens here is nobody in another process.
+        # The subscribers of this process are not those of another.
         return {name: value for name, value in vars(self).items() if name != "events"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -141,7 +140,7 @@ class DirectDelivery:
         return DirectRun(self, budget, first)
 
     def queued(self, queue: IQueue) -> QueuedDelivery:
-        """A delivery with the same options that leaves all to `queue`."""
+        """A delivery method with the same options that leaves all to `queue`."""
         return QueuedDelivery(
             queue,
             events=self.events,
@@ -150,7 +149,7 @@ class DirectDelivery:
         )
 
     def in_session(self, queue: IQueue, session: Any) -> tuple[Self, QueuedDelivery]:
-        """This delivery and its `queued` one, with `queue` bound to `session`."""
+        """This delivery method and its `queued` one, with `queue` bound to `session`."""
         bound = queue.bind(session)
         made = type(self).__new__(type(self))
         vars(made).update(vars(self), queue=None if self.queue is None else bound)
@@ -170,7 +169,7 @@ def _on(name: str, word: str | None, queue: IQueue | None) -> str:
 
 @dataclass(slots=True)
 class _Ending:
-    """How a connection is to be given back."""
+    """How the run gives its connection back."""
 
     dirty: bool = True
 
@@ -190,12 +189,12 @@ class DirectRun:
         self._session: ISession | None = None
         self._ending = _Ending()
         self._returned: weakref.finalize[..., DirectRun] | None = None
-        #: a connection that ended before anything was sent is replaced, once
+        #: how often a connection that ended before anything was sent may still be replaced
         self._reconnects = 1
-        #: what is being sent, and whether anything of it may have left
+        #: what `send` sends, and whether anything of it may have left
         self._envelopes: list[Envelope] = []
         self._begun = False
-        #: if the queue has it all, by submission: what is known of each recipient, and so why
+        #: the outcomes of each submission, if nothing is sent here and the queue has it all
         self._spilled: dict[Submission, list[Outcome]] = {}
 
     @property
@@ -259,7 +258,7 @@ class DirectRun:
         return [StagedSubmission(submission, begun=True) for submission in submissions]
 
     def _prepared(self, envelopes: Sequence[Envelope], wait: bool) -> list[Outcome]:
-        """Connect and ask; a connection that turns out to be dead is replaced once."""
+        """Connect and ask; replace a dead connection, once."""
         session = self._session or self._open(wait and self._may_wait)
         while True:
             try:
@@ -280,7 +279,7 @@ class DirectRun:
 
     @property
     def _time_to_ask(self) -> float:
-        """Seconds left for what comes before the vote; the queue needs some as well."""
+        """Seconds left for the mail server before the vote: the queue needs some of the budget."""
         remaining = self._budget.remaining
         if self._method.queue is None:
             return remaining
@@ -290,10 +289,10 @@ class DirectRun:
         timeout = self._time_to_ask
         if timeout <= 0:
             raise TransportError("commit_timeout is used up")
-        # Who has the connection that would be waited for may be this thread, or one that waits
-        # for a lock of this transaction, or of one around it.
+        # The connection that we would wait for may be that of this thread, or of one that waits for
+        # a lock of this transaction, or of one around it.
         wait = wait and not (_holding.any_but(self) or in_two_phase_commit())
-        # Noted at once, so that it is given back whatever comes now.
+        # Noted at once, so that an exception from here on does not lose it.
         self._session = session = self._method.transport.open(
             timeout=timeout,
             wait=wait,
@@ -301,7 +300,7 @@ class DirectRun:
             verify=not self._method.asks,  # the preflight does that
         )
         _holding.runs.add(self)
-        # A transaction that is dropped without an end must not keep the connection for ever.
+        # A transaction that is dropped without an end gives the connection back, too.
         self._ending = _Ending()
         self._returned = weakref.finalize(self, _close, session, self._ending)
         self._returned.atexit = False
@@ -343,7 +342,7 @@ class DirectRun:
                 yield first
             yield from outcomes
         finally:
-            # At once, so that nothing more leaves, and what had left is known: see `unsettled`.
+            # At once: nothing more leaves, and `unsettled` knows what has left.
             outcomes.close()
 
     def _sent(self, envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
@@ -362,7 +361,7 @@ class DirectRun:
         )
 
     def _sent_anew(self, envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
-        """The connection ended before any content was sent: ask again and send on a new one."""
+        """The connection ended before any content was sent: ask and send on a new one."""
         self._method.events.emit(ConnectionLost(self._method.route, "before anything was sent"))
         try:
             self._reopen()
@@ -399,14 +398,14 @@ class DirectRun:
     def _give_back(self, dirty: bool) -> None:
         if self._returned is not None:
             self._ending.dirty = dirty
-            self._returned()  # once, whatever has come in between: others may have it now
+            self._returned()  # once: after that, others may have it
         elif self._session is not None:
             self._session.close(dirty=dirty)
         self._session = self._returned = None
 
 
 def _loaded(kind: type[DirectDelivery], state: dict[str, Any]) -> DirectDelivery:
-    """A delivery as all who load it from a database have it: with the same transport."""
+    """The delivery method that a database has: all copies in a process have one transport."""
     made = kind.__new__(kind)
     made.__setstate__(state)
     made.transport = the_one_like(made.transport)

@@ -24,7 +24,7 @@ PERHAPS_QUEUED = "the queue may have it: the reply to its COMMIT was lost"
 class Ending:
     """How a transaction has ended, as far as its `MailDataManager` knows."""
 
-    #: why no queue has anything of it; empty if the transaction commits
+    #: why no queue has the mail; empty if the transaction commits
     failure: str = ""
     #: True if the database of the application may have committed all the same
     database_may_have_committed: bool = False
@@ -32,7 +32,7 @@ class Ending:
     publication_in_doubt: bool = False
 
     def of(self, method: IDeliveryMethod, outcomes: list[Outcome]) -> list[Outcome]:
-        """What has become of one submission for `method`, if it commits with `outcomes`."""
+        """The outcomes of one submission for `method`; `outcomes` if the transaction commits."""
         if not self.failure:
             return outcomes
         queue = method.queue

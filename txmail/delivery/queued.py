@@ -22,14 +22,14 @@ def check_timeout(commit_timeout: float) -> None:
 
 
 def placed(outcomes: Iterable[list[Outcome]]) -> Iterator[Outcome]:
-    """The outcomes of one submission after the other, with their positions."""
+    """The outcomes of one submission after the other, with its position."""
     for position, found in enumerate(outcomes):
         for outcome in found:
             yield replace(outcome, position=position)
 
 
 def waiting(submission: Submission, position: int = 0) -> list[Outcome]:
-    """Outcomes of what the queue sends."""
+    """Outcomes of a submission that the queue sends later."""
     return [
         Outcome(
             recipient,
@@ -90,9 +90,9 @@ class QueuedRun:
         self._outcomes: list[Outcome] = []
 
     def prepare(self, submissions: Sequence[Submission], wait: bool) -> list[Outcome]:
-        """See `IDeliveryRun`: nothing forbids it.
+        """See `IDeliveryRun`: nothing is refused here.
 
-        The outcomes are made now: later other databases would hold their locks meanwhile.
+        It makes the outcomes now, because other databases hold their locks later.
         """
         if self._items != submissions:
             self._items = list(submissions)
@@ -112,11 +112,11 @@ class QueuedRun:
         yield from self._outcomes
 
     def unsettled(self) -> list[Outcome]:
-        """See `IDeliveryRun`: nothing was sent of it, whatever has come."""
+        """See `IDeliveryRun`: nothing is sent here, whatever has ended `send`."""
         return self._outcomes
 
     def goes_on(self, outcomes: Sequence[Outcome]) -> bool:
-        """See `IDeliveryRun`: its outcomes say so."""
+        """See `IDeliveryRun`: the outcomes say it themselves."""
         return False
 
     def finish(self) -> None:

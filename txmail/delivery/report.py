@@ -24,7 +24,7 @@ _Known = list[tuple[Submission, list[Outcome]]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BufferedSubmission:
-    """A submission that waits for the commit, which way it goes, and who wants its outcomes."""
+    """A submission that waits for the commit, its delivery method, and its mailer's listener."""
 
     method: IDeliveryMethod
     submission: Submission
@@ -50,16 +50,16 @@ class CommitReport:
     # -- noting
 
     def begin(self) -> None:
-        """A commit begins, perhaps after one that has failed: nothing is known of it yet."""
+        """A commit begins: forget what a failed one before it has noted."""
         self._notes.clear()
 
     def refuse(self, submissions: Sequence[Submission], refusals: Sequence[Outcome]) -> None:
-        """Note that `refusals` keep `submissions` from being sent, and everything else, too."""
+        """Note `refusals`: they keep `submissions` and all others from being sent."""
         envelopes = [submission.envelope for submission in submissions]
         self._notes = [_Notes(submissions, list(all_or_nothing(envelopes, refusals)))]
 
     def send(self, run: IDeliveryRun, submissions: Sequence[Submission]) -> bool:
-        """Have `run` send `submissions`, and note what becomes of them. True if all may commit."""
+        """Have `run` send `submissions`; note their outcomes. True if they permit a commit."""
         notes = _Notes(submissions)
         self._notes.append(notes)
         notes.collect(run)
@@ -84,7 +84,7 @@ class CommitReport:
         return [pair for notes in self._notes for pair in notes.known()]
 
     def lines(self, ending: Ending) -> list[Line]:
-        """Every submission in call order, with what has become of it if that is the `ending`."""
+        """Every submission in call order, with what has become of it after that `ending`."""
         known = dict(self.known())
         return [
             Line(
@@ -102,7 +102,7 @@ class CommitReport:
         return _permits(known) and len(known) == len(self.buffered)
 
     def is_left_to_queue(self) -> bool:
-        """True if nothing is out of what was begun, and the queue has it all."""
+        """True if nothing of what was begun is out, and the queue has it all."""
         return all(
             o.queued and o.status not in (Status.ACCEPTED, Status.IN_DOUBT)
             for _, outcomes in self.known()
@@ -114,8 +114,8 @@ class CommitReport:
 class _Notes:
     """What one delivery method has said of its submissions.
 
-    What was begun and has no outcome is in doubt, whatever has ended sending: an exception can come
-    at any moment, also from a signal.
+    Once sending has begun, a recipient without an outcome is in doubt. An exception can end sending
+    at any moment, also one from a signal.
     """
 
     submissions: Sequence[Submission]
@@ -125,11 +125,11 @@ class _Notes:
     begun: bool = False
     #: True if the queue goes on with what was not accepted
     queue_goes_on: bool = False
-    #: what `known` returns once sending has ended, and nothing is noted any more
+    #: what `known` returns once all outcomes are noted
     final: _Known | None = None
 
     def collect(self, run: IDeliveryRun) -> None:
-        """Have `run` send, and note what becomes of it, also if something ends it."""
+        """Have `run` send; note all outcomes, also if an exception ends it."""
         self.begun = True
         coming = run.send(self.submissions)
         try:

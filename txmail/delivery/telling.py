@@ -1,4 +1,4 @@
-"""Who is told of a commit: the mailers that sent something, and the subscribers of events."""
+"""Tells mailers and subscribers of events what became of the mail of a transaction."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tell_queued(lines: Iterable[Line]) -> None:
 
 
 def accepted(lines: Sequence[Line]) -> list[tuple[Events, str]]:
-    """The Message-IDs of what is out, each with the events of its mailer."""
+    """The Message-IDs of the mail that is out, each with the events of its mailer."""
     return [
         (buffered.method.events, buffered.submission.envelope.message_id)
         for buffered, outcomes in lines
@@ -59,7 +59,7 @@ def tell_sent_for_nothing(sent: Sequence[tuple[Events, str]]) -> None:
 
 
 def _is_tried(outcomes: Iterable[Outcome], *, sent: bool) -> bool:
-    """True if there was an answer about a message, or none that came."""
+    """True if something of a message was sent, or a server has answered about it."""
     if sent:
         return any(o.status is not Status.UNSENT for o in outcomes)
     return any(o.reply is not None for o in outcomes)

@@ -1,7 +1,8 @@
-"""Mail that was handed in and never committed: said aloud, for it would be missed too late.
+"""A warning for mail that an application hands in and never commits.
 
-A script that forgets its commit ends well otherwise, and so does a request without a transaction
-manager. Who aborts knows what becomes of the mail and is told nothing.
+A script that forgets its commit would end without an error, and a request without a transaction
+manager as well: nobody would notice until the mail is missed. Code that aborts knows that its mail
+is not sent, and gets no warning.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ class Holder(Protocol):
     transaction_manager: object
 
     def uncommitted(self) -> tuple[str, ...]:
-        """The Message-IDs of what nobody has tried to commit; empty the next time."""
+        """The Message-IDs of mail that nobody has tried to commit; empty the next time."""
 
 
 class _Thread(threading.local):
-    """What is thrown away when the thread ends."""
+    """Python throws this away when the thread ends."""
 
     def __init__(self) -> None:
         self.end = _End()
 
 
 class _End:
-    """Finds out what its thread has left in its transaction."""
+    """Warns of what its thread has left in its transaction."""
 
     def __init__(self) -> None:
         self.holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 
     def __del__(self) -> None:
         for holder in list(self.holders):
-            # Any other manager may be committed by another thread.
+            # Another thread may commit the transaction of any other kind of manager.
             if isinstance(holder.transaction_manager, ThreadTransactionManager):
                 warn(holder, "its thread has ended")
 
@@ -60,7 +61,7 @@ def watch(holder: Holder) -> None:
 
 
 def warn(holder: Holder, why: str, stacklevel: int = 1) -> None:
-    """Warn, once, if `holder` has mail that nobody has committed."""
+    """Warn once if `holder` has mail that nobody has committed, and say `why` now."""
     message_ids = holder.uncommitted()
     if not message_ids:
         return
