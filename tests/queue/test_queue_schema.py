@@ -110,13 +110,13 @@ def test_alembic_finds_no_difference_between_migrations_and_metadata(database):
 
 
 def test_the_tables_say_which_version_they_are_however_they_are_made(database):
-    assert database.version() is None
+    assert database.table_version() is None
     upgrade.init(database)
-    assert database.version() == schema.VERSION
+    assert database.table_version().number == schema.VERSION
     drop_tables(database)
     with database.write(prepared=False) as connection:
         schema.metadata.create_all(connection)
-    assert database.version() == schema.VERSION
+    assert database.table_version().number == schema.VERSION
     database.prepare()
 
 
@@ -142,7 +142,7 @@ def test_processes_that_use_a_new_file_at_once_all_succeed(tmp_path):
     program = (
         "import sys; from txmail.queue.database.database import Database; sys.stdin.read();"
         "database = Database.from_url(sys.argv[1]); database.prepare();"
-        "print(database.version()); database.close()"
+        "print(database.table_version().number); database.close()"
     )
     command = [sys.executable, "-c", program, f"sqlite:///{tmp_path}/new/mail.db"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -165,7 +165,7 @@ def test_processes_that_use_a_new_file_at_once_all_succeed(tmp_path):
 
 def test_sqlite_gets_its_tables_on_first_use(tmp_path, opened):
     database = opened(f"sqlite:///{tmp_path}/mail.db")
-    assert database.version() is None
+    assert database.table_version() is None
     assert list(tmp_path.iterdir()) == []
     with database.read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(schema.delivery)) == 0
@@ -280,7 +280,7 @@ def test_older_tables_are_upgraded_with_what_is_in_them(first, coming):
     with pytest.raises(SchemaError, match="txmail db upgrade"):
         first.prepare()
     assert upgrade.upgrade(first)
-    assert first.version() == NEXT
+    assert first.table_version().number == NEXT
     with first.read() as connection:
         found = connection.exec_driver_sql("SELECT name, reason FROM txmail_control").all()
     assert found == [("a", None)]
@@ -320,7 +320,7 @@ def test_an_upgrade_that_fails_changes_nothing(first, coming):
     before = described(first)
     with pytest.raises(SchemaError):
         upgrade.upgrade(first)
-    assert first.version() == schema.VERSION
+    assert first.table_version().number == schema.VERSION
     assert described(first) == before
 
 
@@ -335,7 +335,7 @@ def test_two_upgrades_at_once_are_one(first, coming, opened, url):
 
     with ThreadPoolExecutor(3) as pool:
         assert sorted(pool.map(run, range(3))) == [False, False, True]
-    assert first.version() == NEXT
+    assert first.table_version().number == NEXT
 
 
 def test_an_upgrade_waits_for_another_process_and_says_so_if_it_takes_too_long(first, opened, url):

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 import sqlalchemy as sa
 
 from ..common.per_process import PerProcess
+from ..exceptions import QueueFull
 from ..outcome import Outcome
 from .background import ROUND, Background
 from .database.database import Database
+from .inspect import count_waiting
 from .notifier import Notifier
 from .recovery import Decision, Resolver
 from .schema import batch
@@ -123,7 +125,10 @@ class Host:
         if self.limit is not None:
             if not self._in_session:  # an application's transaction may take long
                 self.database.lock_room(connection)
-            self.store.check_room(connection, self.limit, more)
+            if count_waiting(connection, self.limit + 1) + more > self.limit:
+                raise QueueFull(
+                    f"more than {self.limit} deliveries would wait, which is the queue's limit"
+                )
 
     def promote_later(self, number: int) -> None:
         """Make a large batch ready in steps, in the background."""

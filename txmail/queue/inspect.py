@@ -216,6 +216,27 @@ def _sorted(connection: sa.Connection, query: sa.Select[Any]) -> tuple[tuple[str
     return tuple(sorted((str(state), int(number)) for state, number in connection.execute(query)))
 
 
+def count_waiting(connection: sa.Connection, most: int) -> int:
+    """How many deliveries wait or are on their way into the queue; each kind up to `most`.
+
+    Mail that open transactions have staged counts, for they may all commit.
+    """
+    staged = (
+        sa.select(delivery.c.id)
+        .select_from(batch)
+        .join(message, message.c.batch == batch.c.id)
+        .join(delivery, delivery.c.message == message.c.id)
+        .where(IS_OPEN, delivery.c.state == State.STAGED)
+    )
+    # Each condition has an index that holds nothing else.
+    conditions = (IS_READY, IS_PARKED, IS_LATER, IS_LEASED)
+    waiting = 0
+    for chosen in (staged, *(sa.select(delivery.c.id).where(each) for each in conditions)):
+        some = chosen.limit(most).subquery()
+        waiting += connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+    return waiting
+
+
 def _workers(connection: sa.Connection, now_ms: int) -> int:
     fresh = sa.select(process).where(
         process.c.kind == "worker", process.c.heartbeat > now_ms - FRESH * 1000

@@ -69,18 +69,7 @@ class Queue:
         database's own is used otherwise.
         """
         on_doubt = plain_text(on_doubt)
-        if on_doubt not in ON_DOUBT:
-            raise ConfigurationError(
-                f"one of {', '.join(ON_DOUBT)} is needed", field="on_doubt", value=on_doubt
-            )
-        if isinstance(doubt_retries, bool) or not isinstance(doubt_retries, int):
-            raise ConfigurationError("a number is needed", field="doubt_retries")
-        if doubt_retries < 0:
-            raise ConfigurationError("0 or a number above it is needed", field="doubt_retries")
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-            raise ConfigurationError("a number is needed", field="queue_limit")
-        if limit is not None and limit < 1:
-            raise ConfigurationError("a number above 0 is needed", field="queue_limit")
+        _check_settings(on_doubt, doubt_retries, limit)
         database = url if isinstance(url, Database) else Database.from_url(url, clock=clock)
         self._url = (
             Secret(url) if isinstance(url, str) else url if isinstance(url, Secret) else None
@@ -251,6 +240,22 @@ class Queue:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+def _check_settings(on_doubt: str, doubt_retries: int, limit: int | None) -> None:
+    """Raise `ConfigurationError` for a setting of a queue that has no meaning."""
+    if on_doubt not in ON_DOUBT:
+        raise ConfigurationError(
+            f"one of {', '.join(ON_DOUBT)} is needed", field="on_doubt", value=on_doubt
+        )
+    for field, number, least in (("doubt_retries", doubt_retries, 0), ("queue_limit", limit, 1)):
+        if number is None and field == "queue_limit":
+            continue
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise ConfigurationError("a number is needed", field=field)
+        if number < least:
+            above = "0 or a number above it" if least == 0 else "a number above 0"
+            raise ConfigurationError(f"{above} is needed", field=field)
 
 
 def _the_one(

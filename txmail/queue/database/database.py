@@ -240,20 +240,13 @@ class Database:
         """Have the next transaction look at the version of the tables in any case."""
         self._tables.look_again()
 
-    def version(self, *, timeout: float = PATIENCE) -> str | None:
-        """The version of the tables; None if there are none. Raises what `read` raises.
-
-        No file is made for this.
-        """
-        found = self.table_version(timeout=timeout)
-        return None if found is None else found.number
-
     def table_version(
         self, *, timeout: float = PATIENCE, look: bool = False
     ) -> TableVersion | None:
         """The version of the tables, and which processes may go on with them; None without tables.
 
-        With `look`, nothing at all is changed: see the method of that name.
+        No file is made for this. With `look`, nothing at all is changed: see the method of that
+        name. Raises what `read` raises.
         """
         return self._tables.version(timeout, look=look)
 

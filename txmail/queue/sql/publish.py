@@ -13,7 +13,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ...exceptions import QueueFull
 from ...outcome import Outcome, Status
 from ...submission import StagedSubmission, Submission
 from ..database.database import Database
@@ -21,13 +20,7 @@ from ..digest import digest_of
 from ..process_identity import Identity, process_id
 from ..retry import said, settlement
 from ..schema import (
-    IS_LATER,
-    IS_LEASED,
-    IS_OPEN,
-    IS_PARKED,
-    IS_READY,
     attempt,
-    batch,
     delivery,
     message,
     process,
@@ -331,27 +324,6 @@ class Store:
         connection.execute(
             statements.CANCEL_REST, {"number": number, "new_changed": now_ms, "new_reply": why}
         )
-
-    # -- asking
-
-    def check_room(self, connection: sa.Connection, limit: int, more: int) -> None:
-        """Raise `QueueFull` if `more` deliveries would bring those that wait above `limit`."""
-        # What others have staged is on its way into the queue, and may all commit.
-        staged = (
-            sa.select(delivery.c.id)
-            .select_from(batch)
-            .join(message, message.c.batch == batch.c.id)
-            .join(delivery, delivery.c.message == message.c.id)
-            .where(IS_OPEN, delivery.c.state == State.STAGED)
-        )
-        # Each of these is read from an index that has nothing else in it.
-        conditions = (IS_READY, IS_PARKED, IS_LATER, IS_LEASED)
-        waiting = 0
-        for chosen in (staged, *(sa.select(delivery.c.id).where(each) for each in conditions)):
-            some = chosen.limit(limit + 1).subquery()
-            waiting += connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
-        if waiting + more > limit:
-            raise QueueFull(f"more than {limit} deliveries would wait, which is the queue's limit")
 
 
 def _messages(
