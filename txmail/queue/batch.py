@@ -28,7 +28,7 @@ from ..submission import KnownOutcomes, StagedSubmission, Submission
 from .commit_check import commit_surely
 from .host import Host
 from .schema import batch
-from .sql.dead import noted_owner
+from .sql.dead import noted_process
 from .sql.publish import CHUNK, Written
 from .states import BatchState, State
 from .witnesses import Witnesses
@@ -295,7 +295,7 @@ class OwnBatch(Batch):
         store = self._store
         now_ms = store.database.now_ms(connection)
         noted = json.dumps(
-            {"witnesses": self._notes, "others": sorted(self._others), **noted_owner()}
+            {"witnesses": self._notes, "others": sorted(self._others), **noted_process()}
         )
         if first:
             self._written = {}

@@ -32,7 +32,7 @@ from .process_identity import Fate
 from .retry import DOUBT_DELAY_MS, DOUBT_RETRIES
 from .schema import audit, batch
 from .sql import connection_slots, leases
-from .sql.dead import BATCHES, DEAD_DELAY_MS, dead_holders, fate_of_owner
+from .sql.dead import BATCHES, DEAD_DELAY_MS, dead_holders, fate_of_holder
 from .sql.publish import Store
 from .states import BatchState
 
@@ -94,10 +94,10 @@ class Resolver:
             found = connection.execute(BATCHES).all()
         made: list[Decision] = []
         for row in found:
-            owner = fate_of_owner(row, now_ms)
-            if owner is not Fate.ALIVE:
+            fate = fate_of_holder(row, now_ms)
+            if fate is not Fate.ALIVE:
                 decision = self._resolve(
-                    row, DEAD_DELAY_MS if owner is Fate.DEAD else DOUBT_DELAY_MS
+                    row, DEAD_DELAY_MS if fate is Fate.DEAD else DOUBT_DELAY_MS
                 )
                 if decision is not None:
                     made.append(decision)
@@ -109,7 +109,7 @@ class Resolver:
         with database.read() as connection:
             now_ms = database.now_ms(connection)
             return any(
-                row.state != BatchState.UNKNOWN and fate_of_owner(row, now_ms) is Fate.DEAD
+                row.state != BatchState.UNKNOWN and fate_of_holder(row, now_ms) is Fate.DEAD
                 for row in connection.execute(BATCHES)
             )
 

@@ -1,6 +1,6 @@
-"""What the queue makes of an outcome: the state, and when it is tried again.
+"""Which state a delivery gets by an outcome, and when it is tried again.
 
-`RetryPolicy` can be replaced: anything with its `settle` will do.
+`RetryPolicy` can be replaced by any object that has its `settle`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from ..outcome import Action, Outcome, Scope, Status
 from .states import State
 
-#: Milliseconds until the next try: of a recipient or message that was asked to wait (greylisting
-#: wants five minutes, RFC 6647 section 4.4), of a route, and of what is in doubt.
+#: Milliseconds until the next try: of a recipient or message that the server asked to wait
+#: (greylisting wants five minutes, RFC 6647 section 4.4), of a route, and of a delivery in doubt.
 DEFERRED_DELAY_MS = 300_000
 ROUTE_DELAY_MS = 60_000
 DOUBT_DELAY_MS = 300_000
-#: How often what is in doubt is tried again before it waits for a person.
+#: How often a delivery in doubt is tried again before it waits for a person.
 DOUBT_RETRIES = 3
-#: The longest time between two tries, and how long a message is tried that says nothing else.
+#: The longest time between two tries, and how long a message without an end is tried.
 MAX_DELAY_MS = 4 * 3_600_000
 LIFETIME_MS = 5 * 24 * 3_600_000
-#: How long it is tried, if its mailbox is full.
+#: How long a delivery to a full mailbox is tried.
 FULL_LIFETIME_MS = 3 * 24 * 3_600_000
 
 #: Characters of a reply that are kept.
@@ -39,14 +39,14 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What is written of a delivery that was tried."""
+    """The new values of a delivery that was tried."""
 
     state: State
-    #: milliseconds since 1970, None for never
+    #: milliseconds since 1970; None if a person has to decide
     due: int | None
-    #: how many tries it cost, 0 or 1
+    #: how many tries this counts as, 0 or 1
     attempts: int
-    #: True if it may have been sent
+    #: true if the message may have been sent
     doubt: bool
     code: int | None
     reply: str | None
@@ -55,7 +55,8 @@ class Settlement:
 class RetryPolicy:
     """When a delivery is tried again: after five minutes, and twice as long each time.
 
-    Failures of the route cost a message nothing. What is asked to wait is tried until it expires.
+    A failure of the route does not count as a try. A message that is asked to wait is tried until
+    it expires.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class RetryPolicy:
     ) -> None:
         """All times are in milliseconds; `lifetime` is for messages without an end of their own.
 
-        With `hold_doubt`, what is in doubt waits for a person. `jitter` returns 0 to 1.
+        With `hold_doubt`, deliveries in doubt wait for a person. `jitter` returns 0 to 1.
         """
         self.first = first
         self.longest = longest
@@ -86,7 +87,7 @@ class RetryPolicy:
         created: int | None = None,
         expires: int | None = None,
     ) -> Settlement:
-        """What `outcome` comes to, of a delivery that was tried `attempts` times before.
+        """The new values of a delivery with `outcome`, after `attempts` earlier tries.
 
         `now_ms`, `created` and `expires` are milliseconds since 1970.
         """
@@ -111,19 +112,19 @@ class RetryPolicy:
         if state is State.DEFERRED and due is not None and due >= end:
             state, due = State.EXPIRED, None
         elif state is State.IN_DOUBT and due is not None and due >= end:
-            due = None  # it may have arrived each time: enough of that
+            due = None  # it may have arrived each time
         return Settlement(state, due, int(tried), state is State.IN_DOUBT, code, reply)
 
     def delay(self, attempts: int) -> int:
-        """Milliseconds until the next try, after `attempts` before this one."""
+        """Milliseconds until the next try, after `attempts` tries before this one."""
         delay = min(self.longest, self.first * 2 ** min(attempts, 20))
         return int(delay * (1 + self._jitter() / 4))
 
 
 def settlement(outcome: Outcome, now_ms: int, *, hold_doubt: bool = False) -> Settlement:
-    """What `outcome`, of a first try at `now_ms`, comes to.
+    """The new values of a delivery with `outcome` of its first try, at `now_ms`.
 
-    With `hold_doubt`, what is in doubt waits for a person. A failure of the route is no try.
+    With `hold_doubt`, a delivery in doubt waits for a person. A failure of the route is no try.
     """
     return RetryPolicy(hold_doubt=hold_doubt, jitter=float).settle(outcome, now_ms)
 
@@ -135,7 +136,7 @@ def _is_full(outcome: Outcome) -> bool:
 
 
 def said(outcome: Outcome) -> tuple[int | None, str | None]:
-    """The code of the reply and the reply, or the reason in words, as they are kept."""
+    """The code of the reply, and the reply or the reason in words, cut to `MAX_REPLY`."""
     reply = outcome.reply
     words = str(reply) if reply is not None else outcome.reason
     return (reply.code if reply is not None else None), (words[:MAX_REPLY] or None)

@@ -28,7 +28,7 @@ from .database.session_connection import SessionConnection, watch_returns
 from .queue import NUMBER_BITS, Queue
 from .retry import DOUBT_RETRIES
 from .schema import batch, delivery
-from .sql.dead import noted_owner
+from .sql.dead import noted_process
 from .states import BatchState, State
 
 #: For sessions that have one engine to read with and another to write with: we write.
@@ -217,7 +217,7 @@ class SessionBatch(Batch):
         self._public = not begun
         if not self._later:
             state = BatchState.PUBLISHED
-        store.open_batch(connection, self.number, state, json.dumps(noted_owner()), now_ms)
+        store.open_batch(connection, self.number, state, json.dumps(noted_process()), now_ms)
         self._written = store.insert(
             connection, self.number, rows, State.STAGED if self._later else State.READY, now_ms
         )

@@ -1,12 +1,12 @@
-"""The states of the queue, and which may follow which: one table, and nobody moves past it.
+"""The states of the queue, and the one table of legal moves between them.
 
 ::
 
     staged -> ready -> sending -> sent | deferred | failed | in_doubt
                  ^------------------------+---------------+
 
-`held`, `cancelled` and `expired` are on the side. A delivery is what is sent to one recipient of a
-message; a batch is what one transaction has written, and decides about its staged deliveries.
+`held`, `cancelled` and `expired` are on the side. A delivery is one recipient of a message. A batch
+is the mail of one transaction; its state decides about its staged deliveries.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from ..exceptions import IllegalMove
 
 
 class State(StrEnum):
-    """What there is to be said of one delivery."""
+    """The state of one delivery."""
 
-    #: written, and its transaction has not committed yet as far as anybody knows
+    #: written; whether its transaction commits is not known yet
     STAGED = "staged"
-    #: to be sent when it is due
+    #: a worker may claim it when it is due
     READY = "ready"
     #: a worker has a lease on it
     SENDING = "sending"
-    #: the next hop has it
+    #: the next hop has accepted it
     SENT = "sent"
-    #: the next hop has said "later"
+    #: the next hop has asked for another try later
     DEFERRED = "deferred"
-    #: the next hop will not have it; waits for a person
+    #: the next hop has refused it for good; it waits for a person
     FAILED = "failed"
     #: it may have been sent: it is tried again when it is due, or waits for a person
     IN_DOUBT = "in_doubt"
     #: a person has stopped it
     HELD = "held"
-    #: nobody wants it sent any more, or another one with its idempotency key was first
+    #: a person has cancelled it, or another message had its idempotency key first
     CANCELLED = "cancelled"
-    #: its time was over before it could be sent
+    #: it was not sent before its end
     EXPIRED = "expired"
 
 
-#: What may become of a delivery.
+#: The states that may follow each state of a delivery.
 MOVES: dict[State, frozenset[State]] = {
     State.STAGED: frozenset(
         [
@@ -83,23 +83,23 @@ def check_move(source: State, target: State) -> None:
 
 
 class BatchState(StrEnum):
-    """What there is to be said of one transaction's mail."""
+    """The state of the mail of one transaction."""
 
     #: written; whether its transaction commits is not known yet
     STAGED = "staged"
-    #: committed, and its process is sending some of it itself
+    #: committed; its own process is sending some of it
     SENDING = "sending"
     #: committed; some of its deliveries still have to be made ready
     PUBLISHING = "publishing"
-    #: committed, and all its deliveries are on their way
+    #: committed; all its deliveries are ready or beyond
     PUBLISHED = "published"
-    #: not committed. A process that was taken for dead may still say that it was
+    #: not committed; a process that was taken for dead may still say that it has committed
     DISCARDED = "discarded"
-    #: nobody could say whether it has committed; waits for a person
+    #: no witness knows whether it has committed; it waits for a person
     UNKNOWN = "unknown"
 
 
-#: What may become of a batch.
+#: The states that may follow each state of a batch.
 BATCH_MOVES: dict[BatchState, frozenset[BatchState]] = {
     BatchState.STAGED: frozenset(
         [

@@ -1,8 +1,7 @@
-"""What dead processes hold: any process that is there may take it from them at once.
+"""Leases, slots and batches of dead processes: any live process takes them over at once.
 
-A process holds leases on deliveries, slots of routes, and batches. A process that is provably dead
-on this host (`process_identity.fate`) sends nothing more, so nobody has to wait until its leases
-end. For all other processes the lease, the slot and the heartbeat decide.
+A process that is provably dead on this host (`process_identity.fate`) sends nothing more, so its
+leases need not run out. For all other processes the lease, the slot and the heartbeat decide.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ..schema import IS_LEASED, IS_OPEN, batch, delivery, process
 from . import connection_slots
 from .processes import fates, identity_of
 
-#: Milliseconds until what a dead process had begun is tried again: its connections have ended.
+#: Milliseconds until mail that a dead process had begun is tried again.
 DEAD_DELAY_MS = 20_000
 
 _LEASING = (
@@ -27,9 +26,9 @@ _LEASING = (
 _LEASED_BY = sa.select(sa.func.count(delivery.c.id)).where(
     IS_LEASED, delivery.c.process.in_(sa.bindparam("ids", expanding=True))
 )
-#: What a batch says of its process, where the process itself has not said that it lives.
-_OWNER = "owner"
-#: Open batches with what is known of their processes.
+#: The key of the process in the notes of a batch: the process may have no row of its own yet.
+_PROCESS = "owner"
+#: Open batches, with the rows of their processes.
 BATCHES = (
     sa.select(
         *(batch.c.id, batch.c.state, batch.c.witnesses, batch.c.reason),
@@ -57,22 +56,22 @@ def leased_by_the_dead(connection: sa.Connection) -> int:
 # -- batches
 
 
-def noted_owner() -> dict[str, Any]:
-    """What a batch notes of this process, which may have no row of its own yet."""
-    return {_OWNER: astuple(Identity.mine())}
+def noted_process() -> dict[str, Any]:
+    """The identity of this process, for the notes of a batch."""
+    return {_PROCESS: astuple(Identity.mine())}
 
 
-def fate_of_owner(row: Any, now_ms: int) -> Fate:
+def fate_of_holder(row: Any, now_ms: int) -> Fate:
     """Whether the process of a batch decides about it; `row` is one of `BATCHES`.
 
     `Fate.DEAD` is proved. `Fate.UNKNOWN` stands for a process that has shown no sign of life for
-    `process_identity.DEAD_AFTER` seconds, or has given the batch up.
+    `process_identity.DEAD_AFTER_S` seconds, or has given the batch up.
     """
     if row.process is None:
         return Fate.UNKNOWN
     if row.process == process_id():
         return Fate.ALIVE
-    # It may not have come to its first heartbeat: the batch is as good a sign of life.
+    # Before the first heartbeat of a process, its batch is the sign of life.
     known = row.host is not None
     other = identity_of(row) if known else _noted(row.witnesses)
     sign = row.heartbeat if known else row.created
@@ -85,7 +84,7 @@ def fate_of_owner(row: Any, now_ms: int) -> Fate:
 
 def _noted(witnesses: str) -> Identity | None:
     try:
-        host, boot, namespace, pid, started = json.loads(witnesses)[_OWNER]
+        host, boot, namespace, pid, started = json.loads(witnesses)[_PROCESS]
     except (ValueError, TypeError, KeyError):
         return None
     texts = all(isinstance(text, str) for text in (host, boot, namespace))

@@ -1,7 +1,7 @@
-"""Deliveries that cannot be: somebody has written to the tables by hand, or a disk has.
+"""Deliveries in impossible states: a person or a broken disk has written to the tables.
 
-What no statement finds would wait for ever, and nobody would know. An index has nothing else in it,
-so that looking costs nothing.
+No other statement finds these deliveries, so they would wait for ever, unseen. They have an index
+of their own, so looking for them costs nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FOUND = (
     .with_for_update(skip_locked=True)
 )
 _THESE = _d.id.in_(sa.bindparam("ids", expanding=True))
-#: From wherever they are, in the moves that there are.
+#: Legal moves to a state from which a delivery may fail.
 _WAYS = (
     move(State.READY, State.DEFERRED).where(_THESE),
     move(State.SENDING, State.READY).where(_THESE),
@@ -48,7 +48,7 @@ _PRIORITIES = [int(priority) for priority in Priority]
 
 
 def fail(connection: sa.Connection, now_ms: int) -> int:
-    """Have what cannot be wait for a person, with the reason; how many deliveries that were."""
+    """Have impossible deliveries wait for a person, with the reason; how many they were."""
     rows = connection.execute(_FOUND).all()
     if not rows:
         return 0

@@ -37,10 +37,10 @@ _ENDED = (
     )
     .order_by(delivery.c.lease)
     .limit(sa.bindparam("limit"))
-    # Whoever is writing to one has it, and may wait for another that we would have.
+    # A process that is writing to one has locked it, and may wait for another that we lock.
     .with_for_update(skip_locked=True)
 )
-#: What is leased for longer than anybody leases anything.
+#: Deliveries that are leased for longer than any worker leases.
 _FAR_OFF = (
     sa.select(delivery.c.id, delivery.c.process, delivery.c.token)
     .where(IS_LEASED, delivery.c.lease > sa.bindparam("far"))
@@ -54,11 +54,11 @@ _SHORTEN = (
 )
 
 
-def renew(connection: sa.Connection, tokens: Sequence[int], lease: int) -> int:
-    """Have the leases of `tokens` end at `lease`; how many deliveries are still held by them."""
+def renew(connection: sa.Connection, tokens: Sequence[int], lease_ms: int) -> int:
+    """Have the leases of `tokens` end at `lease_ms`; how many deliveries they still hold."""
     if not tokens:
         return 0
-    return connection.execute(_RENEW, {"tokens": list(tokens), "new_lease": lease}).rowcount
+    return connection.execute(_RENEW, {"tokens": list(tokens), "new_lease": lease_ms}).rowcount
 
 
 def end_leases(
@@ -71,12 +71,12 @@ def end_leases(
     hold_doubt: bool = False,
     retries: int = DOUBT_RETRIES,
 ) -> int:
-    """Take back what workers had that are gone; how many deliveries that were.
+    """Take back the deliveries of workers that are gone; how many they were.
 
-    Gone is who is among the processes `dead`, or has not renewed its lease, or has one of the
-    deliveries `nobodys`. `lease_now_ms` is the time by the clock of leases, if that is another: see
-    `Database.lease_now`. What was begun is in doubt; `retries` is as for `hold_repeated`, and with
-    `hold_doubt` all of it waits for a person.
+    A worker is gone if its process is among `dead`, or if its lease has ended. The deliveries
+    `nobodys` are taken back in any case. `lease_now_ms` is the time by the clock of leases, if that
+    is another clock: see `Database.lease_now_ms`. A delivery that was begun is in doubt. `retries`
+    is as for `hold_repeated`; with `hold_doubt` all deliveries in doubt wait for a person.
     """
     moment_ms = now_ms if lease_now_ms is None else lease_now_ms
     gone = {"now": moment_ms, "dead": list(dead), "nobodys": list(nobodys)}
@@ -96,10 +96,10 @@ def end_leases(
 def far_off(
     connection: sa.Connection, far_ms: int, until_ms: int, kept: Collection[int] = ()
 ) -> list[int]:
-    """Deliveries that are leased until a moment after `far_ms`, and by nobody who lives.
+    """Deliveries that are leased until after `far_ms`, and not held by a live process.
 
-    A clock was ahead when they were leased, or when their leases were renewed. Another process
-    that may live has until `until_ms` to renew them; this one has those of the tokens `kept`.
+    A clock was ahead when they were leased, or when their leases were renewed. A process that may
+    live has until `until_ms` to renew them. This process holds those of the tokens `kept`.
     """
     rows = connection.execute(_FAR_OFF, {"far": far_ms, "limit": STEP}).all()
     if not rows:

@@ -1,7 +1,7 @@
-"""Mail that is given back because its route has no room for it, or does not work now.
+"""Parked mail: it waits in the queue for a route that has no room for it, or does not work now.
 
-It waits for its route (`park`, `delay`) until the route takes it, or until no worker seems to have
-that route any more (`unpark`).
+A worker gives it back with `park` or `delay`. Workers claim it again when the route has room. If no
+worker seems to have that route any more, `unpark` lets any route carry it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .claimed import Work
 from .executemany import execute_many
 from .statements import STEP, chosen, move
 
-#: Milliseconds for which mail waits for a route that no worker seems to have any more.
+#: Milliseconds that mail waits for a route that no worker seems to have any more.
 PARKED_MS = 600_000
 _PARK = (
     move(State.READY, State.SENDING)
@@ -100,7 +100,7 @@ _RELEASE = _release_statement()
 
 
 def park(connection: sa.Connection, works: Iterable[tuple[Work, str | None]], now_ms: int) -> None:
-    """Give back what the routes of these names have no room for, until one has; or for anybody."""
+    """Give back messages until the named route has room; for any route, where none is named."""
     rows = [
         {"number": id_, "held": work.token, "new_route": route, "new_changed": now_ms}
         for work, route in works
@@ -114,10 +114,10 @@ def delay(
     results: Iterable[tuple[int, int, Settlement, str | None]],
     now_ms: int,
 ) -> int:
-    """Give back what routes of these names do not carry now; how many deliveries were written.
+    """Give back deliveries until they are due again; how many were written.
 
-    Each waits for its route, if there is one, until it is due, and since when it was due before is
-    not forgotten.
+    Each result is an id, a token, the new values, and the name of the route that the delivery waits
+    for, if any. Column ``since`` keeps when the delivery was due first.
     """
     rows = [
         {
@@ -135,20 +135,20 @@ def delay(
 
 
 def release(connection: sa.Connection, route: str, now_ms: int, limit: int = STEP) -> int:
-    """Let what waits for the route of this name be due, for it works; how many deliveries."""
+    """Let deliveries that wait for the named route be due now, as it works; how many they were."""
     values = {"which": route, "now": now_ms, "limit": limit, "new_changed": now_ms}
     return connection.execute(_RELEASE, values).rowcount
 
 
 def is_parked(connection: sa.Connection, route: str, now_ms: int = LAST_MOMENT) -> bool:
-    """True if something that is due waits until the route of this name has room."""
+    """True if a due delivery waits for the named route."""
     return bool(connection.scalar(_PARKED, {"which": route, "now": now_ms}))
 
 
 def unpark(connection: sa.Connection, known: Collection[str], now_ms: int) -> None:
-    """Let anybody claim what has waited for long for a route that is none of `known`.
+    """Let any route carry mail that has waited for long for a route that is none of `known`.
 
-    Some of it: routes can be renamed, and what waited for them must not wait for ever.
+    A route can be renamed, and its mail must not wait for ever. One call handles some of the mail.
     """
     for name in waited_for(connection):
         if name not in known:
@@ -158,7 +158,7 @@ def unpark(connection: sa.Connection, known: Collection[str], now_ms: int) -> No
 
 
 def waited_for(connection: sa.Connection) -> Iterator[str]:
-    """The routes for which something is parked, found without reading all that is."""
+    """The names of routes with parked mail, found without reading all parked deliveries."""
     name = connection.scalar(_NEXT_ROUTE, {"which": ""})
     while name is not None:
         yield name
@@ -166,5 +166,5 @@ def waited_for(connection: sa.Connection) -> Iterator[str]:
 
 
 def waiting_for(connection: sa.Connection) -> dict[str, int]:
-    """How many deliveries wait for each route that has no room for them, or does not work."""
+    """How many deliveries are parked for each route."""
     return {row.route: row.number for row in connection.execute(_WAITING_FOR)}

@@ -1,4 +1,4 @@
-"""What the table of processes says of those that hold something."""
+"""The table of processes: whether those that hold something are alive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OF_THESE = sa.select(process).where(process.c.id.in_(sa.bindparam("ids", expand
 
 
 def fates(connection: sa.Connection, ids: Collection[str]) -> dict[str, Fate]:
-    """What is known of the processes with these ids; nothing of those that have no row."""
+    """The fates of the processes with these ids, by id. A process without a row is left out."""
     if not ids:
         return {}
     rows = connection.execute(_OF_THESE, {"ids": list(ids)})

@@ -1,4 +1,4 @@
-"""Turns: bulk mail to very many does not keep other bulk mail waiting until all of it is sent."""
+"""Round robin among bulk messages: one with very many recipients does not hold up the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NEXT = sa.select(sa.func.min(delivery.c.message)).where(
 )
 
 
-#: Of message ``which``, the ids of at most ``limit`` bulk deliveries that are due.
+#: The ids of at most ``limit`` due bulk deliveries of message ``which``.
 DUE_OF_MESSAGE: sa.Select[Any] = (
     sa.select(delivery.c.id)
     .where(IS_BULK, delivery.c.priority == int(Priority.BULK))
@@ -27,13 +27,13 @@ DUE_OF_MESSAGE: sa.Select[Any] = (
 
 
 class Turns:
-    """Whose turn it is, of the messages and jobs that have bulk deliveries."""
+    """Which bulk message has its turn next."""
 
     def __init__(self) -> None:
         self._after = 0
 
     def others(self, connection: sa.Connection, count: int, present: int) -> Iterator[int]:
-        """The next `count` of them at most, without `present`, each once."""
+        """The ids of at most `count` messages that come next, each once, without `present`."""
         seen: set[int] = set()
         while len(seen - {present}) < count:
             number = connection.scalar(_NEXT, {"after": self._after})

@@ -1,4 +1,4 @@
-"""When deliveries are due."""
+"""The schedule: when deliveries are due, and making ready those whose time has come."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LEASED = sa.select(sa.func.min(sa.func.coalesce(delivery.c.since, delivery.c.du
 
 
 def wake(connection: sa.Connection, now_ms: int) -> int:
-    """Make deferred and doubtful deliveries ready whose time has come; how many they are."""
+    """Make deliveries ready that are deferred or in doubt, and due; how many they were."""
     values = {"now": now_ms, "limit": STEP, "new_changed": now_ms}
     return connection.execute(_WAKE, values).rowcount
 
@@ -56,9 +56,9 @@ def next_due(connection: sa.Connection) -> int | None:
 
 
 def oldest_due(connection: sa.Connection) -> int | None:
-    """Since when the oldest delivery is due that was not sent, whatever its route has come to.
+    """Since when the oldest unsent delivery is due, whether or not its route works.
 
-    Later than now if there is none.
+    Milliseconds since 1970; later than now if no delivery is due.
     """
     times = [
         connection.scalar(_PARKED_SINCE, {"which": name, "priority": int(priority)})
@@ -70,5 +70,5 @@ def oldest_due(connection: sa.Connection) -> int | None:
 
 
 def _first(times: Iterable[Any]) -> int | None:
-    """The first of `times`; in SQLite some may be none, see `impossible`."""
+    """The first of `times`. In a damaged table a time may be of another type: see `impossible`."""
     return min((moment for moment in times if isinstance(moment, int)), default=None)

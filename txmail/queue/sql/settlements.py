@@ -16,7 +16,7 @@ from ..states import State
 from .executemany import execute_many
 from .statements import move
 
-#: A delivery, the token it is held by, and what becomes of it.
+#: The id of a delivery, the token that holds it, and its new values.
 Settled = tuple[int, int, Settlement]
 
 
@@ -41,7 +41,7 @@ def _settle(state: State) -> sa.Update:
 
 
 def _history() -> sa.Insert:
-    """A try of the delivery ``number``, if it is held by the right of ``held``."""
+    """Write a try of the delivery ``number``, if the token ``held`` holds it."""
     names = ("at", "state", "code", "reply", "route", "process")
     values = [sa.bindparam(f"new_{name}", type_=attempt.c[name].type) for name in names]
     return attempt.insert().from_select(
@@ -65,13 +65,13 @@ _DOUBTS = (
 
 def settle(
     connection: sa.Connection,
-    results: Iterable[tuple[int, int, Settlement]],
+    results: Iterable[Settled],
     now_ms: int,
     route: str | None = None,
 ) -> int:
-    """Write what became of deliveries: id, token, and what it comes to; how many were written.
+    """Write what became of deliveries; how many were written.
 
-    One whose token is another's by now is left alone.
+    A delivery that another token holds by now is left alone.
     """
     changes: dict[State, list[dict[str, Any]]] = {}
     history: list[dict[str, Any]] = []
@@ -88,7 +88,7 @@ def settle(
                 "new_reply": made.reply,
             }
         )
-        tried = made.attempts or made.state is State.IN_DOUBT  # those are counted here
+        tried = made.attempts or made.state is State.IN_DOUBT  # `hold_repeated` counts these rows
         if tried and made.state is not State.SENT:
             history.append(
                 {
@@ -103,19 +103,17 @@ def settle(
                 }
             )
     if history:
-        connection.execute(_HISTORY, history)  # as long as it can be seen whose they are
+        connection.execute(_HISTORY, history)  # before the tokens are gone
     written = 0
     for state, some in changes.items():
         written += execute_many(connection, _settle(state), some)
     return written
 
 
-def hold_repeated(
-    connection: sa.Connection, results: list[tuple[int, int, Settlement]], retries: int
-) -> list[tuple[int, int, Settlement]]:
-    """`results`, of which those wait for a person that were tried again `retries` times in doubt.
+def hold_repeated(connection: sa.Connection, results: list[Settled], retries: int) -> list[Settled]:
+    """`results`; a delivery that was tried again `retries` times in doubt waits for a person.
 
-    A server that takes a message and never says so gets one copy of it more than that.
+    So a server that takes a message and never answers gets `retries` copies more.
     """
     doubtful = [
         id_ for id_, _, made in results if made.state is State.IN_DOUBT and made.due is not None
