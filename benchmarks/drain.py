@@ -334,8 +334,8 @@ def claimed(
             found = claim.take(
                 connection,
                 token=taken + 1,
-                now=now,
-                lease=now + 60_000,
+                now_ms=now,
+                lease_ms=now + 60_000,
                 limit=BATCH,
             )
         taken += len(found)

@@ -28,7 +28,7 @@ from txmail.queue import schema  # noqa: E402
 from txmail.queue.database import upgrade, version  # noqa: E402
 from txmail.queue.database.database import Database  # noqa: E402
 from txmail.queue.sql import claim, leases, parked, schedule  # noqa: E402
-from txmail.queue.sql.round_robin import Turns  # noqa: E402
+from txmail.queue.sql.round_robin import RoundRobin  # noqa: E402
 
 ROOT = Path(txmail.__file__).parents[1]
 #: The version after ours.
@@ -487,9 +487,9 @@ def _ask_as_a_worker(connection):
     parked.unpark(connection, {"default"}, 10)
     parked.is_parked(connection, "default")
     schedule.oldest_due(connection)
-    sum(1 for _ in Turns().others(connection, 4, 0))
-    for options in ({"turn": Turns()}, {"route": "default"}):
-        claim.take(connection, token=1, now=10, lease=20, limit=64, **options)
+    sum(1 for _ in RoundRobin().others(connection, 4, 0))
+    for options in ({"round_robin": RoundRobin()}, {"route": "default"}):
+        claim.take(connection, token=1, now_ms=10, lease_ms=20, limit=64, **options)
 
 
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])

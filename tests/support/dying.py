@@ -65,8 +65,8 @@ def hold(app, *, ready: int = 0, begun: int = 0, lease: float = 300.0) -> Callab
                 works = claim_and_load(
                     connection,
                     token=token,
-                    now=now,
-                    lease=until,
+                    now_ms=now,
+                    lease_ms=until,
                     limit=limit,
                 )
                 if token == 1:

@@ -118,8 +118,8 @@ def claim(app, limit: int = 64, *, token: int = 1, lease: float = 60.0, begun=Fa
         works = claim_and_load(
             connection,
             token=token,
-            now=now,
-            lease=now + int(lease * 1000),
+            now_ms=now,
+            lease_ms=now + int(lease * 1000),
             limit=limit,
             **options,
         )

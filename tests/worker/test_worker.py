@@ -303,7 +303,7 @@ def test_who_claims_does_not_wait_for_one_who_is_claiming(app):
     connection = first.__enter__()
     try:
         now = database.now_ms(connection)
-        mine = claim_and_load(connection, token=1, now=now, lease=now + 1000, limit=10)
+        mine = claim_and_load(connection, token=1, now_ms=now, lease_ms=now + 1000, limit=10)
         others = claim(app, 20, token=2)
     finally:
         first.__exit__(None, None, None)

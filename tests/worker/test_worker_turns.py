@@ -12,7 +12,7 @@ from workers import put, put_many
 
 from txmail import transport_from_url
 from txmail.queue.sql import claim as claims
-from txmail.queue.sql.round_robin import Turns
+from txmail.queue.sql.round_robin import RoundRobin
 from txmail.worker import Route, run_once
 
 BATCH = 64
@@ -29,7 +29,7 @@ def newsletter(app, name, count, **options):
 @pytest.fixture
 def claim(app):
     """Claim and read; the names of the newsletters of what was claimed, with their counts."""
-    turn, tokens = Turns(), iter(range(1, 1000))
+    turn, tokens = RoundRobin(), iter(range(1, 1000))
 
     def claimed(limit=BATCH, turn=turn):
         token = next(tokens)
@@ -39,10 +39,10 @@ def claim(app):
             rows = claims.take(
                 connection,
                 token=token,
-                now=now,
-                lease=now + 60_000,
+                now_ms=now,
+                lease_ms=now + 60_000,
                 limit=limit,
-                turn=turn,
+                round_robin=turn,
             )
         assert len({row.id for row in rows}) == len(rows) <= limit
         found = {}

@@ -16,7 +16,7 @@ from typing import Any
 from ..common.per_process import this_process
 from ..exceptions import TxmailError
 from ..queue.retry import Settlement
-from ..queue.sql.claimed import Work
+from ..queue.sql.claimed import ClaimedMessage
 from .faults import Result
 from .lane import Lane
 from .router import Route
@@ -72,7 +72,7 @@ class Ledger:
         self._results: list[Result] = []
         self._first_result = 0.0
         #: what goes back, in how many seconds it is due, and why
-        self._back: list[tuple[Work, float, str]] = []
+        self._back: list[tuple[ClaimedMessage, float, str]] = []
         #: claimed rows that are not read yet, and their token
         self._unread: tuple[list[Any], int] = [], 0
         #: what is settled without a try
@@ -96,7 +96,9 @@ class Ledger:
 
     # -- for the lanes
 
-    def take(self, lane: Lane, timeout: float | None = 0.0, *, first: bool = False) -> Work | None:
+    def take(
+        self, lane: Lane, timeout: float | None = 0.0, *, first: bool = False
+    ) -> ClaimedMessage | None:
         """The next work of `lane`; None if there is none within `timeout`, or none any more.
 
         With `first`, nothing is being sent.
@@ -135,7 +137,7 @@ class Ledger:
             lane.flying = 0
             self.changed.notify_all()
 
-    def landed(self, lane: Lane, work: Work) -> None:
+    def landed(self, lane: Lane, work: ClaimedMessage) -> None:
         """All is said of `work`: its content is not needed any more."""
         with self.changed:
             lane.flying -= work.size
@@ -153,7 +155,7 @@ class Ledger:
             if before < self._batch <= len(self._results):
                 self.changed.notify_all()
 
-    def forget(self, works: Iterable[tuple[Work, int]]) -> None:
+    def forget(self, works: Iterable[tuple[ClaimedMessage, int]]) -> None:
         """Nobody will tell what became of so many recipients of each: their leases are to end."""
         with self.changed:
             for work, recipients in works:
@@ -208,7 +210,7 @@ class Ledger:
                         self._give_back_held(lane, some)
             self.changed.notify_all()
 
-    def _give_back_held(self, lane: Lane, some: deque[Work]) -> None:
+    def _give_back_held(self, lane: Lane, some: deque[ClaimedMessage]) -> None:
         for work in [work for work in some if len(work.ids) == 1]:
             (recipient,) = work.envelope.recipients
             left = lane.faults.left(recipient)

@@ -20,9 +20,9 @@ from ..exceptions import TxmailError
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
 from ..queue.sql import claim, connection_slots, impossible, leases, parked, schedule, settlements
-from ..queue.sql.claimed import Work, load, read
+from ..queue.sql.claimed import ClaimedMessage, load, read
 from ..queue.sql.dead import dead_holders
-from ..queue.sql.round_robin import Turns
+from ..queue.sql.round_robin import RoundRobin
 from ..queue.sql.times import Mender
 from ..queue.states import State
 from ..submission import Priority
@@ -62,11 +62,11 @@ Settled = tuple[int, int, Settlement]
 class _Written:
     """What one transaction has come to."""
 
-    claimed: list[Work] = field(default_factory=list)
+    claimed: list[ClaimedMessage] = field(default_factory=list)
     #: claimed, and not read yet
     rows: list[Any] = field(default_factory=list)
     token: int = 0
-    begun: set[Work] = field(default_factory=set)
+    begun: set[ClaimedMessage] = field(default_factory=set)
     #: True if there was less than there was room for, None if nobody looked
     drained: bool | None = None
     #: True if others have what was held here
@@ -99,7 +99,7 @@ class Keeper(Ledger):
         self._seats = Seats(lanes)
         #: by the monotonic clock: before it, others get to write
         self.pause_until = 0.0
-        self._turn = Turns()
+        self._turn = RoundRobin()
         self._mender = Mender()
         self._next_search = 0.0
         #: True if nothing is claimed that becomes due later than the first look; that moment
@@ -217,7 +217,7 @@ class Keeper(Ledger):
                 lacking = [w for lane in self._lanes for w in lane.lacking()]
             self._load(connection, lacking)
 
-    def _load(self, connection: Any, works: list[Work]) -> None:
+    def _load(self, connection: Any, works: list[ClaimedMessage]) -> None:
         """Read the contents of `works`, which are pending."""
         unreadable = load(connection, works)
         with self.changed:
@@ -250,7 +250,7 @@ class Keeper(Ledger):
             self._bound = now
         return min(now, self._bound)
 
-    def _next(self, lane: Lane) -> list[Work]:
+    def _next(self, lane: Lane) -> list[ClaimedMessage]:
         """What of `lane` is to be begun now. It stays pending until that is committed."""
         return [] if time.monotonic() < lane.allowed else lane.next()
 
@@ -266,8 +266,8 @@ class Keeper(Ledger):
     def _write(
         self,
         results: list[Result],
-        back: list[tuple[Work, float, str]],
-        begun: list[Work],
+        back: list[tuple[ClaimedMessage, float, str]],
+        begun: list[ClaimedMessage],
         room: int,
         rounds: bool,
     ) -> _Written:
@@ -333,7 +333,9 @@ class Keeper(Ledger):
                 delayed.append((id_, token, settled, route))
         return delayed, others
 
-    def _give_back(self, connection: Any, back: list[tuple[Work, float, str]], now: int) -> None:
+    def _give_back(
+        self, connection: Any, back: list[tuple[ClaimedMessage, float, str]], now: int
+    ) -> None:
         """Give back what was claimed: until its route has room, works again, or at once."""
         parked.park(
             connection,
@@ -352,7 +354,9 @@ class Keeper(Ledger):
         ]
         parked.delay(connection, later, now)
 
-    def _seat(self, connection: Any, begun: list[Work], room: int, now: int, lease: int) -> int:
+    def _seat(
+        self, connection: Any, begun: list[ClaimedMessage], room: int, now: int, lease: int
+    ) -> int:
         """See to it that lanes may connect that want to; for how many there is `room` then."""
         wanted = {work.lane for work in begun}
         some = {lane for lane in self._lanes if not (lane.high or self._seats.has(lane))}
@@ -413,13 +417,13 @@ class Keeper(Ledger):
         return claim.take(
             connection,
             token=token,
-            now=now,
-            latest=self._latest(now),
-            lease=lease,
+            now_ms=now,
+            latest_ms=self._latest(now),
+            lease_ms=lease,
             limit=limit,
             priorities=priorities,
             route=route,
-            turn=self._turn if route is None else None,
+            round_robin=self._turn if route is None else None,
         )
 
     def _come_back(
@@ -440,9 +444,9 @@ class Keeper(Ledger):
             self._next_search = moment + POLL
         return rows
 
-    def _at_once(self, works: list[Work], now: int) -> list[Work]:
+    def _at_once(self, works: list[ClaimedMessage], now: int) -> list[ClaimedMessage]:
         """Those of `works` that can be begun in the transaction that claims them."""
-        chosen: list[Work] = []
+        chosen: list[ClaimedMessage] = []
         #: by lane, the octets that it has; nothing is waiting there, so that all is on its way
         octets: dict[Lane, int] = {}
         #: by lane, how many more may be begun
@@ -501,7 +505,7 @@ class Keeper(Ledger):
     def _committed(
         self,
         results: list[Result],
-        back: list[tuple[Work, float, str]],
+        back: list[tuple[ClaimedMessage, float, str]],
         written: _Written,
         started: float,
         rounds: bool,
@@ -541,7 +545,7 @@ class Keeper(Ledger):
             self.written_count += len(results)
             self.begun.notify_all()
 
-    def _hand_out(self, work: Work, begun: bool) -> None:
+    def _hand_out(self, work: ClaimedMessage, begun: bool) -> None:
         lane: Lane | None = work.lane
         if lane is None or self._stopping or lane.circuit.open:
             self._hand_to(lane, work, begun)
@@ -552,7 +556,7 @@ class Keeper(Ledger):
             else:
                 self._hand_to(lane, part, begun)
 
-    def _hand_to(self, lane: Lane | None, work: Work, begun: bool) -> None:
+    def _hand_to(self, lane: Lane | None, work: ClaimedMessage, begun: bool) -> None:
         if self._stopping:
             self._back.append((work, 0.0, ""))
         elif lane is None:
@@ -564,12 +568,12 @@ class Keeper(Ledger):
         else:
             lane.put(work, begun=begun)
 
-    def _park(self, lane: Lane, work: Work) -> None:
+    def _park(self, lane: Lane, work: ClaimedMessage) -> None:
         """Leave `work` in the queue until `lane`, or another of its route, has room."""
         self._back.append((work, _PARK, lane.route.name))
         lane.parked = True
 
-    def _most(self, work: Work) -> int:
+    def _most(self, work: ClaimedMessage) -> int:
         """How much may be waiting before it; there is always some room for what is urgent."""
         return self._batch * (3 if work.priority == Priority.HIGH else 2)
 

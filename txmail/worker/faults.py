@@ -13,12 +13,12 @@ from dataclasses import replace
 
 from ..common.ascii_text import ascii_lower
 from ..outcome import Action, Outcome, Scope, Status
-from ..queue.sql.claimed import Work
+from ..queue.sql.claimed import ClaimedMessage
 from ..smtp.evidence import Answer, Evidence, Fault, Ruling
 from .domain_waits import DomainWaits
 
 #: Whose message it is, the recipient's place in it, and the outcome.
-Result = tuple[Work, int, Outcome]
+Result = tuple[ClaimedMessage, int, Outcome]
 
 
 def domain_of(recipient: str) -> str:
@@ -77,7 +77,7 @@ class Faults:
         with self._lock:
             return self._evidence.rest()
 
-    def likeness(self, work: Work) -> int:
+    def likeness(self, work: ClaimedMessage) -> int:
         """How much `work` is like what was refused: of the smallest, the route is tried with."""
         envelope = work.envelope
         with self._lock:
@@ -92,7 +92,7 @@ class Faults:
         """Why it does."""
         return self._domains.reason(domain_of(recipient))
 
-    def admit(self, work: Work) -> list[tuple[Work, float, str]]:
+    def admit(self, work: ClaimedMessage) -> list[tuple[ClaimedMessage, float, str]]:
         """The parts of `work`, the seconds for which each waits, and why: 0 is for now.
 
         What may go now has to go: a domain that has waited is tried with one message.
@@ -112,7 +112,7 @@ class Faults:
         ]
 
 
-def _part(work: Work, places: Sequence[int]) -> Work:
+def _part(work: ClaimedMessage, places: Sequence[int]) -> ClaimedMessage:
     if len(places) == len(work.ids):
         return work
     part = work.only(places)

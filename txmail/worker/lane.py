@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
-from ..queue.sql.claimed import Work
+from ..queue.sql.claimed import ClaimedMessage
 from ..submission import Priority
 from .faults import Faults
 from .router import Circuit, Route, route_of
@@ -32,8 +32,8 @@ class Lane:
     #: by the monotonic clock: before it, the route's rate allows nothing
     allowed: float = 0.0
     #: claimed, and begun
-    pending: deque[Work] = field(default_factory=deque)
-    ready: deque[Work] = field(default_factory=deque)
+    pending: deque[ClaimedMessage] = field(default_factory=deque)
+    ready: deque[ClaimedMessage] = field(default_factory=deque)
     busy: bool = False
     #: how often leases had been lost when what it is sending was taken
     losses: int = 0
@@ -45,7 +45,7 @@ class Lane:
     abandoned: bool = False
     #: by their place among what it sends: what it has taken, the recipients that are not told of
     #: yet, and those that are
-    sent: dict[int, tuple[Work, int, tuple[str, ...]]] = field(default_factory=dict)
+    sent: dict[int, tuple[ClaimedMessage, int, tuple[str, ...]]] = field(default_factory=dict)
     #: True if something may be parked in the queue until it has room
     parked: bool = False
     #: the numbers of its connections, if the route may have so many only
@@ -69,7 +69,7 @@ class Lane:
         """True if it may have no connection, as far as that is known."""
         return not self.seats and time.monotonic() < self.seatless
 
-    def put(self, work: Work, *, begun: bool) -> None:
+    def put(self, work: ClaimedMessage, *, begun: bool) -> None:
         """Add `work`; what is urgent comes before what is not."""
         some = self.ready if begun else self.pending
         if work.priority > Priority.HIGH or not some or some[-1].priority <= Priority.HIGH:
@@ -77,7 +77,7 @@ class Lane:
             return
         some.insert(next(n for n, w in enumerate(some) if w.priority > Priority.HIGH), work)
 
-    def fits(self, work: Work, octets: int) -> bool:
+    def fits(self, work: ClaimedMessage, octets: int) -> bool:
         """True if the content of `work` may be in memory beside so many `octets`."""
         return not octets or octets + work.size <= HOLD
 
@@ -91,7 +91,7 @@ class Lane:
         window = getattr(self.route.transport, "window", None) or self.route.window or WINDOW
         return int(window) * self.route.seats
 
-    def upcoming(self) -> list[Work]:
+    def upcoming(self) -> list[ClaimedMessage]:
         """What is to be begun next: so much that there are always some; what is urgent at once."""
         if self.circuit.on_trial:
             return self._probe()
@@ -103,15 +103,15 @@ class Lane:
             return []
         return list(islice(takewhile(_is_urgent, self.pending), ahead - urgent))
 
-    def _probe(self) -> list[Work]:
+    def _probe(self) -> list[ClaimedMessage]:
         """The one message that a route on trial is tried with: the least like those refused."""
         if self.ready or self.busy or not self.pending:
             return []
         return [min(self.pending, key=self.faults.likeness)]
 
-    def lacking(self) -> list[Work]:
+    def lacking(self) -> list[ClaimedMessage]:
         """Of what is to be begun next, what has no content yet and may have it now."""
-        chosen: list[Work] = []
+        chosen: list[ClaimedMessage] = []
         octets = self.octets if self.pending else 0
         for work in self.upcoming():
             if work.loaded:
@@ -122,12 +122,12 @@ class Lane:
             chosen.append(work)
         return chosen
 
-    def next(self) -> list[Work]:
+    def next(self) -> list[ClaimedMessage]:
         """What can be begun now. It stays pending until that is committed."""
         return [work for work in self.upcoming() if work.loaded]
 
 
-def _is_urgent(work: Work) -> bool:
+def _is_urgent(work: ClaimedMessage) -> bool:
     return work.priority <= Priority.HIGH
 
 
@@ -143,7 +143,7 @@ class Ways:
         #: of the routes
         self.names = {route.name for route in self._routes}
 
-    def assign(self, works: Iterable[Work]) -> list[Work]:
+    def assign(self, works: Iterable[ClaimedMessage]) -> list[ClaimedMessage]:
         """`works` with their lanes; one becomes several if its recipients take several routes."""
         if self._splits:
             return [part for work in works for part in self._split(work)]
@@ -152,7 +152,7 @@ class Ways:
             work.lane = self._lane(work.envelope.sender, "", work.priority)
         return chosen
 
-    def _split(self, work: Work) -> Iterator[Work]:
+    def _split(self, work: ClaimedMessage) -> Iterator[ClaimedMessage]:
         places: dict[Lane | None, list[int]] = {}
         for place, recipient in enumerate(work.envelope.recipients):
             lane = self._lane(work.envelope.sender, recipient, work.priority)

@@ -9,7 +9,7 @@ from ..events import DeliverySettled, Event
 from ..outcome import Outcome, Scope, Status
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy, Settlement
-from ..queue.sql.claimed import Work
+from ..queue.sql.claimed import ClaimedMessage
 from ..queue.states import State, check_move
 from .faults import Result
 
@@ -41,7 +41,9 @@ class Judge:
             made = Settlement(State.READY, due, 0, False, made.code, made.reply)
         return work.ids[place], work.token, made
 
-    def _settlement(self, work: Work, place: int, outcome: Outcome, now: int) -> Settlement:
+    def _settlement(
+        self, work: ClaimedMessage, place: int, outcome: Outcome, now: int
+    ) -> Settlement:
         """What the policy says; what ours says if it fails, or asks for what cannot be."""
         known: Any = {
             "attempts": work.attempts[place],

@@ -11,7 +11,7 @@ from typing import Any
 from ..common.shown import printable
 from ..events import Event, RouteSlowed
 from ..queue.sql import parked, route_state, statements
-from ..queue.sql.claimed import Work
+from ..queue.sql.claimed import ClaimedMessage
 from .lane import Lane
 from .login_watch import is_barred, logins_of_route, patience, refused_here
 from .router import LONGEST_PAUSE, Circuit, Route
@@ -59,7 +59,9 @@ class Traffic:
         """True if other logins of `route` are refused than this worker has said."""
         return self._refused.get(route.name, {}) != refused_here(route)
 
-    def allowed(self, connection: Any, works: list[Work], now: int) -> list[Work]:
+    def allowed(
+        self, connection: Any, works: list[ClaimedMessage], now: int
+    ) -> list[ClaimedMessage]:
         """Those of `works` that the rates of their routes allow now, the most urgent first."""
         rates: dict[Route, float] = {}
         wanted: Counter[Route] = Counter()
@@ -75,7 +77,7 @@ class Traffic:
             route: route_state.grant(connection, route.name, now, rates[route], wanted[route])
             for route in sorted(rates, key=lambda route: route.name)
         }
-        chosen: list[Work] = []
+        chosen: list[ClaimedMessage] = []
         for work in sorted(works, key=lambda work: work.priority):
             route = work.lane.route
             if route in granted:

@@ -26,7 +26,7 @@ from ..interfaces import ITransport
 from ..outcome import Action, Outcome, Scope, Status
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy
-from ..queue.sql.claimed import Work
+from ..queue.sql.claimed import ClaimedMessage
 from ..smtp.evidence import Fault, Ruling
 from ..submission import Priority
 from ..transports.login_limit import close_idle
@@ -264,7 +264,7 @@ class Worker:
                     close_idle(lane.route.transport)  # it counts as long as it is open
                 self._ledger.idle(lane)
 
-    def _next_work(self, lane: Lane) -> Work | None:
+    def _next_work(self, lane: Lane) -> ClaimedMessage | None:
         """What `lane` sends next, None for nothing any more."""
         end = time.monotonic() + HEARS_WITHIN
         while lane.faults.undecided:
@@ -276,7 +276,7 @@ class Worker:
                 self._apply(lane, lane.faults.rest())
         return self._ledger.take(lane, None, first=True)
 
-    def _send(self, lane: Lane, first: Work) -> None:
+    def _send(self, lane: Lane, first: ClaimedMessage) -> None:
         lane.sent.clear()
         try:
             self._send_all(lane, first)
@@ -287,7 +287,7 @@ class Worker:
         if lane.circuit.open:
             self._ledger.route_failed(lane.route)
 
-    def _send_all(self, lane: Lane, first: Work) -> None:
+    def _send_all(self, lane: Lane, first: ClaimedMessage) -> None:
         sent = lane.sent
         opener: Any = Opener(self._ledger, lane)
         for outcome in send_all(
@@ -312,10 +312,10 @@ class Worker:
             else:
                 del sent[outcome.position]  # and with it the content
 
-    def _feed(self, lane: Lane, first: Work) -> Iterator[Envelope]:
+    def _feed(self, lane: Lane, first: ClaimedMessage) -> Iterator[Envelope]:
         """What `lane` has to send; each is among what it has `sent` then."""
         most = STREAM if getattr(lane.route.transport, "asks_server", False) else lane.ahead
-        work: Work | None = first
+        work: ClaimedMessage | None = first
         place = 0
         while work is not None:
             lane.sent[place] = work, len(work.ids), ()

@@ -19,9 +19,9 @@ from ...submission import Priority
 from ..process_identity import process_id
 from ..schema import IS_LEASED, IS_PARKED, IS_READY, delivery
 from ..states import State
-from .claimed import COLUMNS, Work
+from .claimed import COLUMNS, ClaimedMessage
 from .executemany import execute_many
-from .round_robin import DUE_OF_MESSAGE, Turns
+from .round_robin import DUE_OF_MESSAGE, RoundRobin
 from .statements import chosen, move
 
 #: Of the deliveries in one claim, how many are left to each class if it has as many that are due:
@@ -83,29 +83,29 @@ def take(
     connection: sa.Connection,
     *,
     token: int,
-    now: int,
-    lease: int,
+    now_ms: int,
+    lease_ms: int,
     limit: int,
     priorities: Sequence[Priority] = tuple(Priority),
     route: str | None = None,
-    latest: int | None = None,
-    turn: Turns | None = None,
+    latest_ms: int | None = None,
+    round_robin: RoundRobin | None = None,
 ) -> list[Any]:
     """Claim due deliveries; their rows, which `claimed.read` reads when others may write again.
 
-    With `route`, what was parked because that had no room for it. What is due later than `latest`
-    is left alone; that is `now` if it is not given. With `turn`, bulk mail of which there is much
-    leaves half of the claim to others.
+    With `route`, deliveries that are parked for this route. `latest_ms` is the latest due time of a
+    delivery that is claimed, by default `now_ms`. With `round_robin`, a bulk message with many
+    deliveries leaves half of the claim to other bulk mail.
     """
     values = {
-        "now": now if latest is None else latest,
-        "new_changed": now,
+        "now": now_ms if latest_ms is None else latest_ms,
+        "new_changed": now_ms,
         "new_process": process_id(),
         "new_token": token,
-        "new_lease": lease,
+        "new_lease": lease_ms,
         **({} if route is None else {"which": route}),
     }
-    taking = _Taking(connection, values, route is not None, turn)
+    taking = _Taking(connection, values, route is not None, round_robin)
     whole = sum(SHARES.values())
     found: list[Any] = []
     more: list[Priority] = []
@@ -128,11 +128,11 @@ class _Taking:
     connection: sa.Connection
     values: dict[str, Any]
     parked: bool
-    turn: Turns | None
+    round_robin: RoundRobin | None
 
     def some(self, priority: Priority, wanted: int) -> list[Any]:
         """At most `wanted` deliveries of the class `priority`."""
-        if priority is not Priority.BULK or self.turn is None:
+        if priority is not Priority.BULK or self.round_robin is None:
             return self._first(priority, wanted)
         half = wanted // 2
         found = self._first(priority, wanted - half)
@@ -140,7 +140,7 @@ class _Taking:
             return found
         if half and len({row.message for row in found}) == 1:
             share = -(-half // TURNS)
-            for number in self.turn.others(self.connection, TURNS, found[0].message):
+            for number in self.round_robin.others(self.connection, TURNS, found[0].message):
                 most = min(share, wanted - len(found))
                 found += self._claimed(_CLAIM_TURN, most, which=number)
         return found + self._first(priority, wanted - len(found))
@@ -154,13 +154,13 @@ class _Taking:
         return list(self.connection.execute(statement, {**self.values, "limit": limit, **more}))
 
 
-def begin(connection: sa.Connection, works: Iterable[Work]) -> bool:
+def begin(connection: sa.Connection, claimed: Iterable[ClaimedMessage]) -> bool:
     """From now on their final dots may leave. False if some are another's by now."""
-    rows = [{"number": id_, "held": work.token} for work in works for id_ in work.ids]
+    rows = [{"number": id_, "held": one.token} for one in claimed for id_ in one.ids]
     return execute_many(connection, _BEGIN, rows) == len(rows)
 
 
-def unclaim(connection: sa.Connection, tokens: Sequence[int], now: int) -> None:
+def unclaim(connection: sa.Connection, tokens: Sequence[int], now_ms: int) -> None:
     """Give back what was claimed by `tokens`, if anything was: none of it has been sent."""
     if tokens:
-        connection.execute(_UNCLAIM, {"tokens": list(tokens), "new_changed": now})
+        connection.execute(_UNCLAIM, {"tokens": list(tokens), "new_changed": now_ms})

@@ -55,7 +55,7 @@ _TOGETHER = itemgetter(*map(COLUMNS.index, ("priority", "message", "expires")))
 
 
 @dataclass(slots=True, eq=False)
-class Work:
+class ClaimedMessage:
     """One message for those of its recipients that are due.
 
     Many wait at once: a content that is not `SMALL` is there only from `load` to `unload`.
@@ -83,7 +83,7 @@ class Work:
     #: where the worker has put it
     lane: Any = None
 
-    def only(self, places: Sequence[int]) -> Work:
+    def only(self, places: Sequence[int]) -> ClaimedMessage:
         """The same for those of its recipients who have these places."""
         return replace(
             self,
@@ -110,7 +110,7 @@ class Work:
 
 def read(
     connection: sa.Connection, found: Sequence[Any], token: int
-) -> tuple[list[Work], list[Unreadable]]:
+) -> tuple[list[ClaimedMessage], list[Unreadable]]:
     """The messages of claimed deliveries, most urgent first, in the order of their ids.
 
     Without large contents, which `load` reads; and what is to be settled of those that cannot be
@@ -124,18 +124,18 @@ def read(
         together.setdefault(_TOGETHER(row), []).append(row)
     ids = list({number for _, number, _ in together})
     messages = {row.id: row for row in connection.execute(_MESSAGES, {"ids": ids})}
-    works: list[Work] = []
+    claimed: list[ClaimedMessage] = []
     for (_, number, _), rows in together.items():
         for start in range(0, len(rows), MAX_RECIPIENTS):
             some = rows[start : start + MAX_RECIPIENTS]
             try:
-                works.append(_work(some, messages.get(number), token))
+                claimed.append(_claimed(some, messages.get(number), token))
             except (FieldError, TypeError, ValueError):
-                works += _readable(some, messages, token, unreadable)
-    return works, unreadable
+                claimed += _readable(some, messages, token, unreadable)
+    return claimed, unreadable
 
 
-def _work(rows: Sequence[Any], found: Any, token: int) -> Work:
+def _claimed(rows: Sequence[Any], found: Any, token: int) -> ClaimedMessage:
     """Raises `FieldError`, TypeError or ValueError for what cannot be read."""
     if found is None:
         raise FieldError("its message is missing")
@@ -153,7 +153,7 @@ def _work(rows: Sequence[Any], found: Any, token: int) -> Work:
     envelope = Envelope(sender, recipients, checked(content, digest) if small else b"")
     if len(envelope.recipients) != len(rows):
         raise FieldError("a recipient is there twice")
-    return Work(
+    return ClaimedMessage(
         ids,
         attempts,
         tuple(moment if isinstance(moment, int) else None for moment in since),
@@ -174,15 +174,15 @@ def _work(rows: Sequence[Any], found: Any, token: int) -> Work:
 
 def _readable(
     rows: Sequence[Any], messages: Any, token: int, unreadable: list[Unreadable]
-) -> list[Work]:
+) -> list[ClaimedMessage]:
     """Those of `rows` that can be read, each for itself; the others are to fail."""
-    works: list[Work] = []
+    claimed: list[ClaimedMessage] = []
     for row in rows:
         try:
-            works.append(_work([row], messages.get(row.message), token))
+            claimed.append(_claimed([row], messages.get(row.message), token))
         except (FieldError, TypeError, ValueError) as error:
             unreadable.append((row.id, token, _unreadable(error)))
-    return works
+    return claimed
 
 
 def _unreadable(error: Exception) -> Settlement:
@@ -191,17 +191,17 @@ def _unreadable(error: Exception) -> Settlement:
     return Settlement(State.FAILED, None, 0, False, None, why)
 
 
-def load(connection: sa.Connection, works: Sequence[Work]) -> list[Unreadable]:
-    """Read the contents of `works` that are not there; what is to be settled if there is none."""
+def load(connection: sa.Connection, claimed: Sequence[ClaimedMessage]) -> list[Unreadable]:
+    """Read the contents of `claimed` that are not there; what is to be settled if there is none."""
     failed: list[Unreadable] = []
-    lacking = [work for work in works if not work.loaded]
+    lacking = [one for one in claimed if not one.loaded]
     if not lacking:
         return failed
-    ids = list({work.message for work in lacking})
+    ids = list({one.message for one in lacking})
     contents = {row.id: row for row in connection.execute(_CONTENTS, {"ids": ids})}
-    for work in lacking:
+    for one in lacking:
         try:
-            work.fill(contents.get(work.message))
+            one.fill(contents.get(one.message))
         except FieldError as error:
-            failed += [(id_, work.token, _unreadable(error)) for id_ in work.ids]
+            failed += [(id_, one.token, _unreadable(error)) for id_ in one.ids]
     return failed

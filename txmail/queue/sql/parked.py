@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from ..retry import Settlement
 from ..schema import IS_PARKED, LAST_MOMENT, delivery
 from ..states import State
-from .claimed import Work
+from .claimed import ClaimedMessage
 from .executemany import execute_many
 from .statements import STEP, chosen, move
 
@@ -99,12 +99,14 @@ def _release_statement() -> sa.Update:
 _RELEASE = _release_statement()
 
 
-def park(connection: sa.Connection, works: Iterable[tuple[Work, str | None]], now_ms: int) -> None:
+def park(
+    connection: sa.Connection, claimed: Iterable[tuple[ClaimedMessage, str | None]], now_ms: int
+) -> None:
     """Give back messages until the named route has room; for any route, where none is named."""
     rows = [
-        {"number": id_, "held": work.token, "new_route": route, "new_changed": now_ms}
-        for work, route in works
-        for id_ in work.ids
+        {"number": id_, "held": one.token, "new_route": route, "new_changed": now_ms}
+        for one, route in claimed
+        for id_ in one.ids
     ]
     execute_many(connection, _PARK, rows)
 

@@ -26,7 +26,7 @@ DUE_OF_MESSAGE: sa.Select[Any] = (
 )
 
 
-class Turns:
+class RoundRobin:
     """Which bulk message has its turn next."""
 
     def __init__(self) -> None:

@@ -23,13 +23,13 @@ CLOSED, OPEN, STOPPED = "closed", "open", "stopped"
 #: how many are no limit any more.
 SLOWEST, UNLIMITED = 0.1, 1000.0
 #: Milliseconds in which what a route may carry doubles, if nothing is said.
-DOUBLING = 300_000
+DOUBLING_MS = 300_000
 #: Milliseconds in which it is halved once at most: workers hear of the same trouble several times.
-HALVED_ONCE_IN = 30_000
+HALVED_ONCE_IN_MS = 30_000
 #: Milliseconds in which one worker tries a paused route, or another password.
-ONCE_IN = 60_000
+ONCE_IN_MS = 60_000
 #: Milliseconds: what is said of a later moment was said before the clock was set back.
-LONGEST = 20 * ONCE_IN
+LONGEST_MS = 20 * ONCE_IN_MS
 
 #: Columns that `write` writes.
 _WRITTEN = ("state", "until", "failures", "reason", "changed", "logins")
@@ -82,7 +82,7 @@ _SPEND = (
 def write(
     connection: sa.Connection,
     name: str,
-    now: int,
+    now_ms: int,
     *,
     state: str,
     until: int | None,
@@ -99,7 +99,7 @@ def write(
         "until": until,
         "failures": failures,
         "reason": reason or None,
-        "changed": now,
+        "changed": now_ms,
         "logins": _stored(logins),
     }
     values = {"which": name, **{f"new_{column}": value for column, value in row.items()}}
@@ -109,15 +109,17 @@ def write(
         connection.execute(_WRITE, values)  # another process was faster
 
 
-def _make(connection: sa.Connection, name: str, now: int) -> None:
+def _make(connection: sa.Connection, name: str, now_ms: int) -> None:
     """Make the row of the route `name`, if it has none."""
-    row = {"name": name, "state": CLOSED, "failures": 0, "changed": now}
+    row = {"name": name, "state": CLOSED, "failures": 0, "changed": now_ms}
     connection.execute(_NEW, row)
 
 
-def keep_logins(connection: sa.Connection, name: str, now: int, logins: Mapping[str, int]) -> None:
+def keep_logins(
+    connection: sa.Connection, name: str, now_ms: int, logins: Mapping[str, int]
+) -> None:
     """Keep which logins of the route `name` were refused, whether it works otherwise or not."""
-    _make(connection, name, now)
+    _make(connection, name, now_ms)
     connection.execute(_LOGINS, {"which": name, "refused": _stored(logins)})
 
 
@@ -139,23 +141,23 @@ def needs_password(row: Any) -> bool:
     return row.state == STOPPED and row.until is None and bool(refused_logins(row))
 
 
-def may_log_in(connection: sa.Connection, name: str, now: int) -> bool:
+def may_log_in(connection: sa.Connection, name: str, now_ms: int) -> bool:
     """True if this process may try another password on the route `name`, and no other does.
 
     Until it is written how that has ended, or a minute is over.
     """
-    values = {"name": name, "now": now, "end": now + ONCE_IN}
+    values = {"name": name, "now": now_ms, "end": now_ms + ONCE_IN_MS}
     return bool(connection.execute(_TRYING, values).rowcount)
 
 
-def may_try(connection: sa.Connection, name: str, seen: int, now: int) -> bool:
+def may_try(connection: sa.Connection, name: str, seen: int, now_ms: int) -> bool:
     """True if this process may try the paused route `name`, and no other does in this minute.
 
     `seen` is when its row was changed, as it was read.
     """
-    if 0 <= now - seen < ONCE_IN:
+    if 0 <= now_ms - seen < ONCE_IN_MS:
         return False
-    return bool(connection.execute(_TRY, {"which": name, "seen": seen, "now": now}).rowcount)
+    return bool(connection.execute(_TRY, {"which": name, "seen": seen, "now": now_ms}).rowcount)
 
 
 def read(connection: sa.Connection) -> dict[str, Any]:
@@ -163,43 +165,51 @@ def read(connection: sa.Connection) -> dict[str, Any]:
     return {row.name: row for row in connection.execute(_READ)}
 
 
-def grant(connection: sa.Connection, name: str, now: int, rate: float, wanted: int) -> int:
+def grant(connection: sa.Connection, name: str, now_ms: int, rate: float, wanted: int) -> int:
     """How many of `wanted` messages the route `name` may carry now, at `rate` a second over all.
 
     What it has not carried in the last second or less it may carry at once, but one at least. The
     row is locked until the transaction ends, so that two hosts cannot spend the same.
     """
-    _make(connection, name, now)
+    _make(connection, name, now_ms)
     row = connection.execute(_ALLOWANCE, {"name": name}).one()
     most = max(rate, 1.0)
     allowance, refilled = row.allowance, row.refilled
     if allowance is None or refilled is None:
         allowance = most
     else:
-        allowance = min(most, allowance + max(0, now - refilled) / 1000 * rate)
+        allowance = min(most, allowance + max(0, now_ms - refilled) / 1000 * rate)
     granted = min(wanted, int(allowance))
     connection.execute(
         _SPEND,
-        {"which": name, "new_allowance": allowance - granted, "new_refilled": now},
+        {"which": name, "new_allowance": allowance - granted, "new_refilled": now_ms},
     )
     return granted
 
 
-def limit(rate: float | None, learned: float | None, slowed: int | None, now: int) -> float | None:
-    """Messages a second that a route may carry at `now`; None for any number.
+def limit(
+    rate: float | None, learned: float | None, slowed: int | None, now_ms: int
+) -> float | None:
+    """Messages a second that a route may carry at `now_ms`; None for any number.
 
     `rate` is what it was told to, `learned` what it was slowed down to at `slowed`.
     """
-    if learned is None or slowed is None or slowed > now + LONGEST:
+    if learned is None or slowed is None or slowed > now_ms + LONGEST_MS:
         return rate
-    grown = learned * 2 ** min(max(0, now - slowed) / DOUBLING, 64)
+    grown = learned * 2 ** min(max(0, now_ms - slowed) / DOUBLING_MS, 64)
     if rate is None:
         return None if grown >= UNLIMITED else grown
     return min(rate, grown)
 
 
 def slow(
-    connection: sa.Connection, name: str, now: int, *, rate: float | None, pace: float, pause: float
+    connection: sa.Connection,
+    name: str,
+    now_ms: int,
+    *,
+    rate: float | None,
+    pace: float,
+    pause: float,
 ) -> float | None:
     """The server of the route `name` wants less: halve what it may carry, on all hosts.
 
@@ -208,15 +218,15 @@ def slow(
     route is left alone. Returns what it may carry now, None if that is not changed: it has been
     halved a moment ago.
     """
-    _make(connection, name, now)
+    _make(connection, name, now_ms)
     row = connection.execute(_LEARNED, {"name": name}).one()
-    if row.slowed is not None and now < row.slowed <= now + LONGEST:
+    if row.slowed is not None and now_ms < row.slowed <= now_ms + LONGEST_MS:
         return None
-    before = limit(rate, row.rate, row.slowed, now)
+    before = limit(rate, row.rate, row.slowed, now_ms)
     if before is None:
-        workers = connection.scalar(_WORKERS, {"since": now - ONCE_IN}) or 0
+        workers = connection.scalar(_WORKERS, {"since": now_ms - ONCE_IN_MS}) or 0
         before = pace * max(1, workers)
     halved = max(SLOWEST, before / 2)
-    slowed = now + max(HALVED_ONCE_IN, int(pause * 1000))
+    slowed = now_ms + max(HALVED_ONCE_IN_MS, int(pause * 1000))
     connection.execute(_SLOW, {"which": name, "new_rate": halved, "new_slowed": slowed})
     return halved
