@@ -307,6 +307,12 @@ def _look(code, direction, body, flags):
     return look
 
 
+def _is_word(one: str | bytes) -> bool:
+    """Of a word, as `re.ASCII` has it, which all patterns have."""
+    one = one if isinstance(one, str) else one.decode("latin-1")
+    return one == "_" or (one.isascii() and one.isalnum())
+
+
 def _at(where, flags):
     def at(text, place, then):
         Steps.count += 1
@@ -324,6 +330,10 @@ def _at(where, flags):
             return then(place) if begins else None
         if where in (op.AT_END, op.AT_END_STRING):
             return then(place) if ends else None
+        if where in (op.AT_BOUNDARY, op.AT_NON_BOUNDARY):
+            inside = _is_word(text[place - 1 : place]) and place > 0
+            parts = inside is not _is_word(text[place : place + 1])
+            return then(place) if parts is (where is op.AT_BOUNDARY) else None
         raise NotImplementedError(where)
 
     return at

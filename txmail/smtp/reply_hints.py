@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..common.ascii_text import ascii_lower, ascii_split
 from ..reply import EnhancedStatus, Reply
 
 #: Characters of a reply that tell it from others: as many as the queue keeps of one.
@@ -75,8 +76,12 @@ def hint(reply: Reply) -> Hint | None:
 
 #: of Exchange: a mailbox that has sent too much
 _SUBMISSION = re.compile("submission", re.ASCII | re.IGNORECASE)
-#: brackets and what is in them; words with an at sign, a digit or a #; names of hosts
-_VARIABLE = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|\S*[0-9@#]\S*|\b[a-z-]+(?:\.[a-z-]+){2,}", re.ASCII)
+#: brackets and what is in them
+_BRACKETS = re.compile(r"<[^<>]*>|\[[^\[\]]*\]", re.ASCII)
+#: what a word has in it that is an address, a number or the name of a host
+_VARIABLE = re.compile(r"[0-9@#]|[a-z-]\.[a-z-]++\.[a-z-]", re.ASCII)
+#: characters of a local part, by which it ends before or behind them
+_LOCAL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 
 
 def is_about_mailbox(status: EnhancedStatus | None, text: str = "") -> bool:
@@ -99,11 +104,21 @@ def alike(said: str, *addresses: str) -> str:
     """
     if said[:1] == "4":
         return PUT_OFF
-    text = said[4:_LENGTH].lower()
+    text = ascii_lower(said[4:_LENGTH])
     for address in addresses:
-        local, _, domain = address.lower().rpartition("@")
-        if domain and domain in text:
+        local, _, domain = ascii_lower(address).rpartition("@")
+        if domain:
             text = text.replace(domain, "#")
-        if local and local in text:
-            text = re.sub(rf"(?<![\w.-]){re.escape(local)}(?![\w-])", "#", text)
-    return f"{said[:3]} {_VARIABLE.sub('#', text)}"
+        if local:
+            text = _without(text, local)
+    words = ascii_split(_BRACKETS.sub("#", text))
+    return " ".join([said[:3], *("#" if _VARIABLE.search(word) else word for word in words)])
+
+
+def _without(text: str, local: str) -> str:
+    """`text` with a # in place of `local`, where that is not a part of a longer word."""
+    before, *others = text.split(local)
+    for behind in others:
+        alone = before[-1:] not in _LOCAL and behind[:1] not in _LOCAL - {"."}
+        before += ("#" if alone else local) + behind
+    return before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from typing import Self, TextIO
@@ -40,7 +39,6 @@ _TABLE = 77
 #: Columns of the count of scenarios.
 _COUNT = len("10/10")
 _KEPT, _BROKEN, _ASIDE = "green", "bold white on red", "dim"
-_TRAILING_SPACES = re.compile(r" +$", re.MULTILINE)
 
 
 class Display:
@@ -117,7 +115,8 @@ class Display:
             return
         with self._console.capture() as page:
             self._console.print(part)
-        self._stream.write(_TRAILING_SPACES.sub("", page.get()))
+        lines = page.get().split("\n")
+        self._stream.write("\n".join(line.rstrip(" ") for line in lines))
         self._stream.flush()
 
 
