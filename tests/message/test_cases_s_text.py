@@ -93,6 +93,7 @@ ALLOWED = {
         ("bounded_server.py", "int(self._server.server_address[1])"),
         ("settlements.py", "int(made.doubt)"),
         ("schedule.py", "int(p)"),
+        ("claim.py", "int(priority)"),
         ("schedule.py", "int(priority)"),
         ("lane.py", "int(window)"),
         ("command.py", "int(code)"),
