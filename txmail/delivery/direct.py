@@ -24,6 +24,7 @@ from ..events import Connected, ConnectionLost, Events
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import IDeliveryMethod, IDeliveryRun, IQueue, ISession, ITransport
 from ..outcome import Action, Outcome, Status
+from ..smtp.shared_evidence import JudgedOutcomes, SharedEvidence
 from ..submission import StagedSubmission, Submission
 from .implied_outcomes import all_or_nothing, left_to_queue, unreachable
 from .queued import QueuedDelivery, check_timeout, placed, waiting
@@ -194,6 +195,7 @@ class DirectRun:
         #: what `send` sends, and whether anything of it may have left
         self._envelopes: list[Envelope] = []
         self._begun = False
+        self._judging: JudgedOutcomes | None = None
         #: the outcomes of each submission, if nothing is sent here and the queue has it all
         self._spilled: dict[Submission, list[Outcome]] = {}
 
@@ -264,13 +266,12 @@ class DirectRun:
             try:
                 if not self._method.asks:
                     return []
-                return list(
-                    session.preflight(
-                        envelopes,
-                        always=self._method.preflight == "always",
-                        timeout=self._time_to_ask,
-                    )
+                refusals = session.preflight(
+                    envelopes,
+                    always=self._method.preflight == "always",
+                    timeout=self._time_to_ask,
                 )
+                return self._judged(session, envelopes, refusals)
             except TransportError as error:
                 if not error.lost or not self._reconnects:
                     raise
@@ -353,12 +354,32 @@ class DirectRun:
             return
         strict = self._method.on_partial == ABORT
         self._begun = True
-        yield from session.send(
+        outcomes = session.send(
             envelopes,
             strict=strict,
             timeout=self._budget.remaining,
             window=None if strict else QUEUE_WINDOW,
         )
+        evidence: SharedEvidence | None = getattr(session, "evidence", None)
+        if evidence is None:
+            yield from outcomes
+            return
+        senders = [envelope.sender for envelope in envelopes]
+        self._judging = JudgedOutcomes(evidence, senders, holds=not strict)
+        yield from self._judging.of(outcomes)
+
+    def _judged(
+        self, session: ISession, envelopes: Sequence[Envelope], refusals: Sequence[Outcome]
+    ) -> list[Outcome]:
+        """`refusals` in the preflight; each says so if the route is at fault.
+
+        A transaction counts as one message: it goes out together or not at all.
+        """
+        evidence: SharedEvidence | None = getattr(session, "evidence", None)
+        if evidence is None:
+            return list(refusals)
+        one = envelopes[0].message_id
+        return [evidence.judge(envelopes[o.position].sender, o, one) for o in refusals]
 
     def _sent_anew(self, envelopes: Sequence[Envelope]) -> Generator[Outcome, None, None]:
         """The connection ended before any content was sent: ask and send on a new one."""
@@ -378,7 +399,8 @@ class DirectRun:
     def unsettled(self) -> list[Outcome]:
         """See `IDeliveryRun`."""
         if self._begun and self._session is not None:
-            return list(self._session.unsettled())
+            held = self._judging.held if self._judging is not None else []
+            return [*held, *self._session.unsettled()]
         return [] if self._begun else list(all_or_nothing(self._envelopes, []))
 
     # -- the end

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from ..reply import Reply
+from .shared_evidence import SharedEvidence
 
 #: Seconds for which a reply that a fresh connection has repeated is taken as it is.
 SAME_FOR = 600.0
@@ -24,6 +25,8 @@ class ServerMemory:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        #: whose fault refusals are, as commits have heard them
+        self.evidence = SharedEvidence(clock)
         #: True once the server has refused RSET: an open mail transaction ends with its connection
         self.no_reset = False
         #: replies that a connection got which had carried messages

@@ -25,6 +25,7 @@ from .reconnect_policy import ReconnectPolicy
 from .send_request import WINDOW, SendRequest
 from .sending import Sending
 from .server_memory import ServerMemory
+from .shared_evidence import SharedEvidence
 from .source import Source
 from .stream import Stream
 from .streaming import SHARED_OCTETS, WINDOW_OCTETS
@@ -93,6 +94,11 @@ class Session:
         """True if the last `send` lost the connection before any content had been sent."""
         begun = self._begun or self._sending is None or self._sending.begun
         return self._lost and not begun
+
+    @property
+    def evidence(self) -> SharedEvidence:
+        """Whose fault refusals are, as commits have heard them from this server."""
+        return self.memory.evidence
 
     @property
     def extensions(self) -> Extensions:

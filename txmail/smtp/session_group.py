@@ -25,6 +25,7 @@ from .progress import Progress
 from .session import Session
 from .session_poll import SessionPoll
 from .session_run import SessionRun
+from .shared_evidence import SharedEvidence
 from .shared_source import SharedSource
 
 
@@ -49,6 +50,11 @@ class SessionGroup:
         self._runs: list[SessionRun] = []
         self._source = SharedSource(())
         self._known: deque[Outcome] = deque()
+
+    @property
+    def evidence(self) -> SharedEvidence:
+        """See `Session.evidence`."""
+        return self._first.evidence
 
     @property
     def host(self) -> str:

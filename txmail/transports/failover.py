@@ -17,6 +17,7 @@ from ..envelope import Envelope
 from ..exceptions import ConfigurationError, TransportError
 from ..interfaces import ISession, ITransport
 from ..outcome import Outcome, Scope, Status
+from ..smtp.shared_evidence import SharedEvidence
 from .login_limit import Logins, close_idle, logins_of
 
 #: Seconds for which a route that failed is passed over. Long enough that not every transaction
@@ -170,6 +171,11 @@ class FailoverSession:
         self._session = session
         self._tried = {index}
         self._preflighted = False
+
+    @property
+    def evidence(self) -> SharedEvidence | None:
+        """Of the server that it speaks to, if there is one."""
+        return getattr(self._session, "evidence", None)
 
     @property
     def host(self) -> str:

@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from ..common.ascii_text import ascii_lower
-from ..outcome import Action, Outcome, Scope, Status
+from ..outcome import Outcome, Status
 from ..queue.sql.claimed import ClaimedMessage
 from ..smtp.evidence import Answer, Evidence, Fault, Ruling
+from ..smtp.shared_evidence import domain_of
 from .domain_waits import DomainWaits
 
 #: Whose message it is, the recipient's place in it, and the outcome.
 Result = tuple[ClaimedMessage, int, Outcome]
-
-
-def domain_of(recipient: str) -> str:
-    """The domain of an address, in lower case."""
-    return ascii_lower(recipient.rpartition("@")[2])
 
 
 class Faults:
@@ -118,8 +112,3 @@ def _part(work: ClaimedMessage, places: Sequence[int]) -> ClaimedMessage:
     part = work.only(places)
     part.lane = work.lane
     return part
-
-
-def given_back(outcome: Outcome) -> Outcome:
-    """`outcome` of a message that is not at fault: it costs no try."""
-    return replace(outcome, status=Status.UNSENT, scope=Scope.ROUTE, action=Action.DEFER_ROUTE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,23 +10,18 @@ from typing import Any, Unpack, cast
 
 from ..common.logs import quiet_logger
 from ..common.per_process import this_process
-from ..common.shown import printable
 from ..envelope import Envelope
 from ..events import (
     Events,
-    RouteFailed,
-    RouteRecovered,
-    RouteStopped,
     WorkerStarted,
     WorkerStopped,
 )
 from ..exceptions import ConfigurationError, SchemaError, TxmailError
 from ..interfaces import ITransport
-from ..outcome import Action, Outcome, Scope, Status
+from ..outcome import Status
 from ..queue.queue import Queue
 from ..queue.retry import RetryPolicy
 from ..queue.sql.claimed import ClaimedMessage
-from ..smtp.evidence import Fault, Ruling
 from ..submission import Priority
 from ..transports.login_limit import close_idle
 from ..transports.resend import send_all
@@ -36,12 +30,13 @@ from . import at_exit
 from .active import BATCH, LEASE, LeaseLost, Stopped
 from .clock import boottime
 from .dispatcher import Keeper
-from .faults import Faults, Result, given_back
+from .faults import Faults
 from .lane import Lane
-from .login_watch import LoginWatch, bar_refused, is_barred
+from .login_watch import LoginWatch, bar_refused
 from .opening import Guard, Opener
 from .options import RunOptions, WorkerOptions
-from .router import Circuit, Route, wants_less
+from .reactions import Reactions
+from .router import Circuit, Route
 
 log = quiet_logger("txmail.worker")
 
@@ -109,6 +104,7 @@ class Worker:
             limit=limit,
             events=self._events,
         )
+        self._reactions = Reactions(self._ledger, self._events)
         self._logins = LoginWatch(lanes, self._ledger.hear)
         self._limited = limit is not None
         self._stopped = threading.Event()
@@ -225,7 +221,7 @@ class Worker:
         while time.monotonic() < end:
             for lane in self._lanes:
                 if lane.abandoned or not lane.busy:
-                    self._apply(lane, lane.faults.rest())
+                    self._reactions.apply(lane, lane.faults.rest())
             try:
                 self._ledger.cycle()
             except Exception as error:
@@ -257,7 +253,7 @@ class Worker:
             except Exception:
                 log.exception("%s failed", lane.route.name)
                 lane.circuit.failed("it failed unexpectedly")
-                self._tell_failure(lane)
+                self._reactions.tell_failure(lane)
                 self._ledger.route_failed(lane.route)
             finally:
                 if lane.route.connections is not None:
@@ -273,7 +269,7 @@ class Worker:
                 return work
             late = self._stopped.is_set() or lane.circuit.open or time.monotonic() >= end
             if late or not self._ledger.may_hear_more(lane):
-                self._apply(lane, lane.faults.rest())
+                self._reactions.apply(lane, lane.faults.rest())
         return self._ledger.take(lane, None, first=True)
 
     def _send(self, lane: Lane, first: ClaimedMessage) -> None:
@@ -304,7 +300,7 @@ class Worker:
             result = work, place, outcome
             if missing == 1:
                 self._ledger.landed(lane, work)
-            self._apply(lane, lane.faults.tell(result, paused=lane.circuit.open))
+            self._reactions.apply(lane, lane.faults.tell(result, paused=lane.circuit.open))
             if missing == 1 and outcome.status is Status.ACCEPTED:
                 lane.circuit.carried()
             if missing > 1:
@@ -325,59 +321,6 @@ class Worker:
                 return
             # The last message leaves when it is known to be the last.
             work = self._ledger.take(lane, LINGER if self._ledger.expects(lane) else 0.0)
-
-    def _apply(self, lane: Lane, rulings: Sequence[Ruling[Result]]) -> None:
-        """Record what is decided, and do about it what has to be done."""
-        for ruling in rulings:
-            results = [answer.about for answer in ruling.answers]
-            if ruling.fault is Fault.OWN:
-                for _, _, outcome in results:
-                    self._learn(lane, outcome)
-            else:
-                results = [(work, place, given_back(outcome)) for work, place, outcome in results]
-                self._blame(lane, ruling)
-            self._ledger.record(results)
-
-    def _blame(self, lane: Lane, ruling: Ruling[Result]) -> None:
-        if ruling.fault is Fault.DOMAIN:
-            name, reason = ruling.domain, printable(ruling.reason)
-            log.warning("%s waits for the domain %s: %s", lane.route.name, name, reason)
-            self._ledger.domain_failed(lane.route)
-            return
-        if not lane.circuit.open:
-            lane.circuit.suspect(ruling.reason, times=ruling.times, stop=ruling.stop)
-            self._tell_failure(lane)
-        if ruling.slow:
-            lane.circuit.slow(ruling.reason)
-
-    def _learn(self, lane: Lane, outcome: Outcome) -> None:
-        """Make of `outcome` what it says about the route."""
-        circuit = lane.circuit
-        if outcome.scope is Scope.ROUTE and outcome.status is not Status.ACCEPTED:
-            if not circuit.open:
-                self._open(lane, outcome)
-        elif outcome.status not in (Status.UNSENT, Status.IN_DOUBT):
-            # What had been on its way when it failed says nothing of how it is now.
-            shown = outcome.status is Status.ACCEPTED or not circuit.on_trial
-            if circuit.failures and not circuit.open and shown:
-                circuit.succeeded()
-                self._events.emit(RouteRecovered(lane.route.name))
-
-    def _open(self, lane: Lane, outcome: Outcome) -> None:
-        bar_refused(lane.route)
-        stop = outcome.action is Action.STOP_ROUTE
-        # A name that does not resolve may be back at any moment.
-        within = getattr(lane.route.transport, "retry_within", None)
-        lane.circuit.failed(str(outcome.reply or outcome.reason), stop=stop, within=within)
-        if wants_less(outcome):
-            lane.circuit.slow(str(outcome.reply))
-        self._tell_failure(lane)
-
-    def _tell_failure(self, lane: Lane) -> None:
-        circuit = lane.circuit
-        kind = RouteStopped if circuit.stopped else RouteFailed
-        left = math.inf if is_barred(lane.route) else circuit.left
-        self._events.emit(kind(lane.route.name, printable(circuit.reason), left))
 
 
 def _is_outdated(error: Exception) -> bool:
