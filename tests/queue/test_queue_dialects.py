@@ -18,7 +18,7 @@ ALLOWED = {
     "queue/migrations/versions/v0002_workers.py": "the same",
     "queue/migrations/versions/v0003_same_store.py": "the same",
     "interfaces.py": "an example in the description of an attribute",
-    "config/settings.py": "the file that `queue_path` of pyramid_mailer becomes",
+    "config/queue.py": "the file that `queue_path` of pyramid_mailer becomes",
     "cli/settings.py": "an example in the help of --queue-url",
     "cli/db.py": "help",
     "cli/doctor.py": "help",

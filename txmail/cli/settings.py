@@ -10,7 +10,8 @@ import os
 from typing import Any
 
 from ..config.inifile import Ini, read_ini
-from ..config.settings import APPLICATION_DATABASE, IN_SESSION, PREFIX
+from ..config.queue import APPLICATION_DATABASE, IN_SESSION
+from ..config.settings import PREFIX
 from ..exceptions import ConfigurationError
 
 #: The environment variable that names the mail server.

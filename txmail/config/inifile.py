@@ -1,15 +1,15 @@
-"""The settings that an ini file has for one application, as Paste Deploy hands them to it.
+"""Read the settings of one application from an ini file, as Paste Deploy does.
 
-``pserve`` and ``pyramid.paster.get_appsettings`` (and with it an application's Alembic) have Paste
-Deploy read the file. This module reads the same settings without importing the application, which
-may not be installed where a command runs. What it follows:
+``pserve`` and ``pyramid.paster.get_appsettings``, which an application's Alembic uses too, read the
+file with Paste Deploy. This module reads the same settings without importing the application, which
+may not be installed where a command runs. It follows:
 
-- ``use = config:OTHER.ini#NAME`` and ``use = NAME``: that section comes first, this one over it;
-- ``set NAME``, ``get NAME``, ``[DEFAULT]``, and names that are given from outside;
+- ``use = config:OTHER.ini#NAME`` and ``use = NAME``: this section overrides that one;
+- ``set NAME``, ``get NAME``, ``[DEFAULT]``, and names that the caller gives;
 - ``[pipeline:NAME]`` and ``[filter-app:NAME]``: the application at their end.
 
-A name in ``[DEFAULT]`` is no setting of an application: it is there for ``%(NAME)s`` and for
-``get NAME``, and Paste Deploy leaves out a setting of that name in a section, too.
+A name in ``[DEFAULT]`` is no setting of an application: it serves ``%(NAME)s`` and ``get NAME``.
+Like Paste Deploy, this module leaves out a setting of that name in a section, too.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from urllib.parse import parse_qsl, unquote
 from ..common.ascii_text import ascii_lower, ascii_split, ascii_strip
 from ..exceptions import ConfigurationError
 
-#: What a section is called before the name of its application.
+#: The kinds of sections that describe an application.
 _KINDS = ("app", "application", "composite", "composit", "pipeline", "filter-app")
-#: Pairs of names for one kind: of a pair, Paste Deploy looks for the second without the first only.
+#: Two names for one kind: Paste Deploy looks for the second only if the first is not there.
 _SECOND = {"application": "app", "composit": "composite"}
 _MAIN = "main"
-#: ``config:app.ini`` and others in front of the path, as Paste Deploy and plaster know them.
+#: ``config:`` and other schemes of Paste Deploy and plaster in front of a path.
 _SCHEME = re.compile(r"(?:config|ini|file\+ini|pastedeploy|pastedeploy\+ini):(?://)?", re.ASCII)
 _ABSOLUTE = re.compile(r"([a-zA-Z]+):(.*)", re.DOTALL | re.ASCII)
-#: Sections that may use one another, before it has to be a circle.
+#: How deep sections may use one another; a deeper chain is taken for a circle.
 _DEEPEST = 30
 
-#: A text, or what is wrong with it: said only if somebody asks for it.
+#: A text, or the error to raise when somebody asks for it.
 _Value = str | ConfigurationError
 
 
@@ -45,8 +45,7 @@ class Ini:
     """The settings of one application."""
 
     _own: Mapping[str, _Value]
-    #: what the file has beside them for all, such as ``here``: an application gets none of it
-    #: as a setting
+    #: names that all sections of the file may use, such as ``here``; none of them is a setting
     shared: Mapping[str, _Value]
 
     def __iter__(self) -> Iterator[str]:
@@ -63,13 +62,15 @@ class Ini:
 def read_ini(where: str, section: str | None = None, given: Mapping[str, str] | None = None) -> Ini:
     """The settings at `where`: ``FILE``, ``FILE#NAME``, or ``FILE?name=value#NAME``.
 
-    NAME is that of an application, ``main`` if there is none, or of a section; `section` is one or
-    the other, too. `given` has values for ``%(name)s``, as the arguments of ``pserve`` have.
-    Raises `ConfigurationError`, which shows no value of the file.
+    NAME and `section` name an application or a section; the default is ``main``. `given` has values
+    for ``%(name)s``, like the arguments of ``pserve``. Raises `ConfigurationError`, which shows no
+    value of the file.
     """
     path, names, fragment = _parts(where)
     if section is not None and fragment:
-        raise ConfigurationError(f"{where}: the section is named twice, by # and by --section")
+        raise ConfigurationError(
+            f"{where}: the section is named twice, by # and by --section: remove one"
+        )
     names.update(given or {})
     here = os.path.abspath(path)
     file = _File(path, names)
@@ -80,7 +81,7 @@ def read_ini(where: str, section: str | None = None, given: Mapping[str, str] | 
 
 
 def _parts(where: str) -> tuple[str, dict[str, str], str]:
-    """The path in `where`, the names that are given there, and what stands behind #."""
+    """The path in `where`, the names that it gives, and the text behind #."""
     plain = _SCHEME.sub("", where, count=1)
     if plain == where and where.startswith(("egg:", "call:")):
         raise ConfigurationError(f"{where}: it names no file: name the ini file")
@@ -116,7 +117,7 @@ class _File:
         self._parser = parser
 
     def section(self, name: str, *, exact: bool = False) -> str:
-        """The section of the application `name`; with `exact`, first of all a section so called."""
+        """The section of the application `name`; with `exact`, first a section of that name."""
         sections = self._parser.sections()
         if exact and name in sections:
             return name
@@ -134,13 +135,13 @@ class _File:
             raise ConfigurationError(f"{self.path}: there is no section [{wanted}]")
         if len(possible) > 1:
             several = ", ".join(f"[{section}]" for section in possible)
-            raise ConfigurationError(f"{self.path}: {several}: which of them? Say it by --section")
+            raise ConfigurationError(f"{self.path}: {several}: choose one with --section")
         return possible[0]
 
     def read(
         self, section: str, shared: Mapping[str, _Value], depth: int = 0
     ) -> tuple[dict[str, _Value], dict[str, _Value]]:
-        """What the application of `section` gets, and what there is for all."""
+        """The settings of the application of `section`, and the names that all sections may use."""
         if depth > _DEEPEST:
             raise ConfigurationError(f"{self.path}: [{section}] uses itself")
         default = {name: self._value("DEFAULT", name) for name in self._parser.defaults()}
@@ -156,7 +157,7 @@ class _File:
                 own[option] = self._value(section, option)
         for name, option in fetched.items():
             source = _text(self._value(section, option))
-            missing = self._problem(section, option, "it names what is not in [DEFAULT]")
+            missing = self._problem(section, option, "it names something that is not in [DEFAULT]")
             own[name] = shared.get(source, missing)
         for word in ("filter-with", "require", "paste.app_factory"):
             own.pop(word, None)
@@ -186,7 +187,7 @@ class _File:
     def _other(
         self, section: str, name: str, shared: dict[str, _Value], depth: int
     ) -> tuple[dict[str, _Value], dict[str, _Value]]:
-        """What `name` stands for, in this file, in another, or in no file at all."""
+        """The settings of `name`, in this file or in another; none if `name` is code."""
         absolute = _ABSOLUTE.match(name)
         if absolute is None:
             return self.read(self.section(name), shared, depth + 1)
@@ -201,7 +202,7 @@ class _File:
         return file.read(file.section(inner or _MAIN), shared, depth + 1)
 
     def _only_one(self, section: str, own: Mapping[str, _Value]) -> str:
-        """The application of a composite one, if there is but one."""
+        """The only application of a composite. Raises `ConfigurationError` if it has several."""
         values = {value for value in own.values() if isinstance(value, str)}
         names = sorted(v for v in values if any(f"{kind}:{v}" in self._parser for kind in _KINDS))
         if len(names) == 1:
@@ -209,7 +210,7 @@ class _File:
         several = f": {', '.join(names)}" if names else ""
         raise ConfigurationError(
             f"{self.path}: [{section}] has several applications{several}; "
-            "say which by --section app:NAME"
+            "choose one with --section app:NAME"
         )
 
     def _value(self, section: str, option: str) -> _Value:
@@ -219,7 +220,7 @@ class _File:
             return self._problem(
                 section,
                 option,
-                "a % has to be written as %%, or names what is not there (-D NAME=VALUE gives it)",
+                "write % as %%; or give the name in %(NAME)s a value with -D NAME=VALUE",
             )
 
     def _problem(self, section: str, option: str, problem: str) -> ConfigurationError:
@@ -227,7 +228,7 @@ class _File:
 
 
 def _not_read(error: configparser.Error | UnicodeDecodeError) -> str:
-    """What is wrong with a file, without a word of what stands in it."""
+    """What is wrong with a file, without any of its text."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not an ini file in UTF-8"
     number = getattr(error, "lineno", None)

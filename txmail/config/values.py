@@ -1,6 +1,6 @@
-"""Values of settings: strings of an ini file, or what they stand for already.
+"""Convert the value of a setting: a string of an ini file, or the converted value itself.
 
-Each reader takes a value and the name of its setting, and raises `ConfigurationError`, which names
+Each function takes a value and the name of its setting. It raises `ConfigurationError`, which names
 the setting and does not show the value.
 """
 
@@ -18,45 +18,45 @@ _TRUE = {"true", "yes", "on", "y", "t", "1"}
 _FALSE = {"false", "no", "off", "n", "f", "0", ""}
 
 
-def as_text(value: Any, field: str) -> str | None:
+def parse_text(value: Any, field: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
         raise ConfigurationError("a string is needed", field=field)
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ConfigurationError("it has a lone surrogate, which is no character", field=field)
+        raise ConfigurationError("it has a lone surrogate: write the character itself", field=field)
     return ascii_strip(value) or None
 
 
-def as_folder(value: Any, field: str) -> str | None:
-    text = as_text(value, field)
+def parse_folder(value: Any, field: str) -> str | None:
+    text = parse_text(value, field)
     if text is not None and ascii_lower(text) in _TRUE | _FALSE:
-        raise ConfigurationError("a folder is needed", field=field)
+        raise ConfigurationError("not a folder: give a path", field=field)
     return text
 
 
-def as_urls(value: Any, field: str) -> list[Secret]:
+def parse_urls(value: Any, field: str) -> list[Secret]:
     urls = ascii_split(value) if isinstance(value, str) else value
     if not isinstance(urls, (list, tuple)) or not all(isinstance(u, str) for u in urls) or not urls:
         raise ConfigurationError("a URL is needed, or a list of them", field=field)
     if any(url.endswith(",") for url in urls[:-1]):
-        problem = "URLs stand with blanks or line ends between, without commas"
+        problem = "commas between URLs: put spaces or line ends between them"
         raise ConfigurationError(problem, field=field)
     return [Secret(url) for url in urls]
 
 
-def as_user(value: Any, field: str) -> str | None:
-    text = as_text(value, field)
+def parse_user(value: Any, field: str) -> str | None:
+    text = parse_text(value, field)
     if text is not None and UNUSABLE.search(text):
         raise ConfigurationError("it has control characters, or is no text", field=field)
     return text
 
 
-def as_password(value: Any, field: str) -> Secret | None:
+def parse_password(value: Any, field: str) -> Secret | None:
     return None if value in (None, "") else Secret.of(value, field)
 
 
-def as_password_from(value: Any, field: str) -> Secret | None:
+def parse_password_from(value: Any, field: str) -> Secret | None:
     if value in (None, ""):
         return None
     if isinstance(value, str):
@@ -64,8 +64,8 @@ def as_password_from(value: Any, field: str) -> Secret | None:
     return Secret.of(value, field)
 
 
-def as_sender(value: Any, field: str) -> str | None:
-    text = as_text(value, field)
+def parse_sender(value: Any, field: str) -> str | None:
+    text = parse_text(value, field)
     if text is not None:
         try:
             parse_mailbox(text, field=field)
@@ -74,7 +74,7 @@ def as_sender(value: Any, field: str) -> str | None:
     return text
 
 
-def as_boolean(value: Any, field: str) -> bool:
+def parse_boolean(value: Any, field: str) -> bool:
     if isinstance(value, bool):
         return value
     word = ascii_lower(ascii_strip(str(value))) if isinstance(value, (str, int)) else None
@@ -85,14 +85,14 @@ def as_boolean(value: Any, field: str) -> bool:
     raise ConfigurationError("true or false is needed", field=field)
 
 
-def as_seconds(value: Any, field: str) -> float:
+def parse_seconds(value: Any, field: str) -> float:
     seconds = _number(value, float)
     if not 0 < seconds < float("inf"):
         raise ConfigurationError("seconds above 0 are needed", field=field)
     return seconds
 
 
-def as_count(value: Any, field: str) -> int | None:
+def parse_count(value: Any, field: str) -> int | None:
     if value is None or value == "":
         return None
     count = _number(value, int)
@@ -101,7 +101,7 @@ def as_count(value: Any, field: str) -> int | None:
     return int(count)
 
 
-def as_secret_url(value: Any, field: str) -> Secret | None:
+def parse_secret_url(value: Any, field: str) -> Secret | None:
     if value is None or value == "":
         return None
     if isinstance(value, Secret):
@@ -111,7 +111,7 @@ def as_secret_url(value: Any, field: str) -> Secret | None:
     return Secret(ascii_strip(value))
 
 
-def as_port(value: Any, field: str) -> int | None:
+def parse_port(value: Any, field: str) -> int | None:
     if value is None or value == "":
         return None
     port = _number(value, int)
@@ -121,7 +121,7 @@ def as_port(value: Any, field: str) -> int | None:
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> float:
-    """The number that `value` is or spells, 0 if it does neither."""
+    """`value`, or the number that it spells; 0 if it is neither a number nor spells one."""
     if isinstance(value, bool) or not isinstance(value, (str, int, kind)):
         return 0
     if isinstance(value, str):
@@ -132,7 +132,7 @@ def _number(value: Any, kind: type[int] | type[float]) -> float:
         return 0
 
 
-def as_one_of(*words: str) -> Callable[[Any, str], str]:
+def parse_one_of(*words: str) -> Callable[[Any, str], str]:
     def read(value: Any, field: str) -> str:
         if value in words:
             return str(value)
@@ -141,8 +141,8 @@ def as_one_of(*words: str) -> Callable[[Any, str], str]:
     return read
 
 
-def as_words(*words: str) -> Callable[[Any, str], tuple[str, ...]]:
-    """A reader of several words, in a list or with spaces between; of `words` only, if given."""
+def parse_words(*words: str) -> Callable[[Any, str], tuple[str, ...]]:
+    """Convert several words, in a list or with spaces between; if given, of `words` only."""
 
     def read(value: Any, field: str) -> tuple[str, ...]:
         found = ascii_split(value) if isinstance(value, str) else value
@@ -155,10 +155,18 @@ def as_words(*words: str) -> Callable[[Any, str], tuple[str, ...]]:
     return read
 
 
-def as_rate(value: Any, field: str) -> float | None:
+def parse_rate(value: Any, field: str) -> float | None:
     if value is None or value == "":
         return None
     rate = _number(value, float)
     if not 0 < rate < float("inf"):
         raise ConfigurationError("messages a second, above 0, are needed", field=field)
     return rate
+
+
+def conflict(prefix: str, one: str, other: str, about: str) -> ConfigurationError:
+    """What to raise for the setting `one`, if `other` already says `about`."""
+    return ConfigurationError(
+        f"it conflicts with {prefix}{other}, which already says {about}: remove one of the two",
+        field=prefix + one,
+    )

@@ -1,8 +1,11 @@
-"""A small HTTP server for a WSGI application, whose clients can use up only so much of a process.
+"""A small HTTP server for a WSGI application, whose clients cannot use up the process.
 
-It is for what machines ask: metrics and health. So many requests at once, so many octets and
-seconds for each, one request a connection, GET only, and only for the names of this machine
-(DNS rebinding: a page in somebody's browser could read what is served on loopback).
+It serves metrics and health, which machines ask for. `prometheus_client.start_http_server` does
+not fit: it starts a thread for each connection without a limit, waits for ever for a slow client,
+and answers to any Host. So anybody who reaches the port could take the worker's memory and threads,
+and a page in a browser could read what is served on loopback (DNS rebinding). This server limits
+the requests at once, and the octets and seconds of each; it takes one request a connection, GET
+only, and only for the names of this machine.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ from ..common.logs import quiet_logger
 
 log = quiet_logger("txmail")
 
-#: Requests at once: a few scrapes and probes. Who comes then is told to come again.
+#: Requests at once, enough for a few scrapes and probes. Further clients get 503.
 MOST_REQUESTS = 8
-#: Seconds for a request to arrive, all of it, and for the answer to leave.
+#: Seconds in which a whole request has to arrive, and in which the answer has to leave.
 PATIENCE = 10.0
-#: Octets of a request: its line and its headers.
+#: Octets of a request, that is of its line and its headers.
 MOST_OCTETS = 16 * 1024
 
 _BUSY = (
@@ -34,7 +37,7 @@ _BUSY = (
     b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\n\r\ntoo many requests now\n"
 )
 _ALWAYS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
-_WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - these are no names
+_WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - these are no names of a host
 _LOCAL_ADDRESS = "txmail.local_address"
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -53,11 +56,11 @@ class BoundedServer:
         most: int = MOST_REQUESTS,
         patience: float = PATIENCE,
     ) -> None:
-        """Port 0 is any free one. `hosts` are names by which we may be called.
+        """Listen at `host` and `port`; port 0 is any free port. Raises OSError.
 
-        Beside them: localhost, this machine's own name, `host`, and the address at which a
-        connection has come in. At most `most` requests are answered at once, each in `patience`
-        seconds. Raises OSError if the port cannot be had.
+        Clients may call this machine by the names `hosts`, by localhost, by its own name, by
+        `host`, and by the address at which a connection comes in. The server answers at most `most`
+        requests at once, each in `patience` seconds.
         """
         family, _, _, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -73,21 +76,23 @@ class BoundedServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port on which the server listens."""
         return int(self._server.server_address[1])
 
     @property
     def url(self) -> str:
-        """Where it listens, as a URL without a path."""
+        """The URL of the server, without a path."""
         address = str(self._server.server_address[0])
         return (
             f"http://[{address}]:{self.port}" if ":" in address else f"http://{address}:{self.port}"
         )
 
     def stop(self) -> None:
-        """Answer nobody any more; who is being answered is cut off."""
+        """Close the port and all connections, also those with a request under way."""
         with contextlib.suppress(OSError):
-            self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, where that is known
+            self._server.socket.shutdown(
+                socket.SHUT_RDWR
+            )  # wakes the thread, where the system does that
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -105,12 +110,12 @@ class _Server(WSGIServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        TCPServer.server_bind(self)  # the one in between asks the DNS for our name
+        TCPServer.server_bind(self)  # HTTPServer would ask the DNS for our name
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, if there is one left."""
+        """Answer in a thread of its own, or with 503 if there are too many."""
         if not self._slots.acquire(blocking=False):
             with contextlib.suppress(OSError):
                 request.setblocking(False)
@@ -128,9 +133,9 @@ class _Server(WSGIServer):
         try:
             self.finish_request(request, client_address)
         except OSError:
-            pass  # it is gone, or too slow
+            pass  # the client is gone, or too slow
         except Exception:
-            log.exception("a request that could not be answered")
+            log.exception("a request failed")
         finally:
             self.shutdown_request(request)
             with self._lock:
@@ -147,11 +152,11 @@ class _Server(WSGIServer):
             thread.join(self.patience)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: a client that is gone is no matter for standard error."""
+        """Do nothing: that a client is gone does not belong on standard error."""
 
 
 class _Request(io.RawIOBase):
-    """What a client sends, up to so many octets and until its time is up."""
+    """What a client sends: at most `MOST_OCTETS`, and within `patience` seconds."""
 
     def __init__(self, connection: socket.socket, patience: float) -> None:
         self._connection = connection
@@ -186,11 +191,11 @@ class _Handler(WSGIRequestHandler):
         return {**super().get_environ(), _LOCAL_ADDRESS: self.connection.getsockname()[0]}
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a line for each scrape would hide the others."""
+        """Do nothing: a line for each scrape would hide the other lines of the log."""
 
 
 def _checked(application: Application, names: frozenset[str]) -> Application:
-    """`application` for requests that it may see; the others are answered here."""
+    """`application` for allowed requests; an error for all others."""
 
     def checked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
@@ -220,7 +225,7 @@ def _refused(start: Callable[..., Any], status: str, why: str) -> list[bytes]:
 
 
 def _host_of(header: str) -> str | None:
-    """The host of a Host header (RFC 9110 section 7.2), None if that is none."""
+    """The host of a Host header (RFC 9110 section 7.2); None if the header is malformed."""
     host, mark, port = header.rpartition(":")
     if not mark or "]" in port:
         host, port = header, ""
@@ -233,6 +238,6 @@ def _host_of(header: str) -> str | None:
 
 
 def _plain(host: str) -> str:
-    """A host as it is compared: names have no case, and perhaps a dot at their end."""
+    """A host in the form that is compared: lower case, without a dot at its end."""
     mapped = ascii_lower(host).removeprefix("::ffff:") if "." in host else ascii_lower(host)
     return mapped.partition("%")[0].removesuffix(".")

@@ -1,31 +1,32 @@
-"""Prometheus: what workers do, counted, and how the queue is, read when somebody asks.
+"""Metrics for Prometheus: counters of this process's workers, and the state of the queue.
 
-``txmail worker --metrics-port 9187`` serves both; an application that has a worker of its own does
-it with two lines::
+``txmail worker --metrics-port 9187`` serves both. An application with a worker of its own needs two
+lines::
 
     metrics = Metrics(mailer.queue, mailer.events)
     server = serve(metrics, 9187)
 
 =====================================  ============================================================
-``txmail_deliveries_total``            recipients that were tried, by route and the state they came
-                                       into: ``sent``, ``deferred``, ``failed``, ``in_doubt``,
+``txmail_deliveries_total``            tried recipients, by route and by the state after the try:
+                                       ``sent``, ``deferred``, ``failed``, ``in_doubt``,
                                        ``ready`` (the route failed), ``expired``
-``txmail_delivery_seconds``            from ``enqueue`` to the server's reply, of what was sent
-``txmail_results_refused_total``       results that came after the lease had gone to others
-``txmail_route_failures_total``        how often a route was left alone, by route
-``txmail_queue_deliveries``            what is in the queue and not finished, by state
-``txmail_queue_undecided``             transactions of which nobody knows how they ended
-``txmail_queue_oldest_due_seconds``    for how long the oldest due delivery has been due
-``txmail_queue_workers``               processes with a worker that live
-``txmail_queue_up``                    0 if the queue cannot be read; then it has no other numbers
-``txmail_route_open``                  1 if a route is left alone at the moment, by route
-``txmail_route_stopped``               1 if it needs a person
-``txmail_route_rate``                  messages a second that are left to it because its server
-                                       wanted less; only of such routes
+``txmail_delivery_seconds``            seconds from ``enqueue`` to the server's reply, of sent mail
+``txmail_results_refused_total``       results that came after another worker had the lease
+``txmail_route_failures_total``        how often a route was paused, by route
+``txmail_queue_deliveries``            deliveries in the queue that are not finished, by state
+``txmail_queue_undecided``             transactions whose end is not known
+``txmail_queue_oldest_due_seconds``    seconds for which the oldest due delivery has been due
+``txmail_queue_workers``               live processes with a worker
+``txmail_queue_up``                    0 if the queue cannot be read; the other ``txmail_queue_``
+                                       and ``txmail_route_`` numbers are missing then
+``txmail_route_open``                  1 if workers pause a route now, by route
+``txmail_route_stopped``               1 if a route needs a person, by route
+``txmail_route_rate``                  messages a second, by route; only for a route whose server
+                                       asked for a lower rate
 =====================================  ============================================================
 
-The first four count what this process did; the others are of the queue, whoever works on it. No
-label has an address, a subject or a text of a server in it.
+The first four count what this process does; the others describe the queue, for all processes. No
+label contains an address, a subject or a server's text.
 """
 
 from __future__ import annotations
@@ -61,22 +62,22 @@ BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400, 
 
 
 class Metrics:
-    """What is to be known about a queue and the workers of this process."""
+    """Metrics of a queue and of the workers of this process."""
 
     def __init__(
         self, queue: Queue, events: Events, registry: CollectorRegistry | None = None
     ) -> None:
-        """`events` are those of the workers or of the mailer that they were started for.
+        """Count the `events` of the workers, or of the mailer that started them.
 
-        `registry` is, by default, one of its own. A ValueError if it has these metrics already.
+        The default `registry` is a new one. Raises ValueError if it has these metrics already.
         """
         self.registry = CollectorRegistry() if registry is None else registry
         self._queue = queue
-        # By state and route; finding a counter by its labels takes longer than counting.
+        # To find a counter by its labels takes longer than to count.
         self._known: dict[tuple[str, str], Any] = {}
         self._deliveries = Counter(
             "txmail_deliveries",
-            "Recipients that were tried",
+            "Tried recipients",
             ["route", "state"],
             registry=self.registry,
         )
@@ -88,12 +89,12 @@ class Metrics:
         )
         self._refused = Counter(
             "txmail_results_refused",
-            "Results that came after the lease had gone to others",
+            "Results that came after another worker had the lease",
             registry=self.registry,
         )
         self._failures = Counter(
             "txmail_route_failures",
-            "How often a route was left alone",
+            "How often a route was paused",
             ["route"],
             registry=self.registry,
         )
@@ -116,28 +117,28 @@ class Metrics:
                 self._failures.labels(route).inc()
 
     def text(self) -> bytes:
-        """All of them as Prometheus reads them."""
+        """All metrics in the format that Prometheus reads."""
         return generate_latest(self.registry)
 
     @property
     def is_live(self) -> bool:
-        """False if there is a worker in this process, and it does not go on."""
+        """False if this process has a worker that has stalled."""
         attended = self._queue.attended
         return attended is None or time.monotonic() - attended < _STALLED
 
     def health(self) -> Health:
-        """How the queue is. Raises `QueueUnavailable`."""
+        """The health of the queue. Raises `QueueUnavailable`."""
         return read_health(self._queue.database)
 
 
 class _QueueCollector(Collector):
-    """Reads the queue whenever the metrics are asked for."""
+    """Reads the queue for each request for the metrics."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: who registers it does not have to wait for a database."""
+        """Return nothing, so that registering does not wait for a database."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -159,14 +160,24 @@ def _gauges(health: Health) -> Iterable[Metric]:
         deliveries.add_metric([state], number)
     yield deliveries
     for name, what, value in (
-        ("undecided", "Transactions of which nobody knows how they ended", health.undecided),
-        ("oldest_due_seconds", "Seconds since the oldest due was due", health.oldest_due),
-        ("workers", "Processes with a worker that live", health.workers),
+        ("undecided", "Transactions whose end is not known", health.undecided),
+        (
+            "oldest_due_seconds",
+            "Seconds since the oldest due delivery became due",
+            health.oldest_due,
+        ),
+        ("workers", "Live processes with a worker", health.workers),
     ):
         yield GaugeMetricFamily(f"txmail_queue_{name}", what, value)
-    is_open = GaugeMetricFamily("txmail_route_open", "1 if it is left alone", labels=["route"])
-    stopped = GaugeMetricFamily("txmail_route_stopped", "1 if it needs a person", labels=["route"])
-    rate = GaugeMetricFamily("txmail_route_rate", "Messages a second left to it", labels=["route"])
+    is_open = GaugeMetricFamily(
+        "txmail_route_open", "1 if workers pause the route", labels=["route"]
+    )
+    stopped = GaugeMetricFamily(
+        "txmail_route_stopped", "1 if the route needs a person", labels=["route"]
+    )
+    rate = GaugeMetricFamily(
+        "txmail_route_rate", "Messages a second after the server asked for less", labels=["route"]
+    )
     for route in health.routes:
         if route.rate is not None:
             rate.add_metric([route.name], route.rate)
@@ -187,11 +198,11 @@ def serve(
 ) -> BoundedServer:
     """Serve ``/metrics``, ``/health`` and ``/live`` at `host`. Raises OSError.
 
-    Port 0 is any free one. ``/health`` is JSON: 200 if all is well and 503 if not, and its
-    ``problems`` say what. ``/live`` is 200 while the worker of this process goes on, whatever the
-    mail servers do, and 503 once it has not for two minutes: then it helps to start it again.
-    `max_age` is how many seconds mail may have been due. Requests have to be for a name of this
-    machine, or for one of `hosts`: see `BoundedServer`.
+    Port 0 is any free port. ``/health`` is JSON: 200 if all is well, 503 if not, and ``problems``
+    says why. `max_age` is for how many seconds mail may be due before that is a problem. ``/live``
+    is 200 while the worker of this process runs, whatever the mail servers do, and 503 after it has
+    stalled for two minutes: then start it again. A request has to name this machine, or one of
+    `hosts`: see `BoundedServer`.
     """
     return BoundedServer(_application(metrics, max_age), host, port, hosts=hosts)
 
