@@ -206,10 +206,10 @@ def test_a4_but_after_ten_minutes_it_is():
     memory = server_memory.ServerMemory(lambda: now[0])
     said, alike = Reply(452, ("4.5.3 too many: 10",)), Reply(452, ("4.5.3 too many: 11",))
     assert memory.may_reconnect_for(said)
-    memory.answered(alike)
+    memory.note_answer(alike)
     assert not memory.may_reconnect_for(said)
     assert memory.may_reconnect_for(Reply(452, ("something else",)))
-    now[0] = server_memory.SAME_FOR + 1
+    now[0] = server_memory.REPEATED_FOR + 1
     assert memory.may_reconnect_for(said)
     for number in range(1000):
         memory.may_reconnect_for(Reply(400 + number % 100, ("x" * (number // 100 + 1),)))

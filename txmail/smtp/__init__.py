@@ -1,7 +1,18 @@
 """The SMTP client (RFC 5321): a core without I/O, and one blocking driver.
 
-`replies`, `extensions`, `commands` and `content` read and write the grammar, `protocol` keeps one
-connection's rules, `trouble` says what a reply means, `preflight` and `sending` are the two
-conversations we have. None of them knows a socket, a clock or a thread. `stream` is the only file
-with a socket, `session` drives a conversation over it, `pool` keeps sessions for the next user.
+The core knows no socket, clock or thread:
+
+- `commands`, `replies`, `extensions`, `auth` and `dot_stuffing` write and read the grammar;
+- `protocol` keeps the rules of one connection;
+- `failure_policy` says what a reply means, `reconnect_policy` which reply another connection is
+  asked about;
+- `opening`, `preflight` and `sending` are the three conversations. `transaction_plan` says which
+  mail transaction is next; `transaction_sending` sends one at a time, `stream_sending` many.
+
+`driver` runs a conversation over a `stream`. `connection` is one connection from its greeting to
+its end; `session` sends over one, and renews it; `session_group` sends over several; `pool` keeps
+sessions for the next user.
+
+Three files have sockets: `stream` reads and writes one, `happy_eyeballs` opens it, and `resolver`
+looks up the addresses for that.
 """

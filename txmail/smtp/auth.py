@@ -1,17 +1,16 @@
-"""SASL mechanisms for SMTP AUTH (RFC 4954), without I/O.
+"""Answers the challenges of SMTP AUTH (RFC 4954) with SASL mechanisms. No I/O.
 
-A mechanism is asked for its answer to each challenge; it says at the end whether the server has
-proved itself, too. Strongest first: SCRAM-SHA-256-PLUS and SCRAM-SHA-256 (RFC 7677), PLAIN
-(RFC 4616), LOGIN, CRAM-MD5 (RFC 2195); XOAUTH2 where the secret is a token. AUTH happens over TLS
-only, so PLAIN over a verified connection is stronger than CRAM-MD5, for which the server has to
-keep the password in clear.
+A mechanism answers each challenge, and checks at the end whether the server has proved itself.
+The strongest come first: SCRAM-SHA-256-PLUS and SCRAM-SHA-256 (RFC 7677), PLAIN (RFC 4616), LOGIN,
+CRAM-MD5 (RFC 2195); XOAUTH2 is for a token. AUTH happens over TLS only, so that PLAIN over a
+verified connection is stronger than CRAM-MD5, for which the server keeps the password in clear.
 
-A server that offers a mechanism and then does not know it (500, 502, 504) may be tried with
-another one that shows it no more than the first: PLAIN and LOGIN stand for each other. Nothing
-weaker is tried unless it was named, because whoever is in between could ask for that.
+If a server offers a mechanism and then does not know it (500, 502, 504), the client may try another
+one that shows the server no more than the first: PLAIN and LOGIN replace each other. The client
+tries nothing weaker unless the settings name it, because an attacker in between could ask for that.
 
-Passwords are revealed inside the one expression that needs them: no frame of ours keeps them in a
-variable that a traceback with locals would show.
+A password is revealed inside the one expression that needs it: no frame keeps it in a variable that
+a traceback with locals would show.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from ..reply import Reply
 
 #: All mechanisms, strongest first.
 MECHANISMS = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")
-#: Those for a password, whatever the connection is.
+#: Mechanisms for a password that need no channel binding.
 _UNBOUND = tuple(m for m in MECHANISMS if m != "XOAUTH2" and not m.endswith("-PLUS"))
-#: Mechanisms that show a server the same.
+#: Mechanisms that show a server the same secret in the same way.
 _ALIKE = ("PLAIN", "LOGIN")
 #: Characters of a server's offer that an error repeats.
 _ECHO_OFFER = 200
-#: What a server may make us compute: RFC 7677 wants at least 4096 iterations.
+#: Iterations that a server may ask for. RFC 7677 wants at least 4096.
 MIN_ITERATIONS = 4096
 MAX_ITERATIONS = 1_000_000
 
@@ -49,17 +48,17 @@ Reveal = Callable[[], str]
 
 
 class AuthenticationFailed(TransportError):
-    """A login failed: ours, or the server's proof that it knows us. A person has to act."""
+    """The login failed, or the server did not prove that it knows us. A person has to act."""
 
     def __init__(self, problem: str, reply: Reply | None = None) -> None:
         super().__init__(problem, temporary=False, reply=reply)
 
 
 class Mechanism:
-    """One exchange."""
+    """One AUTH exchange."""
 
     name = ""
-    #: True if there is something to say before the first challenge (RFC 4954 section 4)
+    #: True if the client speaks before the first challenge (RFC 4954 section 4)
     initial = True
     #: False if an answer does not depend on the challenge, which may then be anything
     reads_challenges = True
@@ -70,15 +69,18 @@ class Mechanism:
         self._steps = 0
 
     def first(self) -> bytes:
-        """What to say before the first challenge. May be asked again."""
+        """The octets to send before the first challenge. May be called again."""
         raise NotImplementedError
 
     def answer(self, challenge: bytes) -> bytes:
-        """Our answer to `challenge`, decoded. Raises `AuthenticationFailed`."""
+        """The answer to `challenge`, both without base64. Raises `AuthenticationFailed`."""
         raise AuthenticationFailed(f"{self.name}: the server wants more than there is")
 
     def finish(self) -> None:
-        """Called on 235. Raises `AuthenticationFailed` if the server has not proved itself."""
+        """Check the exchange, after a 235.
+
+        Raises `AuthenticationFailed` if the server has not proved itself.
+        """
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -94,7 +96,7 @@ class Plain(Mechanism):
 
 
 class Login(Mechanism):
-    """Two prompts, whose text is not read: servers write what they like, also without base64."""
+    """Answers two prompts without reading them: servers write any text, also without base64."""
 
     name = "LOGIN"
     initial = False
@@ -140,9 +142,9 @@ class Scram(Mechanism):
     """SCRAM-SHA-256 (RFC 5802, RFC 7677); with channel binding if `binding` is given.
 
     `binding` is the name of a channel binding type and its data, such as ``tls-unique``
-    (RFC 5929). Where it would be possible and the server did not offer it, `unoffered` says so
-    under the protection of the proof: a server that did knows then that somebody took the offer
-    away (RFC 5802 section 6).
+    (RFC 5929). `unoffered` is True if the client could use channel binding and the server did not
+    offer it. The proof covers that: a server that did offer it learns that an attacker took the
+    offer away (RFC 5802 section 6).
     """
 
     name = "SCRAM-SHA-256"
@@ -233,13 +235,13 @@ def choose(
     binding: bool,
     refused: Sequence[str] = (),
 ) -> str:
-    """The one mechanism to use: of the `configured` ones the first that the server has, or the
-    strongest of those `offered`.
+    """The mechanism to use: the first `configured` one that the server has, or the strongest.
 
-    `configured` are names with commas between (see `check_mechanisms`). `token` says that the
-    secret is a token, `binding` that channel binding is possible. `refused` are those that the
-    server did not know when they were tried. Raises a permanent `TransportError`, which says what
-    was offered, if there is none.
+    `configured` has names with commas between (see `check_mechanisms`); None takes the strongest
+    of those `offered`. `token` is True if the secret is a token, `binding` if channel binding is
+    possible. `refused` has the mechanisms that the client has tried and the server did not know.
+
+    Raises a permanent `TransportError`, which lists the offer, if no mechanism is left.
     """
     available = {ascii_upper(name) for name in offered if name.isascii()}
     possible = [
@@ -257,7 +259,7 @@ def choose(
 
 
 def _none(available: set[str], configured: str | None, refused: Sequence[str]) -> str:
-    """Why there is no mechanism, and what a person can do about it."""
+    """The reason why no mechanism is left, and what a person can do about it."""
     if not available:
         return "the server offers no authentication"
     listed = printable(", ".join(sorted(available)))
@@ -277,9 +279,9 @@ def _none(available: set[str], configured: str | None, refused: Sequence[str]) -
 
 
 def check_mechanisms(names: str, field: str) -> str:
-    """`names`, in upper case, if we know each: one, or several with commas between.
+    """`names` in upper case: one mechanism, or several with commas between.
 
-    Raises `ConfigurationError`.
+    Raises `ConfigurationError` for a name that is not in `MECHANISMS`.
     """
     found = [ascii_upper(ascii_strip(name)) for name in names.split(",")]
     if not (names.isascii() and {*found} <= {*MECHANISMS} and len({*found}) == len(found)):
@@ -322,7 +324,10 @@ _PROHIBITED = (
 
 
 def saslprep(text: str) -> str | None:
-    """`text` prepared as RFC 4013 says, None for what it prohibits. Raises nothing: see above."""
+    """`text` prepared as RFC 4013 says; None if it has a prohibited character.
+
+    Raises nothing: a traceback could show the password.
+    """
     mapped = [" " if stringprep.in_table_c12(c) else c for c in text]
     text = "".join([c for c in mapped if not stringprep.in_table_b1(c)])
     text = unicodedata.ucd_3_2_0.normalize("NFKC", text)
@@ -343,8 +348,8 @@ def _escaped(name: str) -> bytes:
 def _attributes(message: bytes) -> list[tuple[bytes, bytes]]:
     """The attributes of a server's message, in their order (RFC 5802 sections 5.1 and 7).
 
-    Raises `AuthenticationFailed` for one that is none, that comes twice, or that is ``m``: a
-    mandatory extension, of which we know none.
+    Raises `AuthenticationFailed` for a malformed attribute, for one that comes twice, and for
+    ``m``: a mandatory extension, of which this client knows none.
     """
     found = [_ATTRIBUTE.fullmatch(part) for part in message.split(b",")]
     read = [(each[1], each[2]) for each in found if each is not None]

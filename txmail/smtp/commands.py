@@ -1,7 +1,7 @@
-"""The one place that writes commands (RFC 5321 section 4.1.1).
+"""Writes all commands (RFC 5321 section 4.1.1). No other module does.
 
-Every line passes `_line`, which refuses any octet below 0x20 or 0x7f: whatever got this far, it
-cannot become a second command. Parameters come from typed fields only.
+Every command refuses octets below 0x20 and 0x7f, so that no value can become a second command.
+Parameters come from typed fields only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STARTTLS = b"STARTTLS\r\n"
 
 
 class ControlInCommand(TxmailError):
-    """A command would have carried a control character: nothing was written."""
+    """A command would carry a control character. Nothing was written."""
 
 
 def _line(line: bytes) -> bytes:
@@ -39,21 +39,21 @@ def _line(line: bytes) -> bytes:
 
 
 def ehlo(hostname: str) -> bytes:
-    """EHLO with our own name or address literal (RFC 5321 section 4.1.3)."""
+    """EHLO with the client's name or address literal (RFC 5321 section 4.1.3)."""
     return _line(b"EHLO " + hostname.encode("ascii"))
 
 
 def helo(hostname: str) -> bytes:
-    """HELO, for servers that do not know EHLO."""
+    """HELO, for a server that does not know EHLO."""
     return _line(b"HELO " + hostname.encode("ascii"))
 
 
 def mail(envelope: Envelope, extensions: Extensions, size: int | None = None) -> bytes:
     """MAIL for `envelope`, with the parameters that the server offers and the message needs.
 
-    `size` in octets (RFC 1870) is another one if it stands for several. BODY=8BITMIME (RFC 6152)
-    and SMTPUTF8 (RFC 6531) only where they are offered: the caller has checked that they are if
-    need be.
+    `size` in octets (RFC 1870) replaces the envelope's own if the command stands for several
+    envelopes. BODY=8BITMIME (RFC 6152) and SMTPUTF8 (RFC 6531) are left out where the server does
+    not offer them: the caller has checked before that a message does not need them.
     """
     octets = envelope.size if size is None else size
     line = b"MAIL FROM:" + envelope.reverse_path
@@ -80,7 +80,7 @@ def bdat(size: int) -> bytes:
 
 
 def streamed(envelope: Envelope, extensions: Extensions, *, reset: bool) -> bytes:
-    """A whole message but its octets: RSET if `reset`, MAIL, RCPTs and BDAT LAST."""
+    """The commands of a streamed message: RSET if `reset`, MAIL, RCPTs and BDAT LAST."""
     sender, recipients, size = envelope.reverse_path, envelope.forward_paths, envelope.size
     if _CONTROL.search(sender) or _CONTROL.search(b"".join(recipients)):
         raise ControlInCommand(f"control character in {echo(sender)} or {echo(recipients)}")
@@ -90,7 +90,7 @@ def streamed(envelope: Envelope, extensions: Extensions, *, reset: bool) -> byte
 
 
 def auth(mechanism: str, first: bytes | None = None) -> bytes:
-    """AUTH, with what the mechanism has to say `first` (RFC 4954 section 4)."""
+    """AUTH, with the `first` octets of the mechanism, if it has some (RFC 4954 section 4)."""
     line = b"AUTH " + mechanism.encode("ascii")
     return _line(line if first is None else line + b" " + (base64.b64encode(first) or b"="))
 

@@ -28,12 +28,12 @@ from .transactions import CommandGroup, ConnectionEnded, Conversation, ResetRefu
 
 
 class Connection:
-    """What is known of one connection. A session has another one after it has renewed its own."""
+    """One connection: its socket, and what the client has learned on it."""
 
     def __init__(
         self, stream: Stream, options: Options, memory: ServerMemory, clock: Callable[[], float]
     ) -> None:
-        """The server's greeting is not read yet: see `greet`. `memory` is shared by connections."""
+        """The greeting is not read yet: see `greet`. Connections to one server share `memory`."""
         self.stream = stream
         self.options = options
         self._memory = memory
@@ -73,7 +73,7 @@ class Connection:
 
     @property
     def reusable(self) -> bool:
-        """True if another user may have the connection: open, idle, ours, not worn out."""
+        """True if another user may have the connection: it is open, idle, and not worn out."""
         return (
             not self.closed
             and self._process == this_process()
@@ -89,12 +89,12 @@ class Connection:
         tls: ssl.SSLContext | None = None,
         password: Secret | None = None,
     ) -> None:
-        """Read the greeting, say EHLO, encrypt and authenticate as the options want it.
+        """Read the greeting, say EHLO, encrypt and log in as the options say.
 
-        `tls` is the context for the options' mode. `timeout` in seconds. `password` is a value that
-        the options' source has given for this connection; without it the source is asked. Raises
-        `TransportError`, or `ConfigurationError` if there is no password any more; the connection
-        is closed then.
+        `timeout` is in seconds. `tls` is the context for the options' mode. `password` is the value
+        that the options' source has given for this connection; without it the source is asked.
+        Raises `TransportError`, or `ConfigurationError` if the source has no password any more; the
+        connection is closed then.
         """
         handshake = Handshake(self.stream, self.protocol, self.driver, self.options, self._hostname)
         with self.bounded(timeout):
@@ -124,9 +124,9 @@ class Connection:
             yield
 
     def check(self) -> None:
-        """Raise `ConnectionEnded` unless the connection is open, ours, and silent as it should be.
+        """Raise `ConnectionEnded` unless the connection is open, silent, and of this process.
 
-        After a fork it is the parent's: nothing may be said on it.
+        After a fork the connection is the parent's: the child must not write to it.
         """
         if self.closed or self._process != this_process():
             self.abandon()
@@ -140,10 +140,10 @@ class Connection:
     def verify(self, timeout: float) -> bool:
         """Have the server answer NOOP, or the RSET that is due anyway, within `timeout` seconds.
 
-        False, and closed, if it does not.
+        False if it does not; the connection is closed then.
         """
         reset = self.preflights.dirty
-        self.driver.proven = True  # there is `timeout` for it, and nothing else to be done
+        self.driver.proven = True  # the whole `timeout` is for this reply
         group = CommandGroup([(Step.RSET, commands.RSET) if reset else (Step.NOOP, commands.NOOP)])
         with self.bounded(timeout):
             try:
@@ -156,7 +156,7 @@ class Connection:
         return True
 
     def note_sent(self, sending: Sending) -> None:
-        """Remember what `sending`, which is over, has shown of the connection and the server."""
+        """Remember what `sending`, which is over, has shown about connection and server."""
         preflights = self.preflights
         preflights.dirty = sending.dirty
         self.messages += sending.accepted
@@ -174,7 +174,7 @@ class Connection:
             self._memory.no_reset = True
 
     def quit(self, timeout: float = 0.0) -> None:
-        """Say QUIT, wait `timeout` seconds at most for the answer, close. Never raises."""
+        """Say QUIT, wait at most `timeout` seconds for the answer, and close. Never raises."""
         if self.closed:
             return
         if self._process == this_process() and self.silent:
@@ -186,7 +186,7 @@ class Connection:
         self.abandon()
 
     def abandon(self) -> None:
-        """Close without a word. Never raises."""
+        """Close without QUIT. Never raises."""
         self.closed = True
         self.preflights.open_transaction = None
         self.protocol.discard()

@@ -1,4 +1,4 @@
-"""Message content as DATA carries it (RFC 5321 section 4.5.2)."""
+"""Doubles dots at the beginning of lines, as DATA needs it (RFC 5321 section 4.5.2)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ FINAL_DOT = b".\r\n"
 
 
 def dot_stuffed(content: bytes) -> list[bytes]:
-    """Buffers to write for canonical `content`: dots doubled at line starts, the final dot last.
+    """The buffers to write for canonical `content`, with the final dot last.
 
-    Content in which no line starts with a dot is not copied.
+    Content in which no line begins with a dot is not copied.
     """
     if b"\n." in content:
         content = content.replace(b"\n.", b"\n..")

@@ -1,7 +1,8 @@
-"""Drives conversations over one stream: writes what is due, reads what comes, minds the time.
+"""Drives conversations over one stream: writes, reads, and keeps the time limits.
 
-It never writes without reading: a server that is not read stops reading, and then both wait for
-ever. What the socket does not take at once is written while waiting for replies.
+The driver never writes without reading: a server whose replies are not read stops reading, and then
+both sides wait for ever. It writes what the socket does not take at once while it waits for
+replies.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from .protocol import Protocol
 from .stream import Stream
 from .transactions import ConnectionEnded, Conversation
 
-#: Seconds that a server may take to close the connection after a 421. What it has accepted before
-#: it has said before, so that nothing but its last words is missed.
+#: Seconds that a server may take to close the connection after a 421. It has said before which
+#: messages it accepted, so that the client misses nothing but its last words.
 CLOSING_TIMEOUT = 5.0
 #: Seconds for the first reply on a connection that was kept. A router in between that translates
-#: addresses may have forgotten it, and then nothing ever comes: neither a reply nor a reset. It is
-#: at most half of the time that is left, so that there is some for a fresh connection.
+#: addresses may have forgotten the connection: then neither a reply nor a reset ever comes. The
+#: driver waits for at most half of the time that is left, and leaves the rest for a fresh
+#: connection.
 KEPT_TIMEOUT = 5.0
 #: Seconds between two questions whether a reply is still worth waiting for.
 TICK = 0.1
 
 
 class Driver:
-    """The octets of one connection."""
+    """Moves the octets of one connection, within its time limits."""
 
     def __init__(
         self,
@@ -37,16 +39,16 @@ class Driver:
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`name` is the server's; `timeout` in seconds is for each reply."""
+        """`name` is the name of the server; `timeout` is in seconds, for each reply."""
         self.stream = stream
         self._protocol = protocol
         self._name = name
         self._timeout = timeout
         self._clock = clock
         self._write_failed = False
-        #: False on a connection that was kept, until something comes on it
+        #: False on a connection that was kept, until the server has sent something
         self.proven = True
-        #: by the clock: the end of all patience, and that with the next reply
+        #: by the clock: the end of the whole call, and of the wait for the next reply
         self._deadline: float | None = None
         self._patience = 0.0
         self._guard: Callable[[], object] | None = None
@@ -56,10 +58,10 @@ class Driver:
     def bounded(
         self, timeout: float | None, guard: Callable[[], object] | None = None
     ) -> Iterator[None]:
-        """Within it, everything together takes `timeout` seconds at most.
+        """Limit everything inside the context to `timeout` seconds in all.
 
-        `guard` is called before each write; what it raises ends everything. So does what its
-        method ``rest`` raises, if it has one, which is called while nothing comes.
+        `guard` is called before each write; an error that it raises ends sending. If it has a
+        method ``rest``, that is called while nothing comes, and may raise in the same way.
         """
         self._deadline = None if timeout is None else self._clock() + timeout
         self._guard, self._rest = guard, getattr(guard, "rest", None)
@@ -74,7 +76,7 @@ class Driver:
             self.bring_reply(conversation)
 
     def bring_reply(self, conversation: Conversation) -> None:
-        """Write what is due and read what comes, until the protocol is ready."""
+        """Write what is queued and read what comes, until the protocol is ready."""
         protocol = self._protocol
         if protocol.ready:
             return
@@ -96,28 +98,28 @@ class Driver:
 
     @property
     def ready(self) -> bool:
-        """True if what is waited for has come."""
+        """True if the replies that the conversation waits for have come."""
         return self._protocol.ready
 
-    # -- the steps of it, for one who waits for several connections at once
+    # -- single steps, for a caller that waits for several connections at once
 
     @property
     def tick(self) -> float:
-        """Seconds after which who waits for a reply has to `rest`."""
+        """Seconds after which a caller that waits for a reply has to call `rest`."""
         return math.inf if self._rest is None else TICK
 
     @property
     def carries_content(self) -> bool:
-        """True if there is a content on its way of which nobody knows what becomes of it."""
+        """True if a content is on its way, so that to stop here would leave it in doubt."""
         return self._protocol.carries_content
 
     def rest(self) -> None:
-        """Nothing has come for a moment. Raises what ends the waiting where that does no harm."""
+        """Call the guard's ``rest``, unless a content is on its way. Nothing came for a moment."""
         if self._rest is not None and not self.carries_content:
             self._rest()
 
     def expect(self) -> None:
-        """From now on a reply is waited for."""
+        """Begin to wait for a reply."""
         self._wait_from(self._clock())
 
     def _wait_from(self, now: float) -> None:
@@ -129,10 +131,10 @@ class Driver:
         self._patience = now + patience
 
     def interest(self) -> tuple[bool, float]:
-        """Whether there is something to write, and the seconds that are left, 0 at least.
+        """True if there is something to write, and the seconds that are left, 0 at least.
 
-        When time is up nothing is written any more, and what has come is still read: replies late
-        by nothing but our own slowness spare us a doubt.
+        When the time is over the driver writes nothing more, but still reads: a reply that only
+        this process was too slow to read saves a message from being in doubt.
         """
         left = self.left
         writing = left > 0 and self._protocol.unwritten and not self._write_failed
@@ -149,13 +151,13 @@ class Driver:
         return end - now if end > now else 0.0
 
     def give_up(self) -> None:
-        """Raises `ConnectionEnded`: the time is up."""
+        """Raise `ConnectionEnded`, because the time is over."""
         if not self.proven:
             raise ConnectionEnded(f"no answer from {self._name} on a connection that was kept")
         raise ConnectionEnded(f"no answer from {self._name} in time", lost=False)
 
     def receive(self) -> None:
-        """Read what has come, if anything. Raises `ConnectionEnded`."""
+        """Read what has come, perhaps nothing. Raises `ConnectionEnded`."""
         try:
             data = self.stream.receive()
         except OSError as error:
@@ -168,7 +170,7 @@ class Driver:
             self._protocol.receive(data)
 
     def write(self) -> None:
-        """Write what the socket takes now, unless time is up."""
+        """Write what the socket takes now, unless the time is over."""
         protocol = self._protocol
         if self._write_failed or not protocol.unwritten:
             return
@@ -181,7 +183,7 @@ class Driver:
         try:
             taken = self.stream.send(outgoing)
         except OSError:
-            # Replies to what arrived before may still be there: they are read until EOF.
+            # Replies to what the server got before may still come: they are read until EOF.
             self._write_failed = True
             taken = 0
         protocol.took(taken)

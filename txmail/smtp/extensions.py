@@ -1,4 +1,4 @@
-"""What a server says it can do: the EHLO reply (RFC 5321 section 4.1.1.1), read once."""
+"""Reads the service extensions in a reply to EHLO (RFC 5321 section 4.1.1.1)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..reply import Reply
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """The service extensions of one server; all off after HELO."""
+    """The service extensions that one server offers; none after HELO."""
 
-    #: False after HELO, when nobody knows what the server could do
+    #: False after HELO: then the server has not said what it offers
     esmtp: bool = field(default=False, compare=False)
     #: RFC 2920: several commands in one write
     pipelining: bool = False
@@ -30,7 +30,7 @@ class Extensions:
     auth: frozenset[str] = frozenset()
     #: RFC 1870: True if MAIL may name the size
     size: bool = False
-    #: RFC 1870: octets the server takes at most; None if it names no limit
+    #: RFC 1870: the largest message in octets; None if the server names no limit
     size_limit: int | None = None
 
     @classmethod
@@ -59,7 +59,7 @@ def _mechanisms(keyword: str, names: list[str]) -> list[str]:
     """The mechanisms of one line, such as ``AUTH PLAIN`` or, from before RFC 2554, ``AUTH=PLAIN``.
 
     Servers send both forms, and the same form several times: all of them count. Names are ASCII
-    (RFC 4422 section 3.1); what is not has no upper case that could make it another one's.
+    (RFC 4422 section 3.1). Others are dropped, because their upper case could be another name.
     """
     word, old_form, first = keyword.partition("=")
     if ascii_upper(word) != "AUTH":

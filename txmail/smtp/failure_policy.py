@@ -1,11 +1,12 @@
-"""What a reply, or the lack of one, means: the failure policy, apart from the dialogue.
+"""Says what one reply, or the lack of one, means for a message. No I/O.
 
-The policy is a table that a person can read, ``failures.txt`` beside this file; its head says how
-to read it. Of the rows for a stage the most exact one decides: a code with its enhanced status
-code (RFC 3463), then the code, then its class, so that an unknown 4yz defers and an unknown 5yz
-fails for the scope of its stage. A reply of which no row knows anything (a 2yz or 3yz where none
-belongs) is the route's fault. Only a complete, well-formed 5yz about this recipient or message is
-permanent.
+The policy is a table, ``failures.txt`` beside this file, whose head says how to read it. The most
+exact row of a stage decides: a code with its enhanced status code (RFC 3463), then the code, then
+its class. So an unknown 4yz defers, and an unknown 5yz fails for the scope of its stage. A reply
+without a row (a 2yz or 3yz that has no place there) is the route's fault. Only a complete,
+well-formed 5yz about this recipient or message is permanent.
+
+A stage of the table is a `Step`, or another moment such as "content" or "idle reuse".
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..reply import Reply
 
 
 class Step(StrEnum):
-    """Where in the dialogue we are: which command a reply answers."""
+    """A step of the dialogue: the command that a reply answers."""
 
     CONNECT = "connect"
     GREETING = "greeting"
@@ -42,7 +43,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of it, what it is about, and what to do."""
+    """The meaning of a reply or an event: status, scope, and what to do."""
 
     status: Status
     scope: Scope
@@ -51,7 +52,7 @@ class Verdict:
 
 @cache
 def _verdict(status: str, scope: str, action: str) -> Verdict:
-    """The one verdict of these words: verdicts are compared with ``is``."""
+    """The one verdict of these words, so that verdicts can be compared with ``is``."""
     return Verdict(Status(status), Scope(scope), Action(action))
 
 
@@ -60,9 +61,9 @@ class Row:
     """One row of the table."""
 
     stages: tuple[str, ...]
-    #: the replies it is about, as they are written there; none if it is about an event
+    #: the replies of the row, as the table has them; none for an event
     replies: tuple[str, ...]
-    #: the event it is about, empty if it is about replies
+    #: the event of the row; empty for replies
     event: str
     verdict: Verdict
     why: str
@@ -76,7 +77,7 @@ _REPLY = re.compile(
 
 
 def _read(text: str) -> Iterator[Row]:
-    """The rows of a table: a reStructuredText "simple table" with anything in front of it."""
+    """The rows of a reStructuredText "simple table", with any text before it."""
     _, border, rest = text[text.index("\n==") :].split("\n", 2)
     starts = [column.start() for column in _COLUMN.finditer(border)]
     slices = [slice(*pair) for pair in zip(starts, [*starts[1:], None], strict=True)]
@@ -96,7 +97,7 @@ TABLE = tuple(_read(files(__package__).joinpath("failures.txt").read_text("utf-8
 
 
 def _each(table: Iterable[Row], *, events: bool) -> dict[tuple[str, str], Verdict]:
-    """The verdicts by stage, and reply or event. Raises ValueError if one has two."""
+    """The verdicts, by stage and reply or event. Raises ValueError for two on the same."""
     found: dict[tuple[str, str], Verdict] = {}
     for row in table:
         for stage in row.stages:
@@ -117,22 +118,22 @@ CUT_SHORT = _EVENTS["content", "connection lost before the final dot"]
 UNSENT = _EVENTS[Step.MAIL, "time-out"]
 #: known here to be impossible: too large, SMTPUTF8 or 8BITMIME needed and not offered
 UNSENDABLE = _EVENTS["local", "SMTPUTF8 not offered"]
-#: with ``preflight=always``, more than a server is asked about
+#: not asked about although ``preflight=always``, because of a limit
 NOT_ASKED = _verdict("unsent", "message", "fail")
 #: SMTPUTF8 is needed, and the server knows HELO only
 NEEDS_EHLO = _EVENTS[Step.EHLO, "500, 502 or 504, SMTPUTF8 needed"]
-#: too many recipients at once: the rest goes in a mail transaction of its own
+#: too many recipients at once: the rest goes at once, in the next mail transaction
 SPLIT = _REPLIES[Step.RCPT, "452 4.5.3"]
 #: a recipient that cannot be taken now
 DEFER_RECIPIENT = _REPLIES[Step.RCPT, "4xx"]
-#: a reply that does not belong where it came
+#: a reply that has no place where it came
 _OUT_OF_PLACE = _verdict("deferred", "route", "defer_route")
 #: stages and codes of which an enhanced status code may say more
 _REFINED = {(stage, what[:3]) for stage, what in _REPLIES if " " in what}
 
 
 def judge(step: Step, reply: Reply) -> Verdict:
-    """The verdict of a complete, well-formed `reply` at `step`."""
+    """The verdict on a complete, well-formed `reply` at `step`."""
     if reply.code == 250:
         return _plain(step, 250)
     if (step, str(reply.code)) in _REFINED and (status := reply.enhanced) is not None:
@@ -145,7 +146,7 @@ def judge(step: Step, reply: Reply) -> Verdict:
 
 @cache
 def _plain(step: Step, code: int) -> Verdict:
-    """The verdict of a reply whose enhanced status code says nothing, or which has none."""
+    """The verdict on a reply by its code alone."""
     of_class = _REPLIES.get((step, f"{code // 100}xx"), _OUT_OF_PLACE)
     return _REPLIES.get((step, str(code)), of_class)
 
@@ -154,8 +155,8 @@ def concerns_connection(step: Step, reply: Reply) -> bool:
     """True if `reply` may be about a connection that has carried a message, and nothing else.
 
     Servers limit the messages of one connection, and say so with any reply to the next MAIL or
-    DATA. It is about no connection if it names an address, a mailbox, the size or the content; a
-    5yz to RCPT is always about the recipient.
+    DATA. A reply that names an address, a mailbox, the size or the content is not about the
+    connection; a 5yz to RCPT is always about the recipient.
     """
     status = reply.enhanced
     if step is Step.RCPT:

@@ -1,8 +1,8 @@
-"""The protocol log: what was said on a connection, without what is nobody's business.
+"""Logs the dialogue with a server, without content and secrets.
 
-One line for each command and each line of a reply, to the logger ``txmail.smtp`` at level DEBUG.
-Content is told by its size, an AUTH exchange by its mechanism and codes. Control characters are
-escaped, the server's and ours. Secrets are gone from replies before they come here: see `Protocol`.
+The logger ``txmail.smtp`` gets a line at level DEBUG for each command and each line of a reply. Of
+a content the log shows the size, of an AUTH exchange the mechanism and the codes. Control
+characters are escaped. `Protocol` takes secrets out of replies before they come here.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ log = quiet_logger("txmail.smtp")
 
 
 class ProtocolLog:
-    """What is written down of one connection."""
+    """Writes the log of one connection."""
 
     def __init__(self, route: str) -> None:
         self._route = route
-        #: False while there is nothing to note
+        #: False while the logger drops all lines
         self.active = False
         self.refresh()
 
     def refresh(self) -> None:
-        """Look again whether somebody wants to read the log: not for every line, it takes time."""
+        """Ask the logger again whether it is on. It takes too long to ask for every line."""
         self.active = log.isEnabledFor(logging.DEBUG)
 
     def command(self, step: Step, line: bytes) -> None:
-        """Note a command, or an answer to a challenge."""
+        """Log a command, or an answer to a challenge."""
         shown = printable(line.rstrip(b"\r\n").decode("utf-8", "backslashreplace"))
         if step is Step.AUTH:
             words = shown.split(" ")
@@ -40,10 +40,10 @@ class ProtocolLog:
         log.debug("%s C: %s", self._route, shown)
 
     def content(self, octets: int) -> None:
-        """Note that content was sent."""
+        """Log that content was sent."""
         log.debug("%s C: (content, %d octets)", self._route, octets)
 
     def reply(self, reply: Reply) -> None:
-        """Note `reply`."""
+        """Log `reply`."""
         for line in reply.lines:
             log.debug("%s S: %d %s", self._route, reply.code, printable(line))

@@ -1,4 +1,4 @@
-"""What a connection is asked to be."""
+"""Holds the options of connections to one server."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from dataclasses import dataclass
 from ..secret import Secret
 from .tls import NO_FILES, TlsFiles, TlsMode
 
-#: Seconds to wait for a reply, and for a connection, where nothing else is said. RFC 5321
-#: section 4.5.3.2 allows servers minutes; within a transaction `commit_timeout` is nearer anyway.
+#: Seconds to wait for a reply, and for a connection, by default. RFC 5321 section 4.5.3.2 allows
+#: servers minutes; within a transaction `commit_timeout` ends the wait earlier.
 TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Everything that makes two connections unequal: the key of a pool."""
+    """One server, and how to connect and talk to it."""
 
     host: str
     port: int = 25
     #: seconds for each reply
     timeout: float = TIMEOUT
-    #: our own name in EHLO (RFC 5321 section 4.1.4): a domain, or an address literal; None is the
-    #: literal of the address we connect from
+    #: the client's name in EHLO (RFC 5321 section 4.1.4): a domain or an address literal; None is
+    #: the literal of the address that the connection comes from
     local_hostname: str | None = None
     #: use PIPELINING where it is offered
     pipelining: bool = True
     #: stream messages with BDAT where CHUNKING and PIPELINING are offered (RFC 3030)
     chunking: bool = True
-    #: messages that may be on their way at once, and so in doubt, on one connection; None leaves
-    #: it to the caller of `ISession.send`
+    #: messages that may be on their way at once, and so in doubt, on one connection; None lets the
+    #: caller of `ISession.send` decide
     window: int | None = None
-    #: messages after which a connection is not used any more; None leaves it to the pool
+    #: messages after which a connection is retired; None lets the pool decide
     messages: int | None = None
     tls: TlsMode = TlsMode.OFF
     files: TlsFiles = NO_FILES
-    #: certificates have to be exactly as RFC 5280 wants them
+    #: refuse certificates that are not exactly as RFC 5280 wants them
     x509_strict: bool = True
-    #: who we are; empty for nobody
+    #: the user who logs in; empty for no login
     user: str = ""
     password: Secret | None = None
-    #: the SASL mechanisms to use, with commas between; None is the strongest that is offered
+    #: the SASL mechanisms to use, with commas between; None takes the strongest that is offered
     auth: str | None = None
-    #: authenticate although nothing is encrypted, or with a server that has proved nothing
+    #: log in although the connection is not encrypted, or the server has proved nothing
     auth_in_clear: bool = False
 
     @property
@@ -53,13 +53,13 @@ class Options:
 
     @property
     def tls_name(self) -> str:
-        """The name or address that a certificate has to have.
+        """The name or address that a certificate has to name (RFC 9525 section 3).
 
-        It has neither the zone of an address nor the dot at the end of a name (RFC 9525 section 3).
+        The zone of an address, and the dot at the end of a name, are no part of it.
         """
         return self.host.partition("%")[0].removesuffix(".")
 
     @property
     def account(self) -> str:
-        """Printable name of whose password it is."""
+        """Printable name of the account that the password belongs to."""
         return f"{self.user}@{self.host}"

@@ -1,4 +1,4 @@
-"""Sessions kept between transactions, for any number of threads."""
+"""Keeps sessions open between transactions, for any number of threads."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from ..common.locks import hold
 from ..common.per_process import this_process
 from .session import Session
 
-#: Sessions kept, and in use at once before somebody has to wait.
+#: Sessions that are kept, and that are in use at once before another thread has to wait.
 POOL_SIZE = 4
-#: Seconds to wait for a session before one is opened beyond the limit. A transaction that waits
-#: may hold row locks which the present owner of the session needs to finish: waiting for ever
-#: would be a deadlock that no database sees.
+#: Seconds to wait for a session before the pool opens one beyond the limit. A transaction that
+#: waits may hold row locks which the user of the session needs to finish: to wait for ever would be
+#: a deadlock that no database sees.
 WAIT_LIMIT = 5.0
-#: Seconds after which a session is not given out again: names change their addresses,
-#: certificates expire, and whoever balances load behind a name wants to move us.
+#: Seconds after which a session is retired: names change their addresses, certificates expire, and
+#: a load balancer may want to move the client to another server.
 MAX_AGE = 3600.0
-#: Messages after which it is not: some servers hang up after so many.
+#: Messages after which a session is retired: some servers hang up after so many.
 MAX_MESSAGES = 1000
-#: Seconds of idleness after which it is not: servers hang up after five minutes
-#: (RFC 5321 section 4.5.3.2.7), and what is in between may forget about it sooner.
+#: Seconds of idleness after which a session is retired: servers hang up after five minutes
+#: (RFC 5321 section 4.5.3.2.7), and a firewall in between may forget the connection sooner.
 MAX_IDLE = 240.0
-#: Seconds of idleness after which it has to answer a NOOP, unless something else verifies it.
+#: Seconds of idleness after which the server has to answer a NOOP before a session is used.
 VERIFY_AFTER = 15.0
-#: Seconds to wait for that.
+#: Seconds to wait for the answer to that NOOP.
 VERIFY_TIMEOUT = 5.0
 #: Seconds to wait for the answer to QUIT when the pool is closed.
 QUIT_TIMEOUT = 1.0
 
 
-class _Connecting:
-    """One who wants a connection: it makes one, as long as this is there, or has its `session`."""
+class _Request:
+    """One call of `Pool.take`: it opens a connection, or has its `session` already."""
 
     session: Session | None = None
 
 
 class Pool:
-    """Keeps open sessions; the one given back last is taken first, so that it stays warm."""
+    """Keeps open sessions. The one given back last is taken first, so that it stays warm."""
 
     def __init__(
         self,
@@ -58,15 +58,16 @@ class Pool:
         self._changed = threading.Condition()
         self._idle: list[Session] = []
         self._in_use: set[Session] = set()
-        # Not held here: one that an exception out of the blue has ended connects no more.
-        self._connectors: weakref.WeakSet[_Connecting] = weakref.WeakSet()
+        # Weak, so that a call which an exception has ended does not count for ever.
+        self._requests: weakref.WeakSet[_Request] = weakref.WeakSet()
         self._process = this_process()
 
     def _lock(self) -> threading.Condition:
         """The lock of this process.
 
-        Sessions opened before a fork belong to the parent, because two would talk on one
-        connection. So does the lock: a thread of the parent may have held it at that time.
+        Sessions opened before a fork belong to the parent: two processes must not talk on one
+        connection. The lock belongs to the parent, too: a thread of it may have held it at the
+        fork.
         """
         if self._process != this_process():
             self._begin()
@@ -75,45 +76,48 @@ class Pool:
     def take(
         self, timeout: float, *, wait: bool = True, fresh: bool = False, verify: bool = True
     ) -> Session:
-        """A session that is open, idle and seems alive, else a new one.
+        """A kept session that seems alive, else a new one.
 
-        `timeout` in seconds is for waiting and connecting together. Without `wait` a session is
-        opened beyond the limit where others would wait. `fresh` uses no kept session: the caller
-        has just seen one fail. `verify` has one that was idle for long answer NOOP first.
+        `timeout` is in seconds, for waiting and connecting together. Without `wait` the pool opens
+        a session beyond the limit at once. With `fresh` it uses no kept session: the caller has
+        just seen one fail. With `verify` the server has to answer NOOP on a session that was idle
+        for long.
 
         Raises `TransportError`.
         """
         deadline = self._clock() + timeout
-        me = _Connecting()
+        request = _Request()
         try:
-            stale = hold(self._lock(), lambda: self._kept(deadline if wait else None, fresh, me))
+            stale = hold(
+                self._lock(), lambda: self._kept(deadline if wait else None, fresh, request)
+            )
             for worn in stale:
                 worn.quit()
-            if me.session is None:
-                return self._made(me, deadline)
-            if not verify or self._verified(me.session, deadline):
-                return me.session
+            if request.session is None:
+                return self._made(request, deadline)
+            if not verify or self._verified(request.session, deadline):
+                return request.session
         except BaseException:
-            if me.session is not None:
-                self.give(me.session, dirty=True)
+            if request.session is not None:
+                self.give(request.session, dirty=True)
             raise
-        self.give(me.session)
+        self.give(request.session)
         return self.take(deadline - self._clock(), wait=False, fresh=True)
 
-    def _made(self, me: _Connecting, deadline: float) -> Session:
+    def _made(self, request: _Request, deadline: float) -> Session:
         try:
             session = self._connect(deadline - self._clock())
         except BaseException:
-            self._connected(me, None)
+            self._connected(request, None)
             raise
-        me.session = session
+        request.session = session
         session.pool = self
         session.opened_at = session.used_at = self._clock()
-        self._connected(me, session)
+        self._connected(request, session)
         return session
 
-    def _kept(self, deadline: float | None, fresh: bool, me: _Connecting) -> list[Session]:
-        """Give `me` a session that is kept, if there is one; those that are not to be kept."""
+    def _kept(self, deadline: float | None, fresh: bool, request: _Request) -> list[Session]:
+        """Give `request` a kept session, if there is one. Returns the sessions to close."""
         if deadline is not None:
             patience = min(WAIT_LIMIT, deadline - self._clock())
             self._changed.wait_for(self._has_room, patience)
@@ -121,17 +125,17 @@ class Pool:
         for session in stale:
             self._idle.remove(session)
         if self._idle and not fresh:
-            me.session = self._idle.pop()
-            self._in_use.add(me.session)
+            request.session = self._idle.pop()
+            self._in_use.add(request.session)
         else:
-            self._connectors.add(me)
+            self._requests.add(request)
         return stale
 
     def _verified(self, session: Session, deadline: float) -> bool:
         now = self._clock()
         if now - session.used_at < VERIFY_AFTER:
             return True
-        # Half of the time is left for a fresh one.
+        # Half of the time is left for a fresh session.
         return session.connection.verify(min(VERIFY_TIMEOUT, (deadline - now) / 2))
 
     def _worn(self, session: Session) -> bool:
@@ -147,11 +151,11 @@ class Pool:
 
     @property
     def _connecting(self) -> int:
-        return len(self._connectors)
+        return len(self._requests)
 
-    def _connected(self, me: _Connecting, session: Session | None) -> None:
+    def _connected(self, request: _Request, session: Session | None) -> None:
         def note() -> None:
-            self._connectors.discard(me)
+            self._requests.discard(request)
             if session is not None:
                 self._in_use.add(session)
             else:
@@ -165,7 +169,7 @@ class Pool:
             session.quit()
 
     def _given(self, session: Session, dirty: bool) -> bool:
-        """True if it is not kept."""
+        """Take `session` back; True if it is not kept, and has to be closed."""
         if session not in self._in_use:
             return False
         self._in_use.remove(session)
@@ -178,11 +182,11 @@ class Pool:
         return not keep
 
     def renewed(self, session: Session) -> None:
-        """`session`, which is in use, has a new connection."""
+        """Note that `session`, which is in use, has a new connection."""
         session.opened_at = self._clock()
 
     def close(self) -> None:
-        """End all idle sessions; one in use is kept again when it is given back."""
+        """Close all idle sessions. A session in use is kept again when it is given back."""
         hold(self._lock(), self._changed.notify_all)
         sessions, self._idle = self._idle, []
         for session in sessions:

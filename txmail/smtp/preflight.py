@@ -1,12 +1,11 @@
 """The conversation that asks before anything irrevocable. No I/O.
 
-Envelopes of one sender and the same needs are asked about together: one MAIL with the largest
-SIZE, up to a hundred distinct RCPTs, one RSET. The first envelope is not asked about but staged:
-its own MAIL and RCPTs are left open, so that only DATA is missing. With PIPELINING all of it is
-one round trip.
+One probe asks about all envelopes with the same sender and needs: one MAIL with the largest SIZE,
+up to a hundred distinct RCPTs, one RSET. For the first envelope there is no probe: its own MAIL and
+RCPTs are left open, so that only DATA is missing. With PIPELINING all of it is one round trip.
 
-Every RSET without a message between is counted against us by some servers: a default Exim hangs
-up after about twelve, a default Postfix after about 120. `PROBES_LIMIT` stays below both.
+Some servers count every RSET without a message between against the client: a default Exim hangs up
+after about twelve, a default Postfix after about 120. `PROBES_LIMIT` stays below both.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from .protocol import Protocol
 from .reconnect_policy import ReconnectPolicy
 from .transactions import RECIPIENTS_LIMIT, CommandGroup, Conversation, MailTransaction
 
-#: Groups asked about on one connection since a message was last accepted on it.
+#: Probes on one connection since the server last accepted a message there.
 PROBES_LIMIT = 8
 
-#: Why what is asked about has an end.
+#: Reasons why a preflight asks no more.
 ASKED_ENOUGH = (
     f"a server is asked about no more than {PROBES_LIMIT} groups (of one sender and "
     f"{RECIPIENTS_LIMIT} recipients) without getting a message"
@@ -37,13 +36,13 @@ NO_RESET = "this server knows no RSET, and can be asked about the first message 
 
 _RSET = (Step.RSET, commands.RSET)
 _Answer = tuple[Verdict, Reply]
-#: what envelopes must have in common to share a MAIL: reverse-path, SMTPUTF8, 8BITMIME
+#: what envelopes have in common that share a MAIL: reverse-path, SMTPUTF8, 8BITMIME
 _Kind = tuple[bytes, bool, bool]
 
 
 @dataclass(slots=True)
 class _Probe:
-    """One group of questions: who has which envelopes, and the recipients asked about."""
+    """One group of questions: the envelopes it is about, and the recipients it asks about."""
 
     envelopes: list[Envelope] = field(default_factory=list)
     paths: list[bytes] = field(default_factory=list)
@@ -69,10 +68,10 @@ class Preflight:
         allowed: int,
         limit: str = ASKED_ENOUGH,
     ) -> None:
-        """`envelopes` have not passed yet, except that the first may have if it is staged anew.
+        """`envelopes` have not passed yet, except the first, whose transaction is left open anew.
 
-        `dirty` begins with RSET. `allowed` is how many groups may be asked about; what is beyond
-        goes unasked or, with `always`, is refused because of the `limit`.
+        A `dirty` connection gets RSET first. `allowed` is the number of probes; envelopes beyond
+        it are not asked about or, with `always`, refused because of the `limit`.
         """
         self._protocol = protocol
         self._extensions = extensions
@@ -84,29 +83,29 @@ class Preflight:
         self.envelopes = envelopes
         self._sendable = [e for e in envelopes if not self._problems[id(e)]]
         self._first = envelopes[0] if keep_open and not self._problems[id(envelopes[0])] else None
-        #: answers by the kind of envelope and recipient
+        #: answers, by the kind of envelope and the recipient
         self._answers: dict[tuple[_Kind, bytes], _Answer] = {}
-        #: groups beyond what is allowed
+        #: probes beyond what is allowed
         self._unasked: list[_Probe] = []
         self._plan = self._planned()
-        #: answers to MAIL that were not positive, by envelope
+        #: answers to MAIL that were not positive, by the id of the envelope
         self._refused: dict[int, _Answer] = {}
         #: the mail transaction left open for the first envelope
         self.open_transaction: MailTransaction | None = None
         #: True if the next mail transaction has to begin with RSET
         self.dirty = dirty
-        #: how often the server got RSET where a message could have been
+        #: how often the server got RSET in place of a message
         self.probes = 0
 
     @property
-    def planned(self) -> int:
-        """How many groups there are to ask about, besides the staged envelope."""
+    def probe_count(self) -> int:
+        """The number of probes that are needed, besides the open transaction."""
         return len(self._plan)
 
     # -- results
 
     def passed(self, envelope: Envelope) -> bool:
-        """True if the server was asked about every recipient of `envelope` and refused none."""
+        """True if the server was asked about each recipient of `envelope`, and refused none."""
         kind = _kind(envelope)
         return all(
             (answer := self._answers.get((kind, path))) is not None
@@ -115,7 +114,7 @@ class Preflight:
         )
 
     def refusals(self) -> list[Outcome]:
-        """An outcome for each recipient that the server would not take, in order."""
+        """An outcome for each recipient that the server does not take, in order."""
         found = []
         for position, envelope in enumerate(self.envelopes):
             problem = self._problems[id(envelope)]
@@ -151,7 +150,7 @@ class Preflight:
         ]
 
     def reconnect_reply(self, policy: ReconnectPolicy) -> Reply | None:
-        """A refusal that may be about this connection alone, if there is one."""
+        """The first refusal that may be about this connection alone, else None."""
         for envelope in self._sendable:
             refused = self._refused.get(id(envelope))
             if refused is not None:
@@ -200,7 +199,7 @@ class Preflight:
             yield from group.answers(self._protocol, self._pipelining)
 
     def _planned(self) -> list[_Probe]:
-        """Who has to be asked about whom, apart from those the staged envelope asks about."""
+        """The probes that are needed beside the open transaction of the first envelope."""
         probes: list[_Probe] = []
         current: dict[_Kind, _Probe] = {}
         asked: dict[tuple[_Kind, bytes], _Probe] = {}
@@ -234,7 +233,7 @@ class Preflight:
     # -- the answers
 
     def _evaluate(self, probe: _Probe, group: CommandGroup) -> list[_Probe]:
-        """Note what was said; return what has to be asked again."""
+        """Note the answers to a probe; return the probes that ask again."""
         mail = group.to_mail
         if mail is not None and not mail.positive:
             if len(probe.envelopes) > 1:

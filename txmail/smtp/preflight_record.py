@@ -31,9 +31,9 @@ class PreflightRecord:
     def __init__(self, protocol: Protocol, memory: ServerMemory) -> None:
         self._protocol = protocol
         self._memory = memory
-        #: by id, envelopes the preflight has dealt with here, and whether they were asked about
+        #: by id, envelopes that a preflight has dealt with here, and whether the server takes them
         self._envelopes: dict[int, tuple[Envelope, bool]] = {}
-        #: questions since a message was last accepted here, and those of earlier users among them
+        #: probes since the server last accepted a message, and those of earlier users among them
         self._probes = self._inherited = 0
         #: the mail transaction of the next envelope: its MAIL and RCPTs have their answers
         self.open_transaction: MailTransaction | None = None
@@ -84,7 +84,7 @@ class PreflightRecord:
         if not unasked:
             return None
         no_reset = self._memory.no_reset
-        # Who may not be asked any more gets no RSET either: the open transaction stays open.
+        # A server that may not be asked any more gets no RSET either: the transaction stays open.
         resets = not (self.exhausted or (no_reset and self.open_transaction is not None))
         if resets and self.open_transaction is not None:
             self.give_up_open_transaction()
@@ -103,7 +103,7 @@ class PreflightRecord:
             allowed=0 if no_reset else left,
             limit=NO_RESET if no_reset else ASKED_ENOUGH,
         )
-        if self._inherited and preflight.planned > left:
+        if self._inherited and preflight.probe_count > left:
             raise ConnectionEnded(
                 "too much was asked on this connection to ask all of this as well"
             )

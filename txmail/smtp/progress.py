@@ -1,4 +1,4 @@
-"""The account of envelopes on their way: what may be sent at all, and what became of it. No I/O."""
+"""Records what becomes of envelopes on their way, and tells which can be sent at all. No I/O."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .failure_policy import Verdict
 
 
 class Progress:
-    """One envelope on its way: an outcome for each recipient, filled in as it is known."""
+    """One envelope on its way, with an outcome for each recipient as soon as it is known."""
 
     def __init__(self, position: int, envelope: Envelope, preflighted: bool) -> None:
-        #: the place of the envelope among those of the call
+        #: the position of the envelope among those of the call
         self.position = position
         self.envelope = envelope
         self.preflighted = preflighted
@@ -27,7 +27,7 @@ class Progress:
     def settle(
         self, index: int, verdict: Verdict, reply: Reply | None = None, reason: str = ""
     ) -> None:
-        """Decide recipient `index`; what is decided stays."""
+        """Decide recipient `index`, unless it is decided already."""
         if self.outcomes[index] is not None:
             return
         if verdict is failure_policy.ACCEPTED and reply is not None:
@@ -50,7 +50,7 @@ class Progress:
             )
 
     def settle_rest(self, verdict: Verdict, reply: Reply | None = None, reason: str = "") -> None:
-        """Decide all recipients that are not."""
+        """Decide all recipients that are undecided."""
         self.waiting.clear()
         for index in range(len(self.outcomes)):
             self.settle(index, verdict, reply, reason)
@@ -67,7 +67,7 @@ class Progress:
 
     @property
     def unsent(self) -> bool:
-        """True if it is decided that nothing of it was sent."""
+        """True if all recipients are decided, and nothing was sent to any of them."""
         return all(o is not None and o.status is Status.UNSENT for o in self.outcomes)
 
 
@@ -88,7 +88,7 @@ class ProgressQueue:
 
     @property
     def anything_sent(self) -> bool:
-        """True if an outcome is known, of an envelope on its way, that is not unsent."""
+        """True if a known outcome of an envelope on its way is not `unsent`."""
         return any(
             o is not None and o.status is not Status.UNSENT
             for progress in self.open
@@ -121,7 +121,7 @@ def outcome_of(
 
 
 def unsendable(envelope: Envelope, extensions: Extensions) -> str:
-    """Why this server can never take `envelope`; empty if it may."""
+    """The reason why this server can never take `envelope`; empty if it may."""
     if not envelope.canonical:
         return "the content has line ends other than CRLF, a NUL, or no line end at its end"
     limit = extensions.size_limit
@@ -135,9 +135,9 @@ def unsendable(envelope: Envelope, extensions: Extensions) -> str:
 
 
 def verdict_on(envelope: Envelope, extensions: Extensions) -> Verdict:
-    """What follows for an `unsendable` envelope.
+    """The verdict on an `unsendable` envelope.
 
-    A server that was greeted with HELO has not said what it offers: it may know SMTPUTF8 tomorrow.
+    A server that was greeted with HELO has not said what it offers: it may offer SMTPUTF8 later.
     """
     unknown = envelope.needs_smtputf8 and not extensions.esmtp and envelope.canonical
     return failure_policy.NEEDS_EHLO if unknown else failure_policy.UNSENDABLE

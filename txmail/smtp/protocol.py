@@ -1,24 +1,24 @@
-"""The client's side of one SMTP connection, without I/O: commands in, octets out, and back.
+"""The client's side of one SMTP connection, without I/O: turns commands into octets, and back.
 
 `Protocol` knows no socket, clock or thread. A conversation (`preflight`, `sending`) calls `issue`,
-`content` and `next_reply`; the driver writes `outgoing()`, says with `took()` what the socket
-accepted, and puts what it received into `receive()` until a reply is `ready`.
+`content` and `next_reply`. The driver writes `outgoing()`, tells `took()` how much the socket
+accepted, and gives what it received to `receive()` until a reply is `ready`.
 
 The laws:
 
 1. A reply answers the oldest command that has none. A reply that nothing asked for, or that came
-   before its command had left, is the route's fault; the connection ends. If it lies there when
-   the reply to content is judged, that reply is not trusted: it may be the surplus. A 421 is no
-   surplus, and the reply in front of it counts.
-2. After DATA nothing is issued until it is answered (RFC 2920 section 3.1).
-3. Content follows a 354 and nothing else does.
-4. The content is handed over, and its fate in doubt, when the socket has accepted the last octet
-   of the final dot's line, and not before. While a write is under way it may have.
-5. A streamed message (RFC 3030, and RFC 2920 for what stands around it) is queued whole: commands,
-   BDAT LAST, octets. Nothing but streamed messages is queued until all of them are answered, and
-   a message is in doubt as by law 4: its last octet counts as the final dot.
-6. Nothing of an AUTH exchange but its codes, and no secret that the server repeats later, is in a
-   reply, an error or the log: the server may say to everybody what we have said to it alone.
+   before its command had left, is the route's fault, and ends the connection. If such a surplus
+   reply is there when the reply to content is judged, that reply is not trusted: it may be the
+   surplus. A 421 is no surplus, and the reply before it counts.
+2. After DATA nothing is issued until the server has answered it (RFC 2920 section 3.1).
+3. Content follows a 354, and nothing else follows it.
+4. A content is handed over, and in doubt, when the socket has accepted the last octet of the final
+   dot's line, and not before. While a write is under way the socket may have accepted it.
+5. A streamed message (RFC 3030, RFC 2920) is queued as a whole: commands, BDAT LAST, octets. Until
+   all streamed messages are answered, only streamed messages are queued. A message is in doubt as
+   by law 4: its last octet counts as the final dot.
+6. Replies, errors and the log have only the codes of an AUTH exchange, and no secret that the
+   server repeats later: the server may tell everybody what the client has told it alone.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ from .replies import MalformedReply, ReplyParser
 
 
 class LocalProtocolError(TxmailError):
-    """We were about to break the protocol: a bug of ours."""
+    """txmail was about to break the protocol: a bug in txmail."""
 
 
 class Protocol:
-    """What was written, what is unanswered, and what may come next."""
+    """What was queued, what is unanswered, and what may come next."""
 
     def __init__(self, protocol_log: ProtocolLog | None = None) -> None:
-        """`protocol_log` hears of everything."""
+        """`protocol_log` logs the dialogue."""
         self._protocol_log = protocol_log if protocol_log is not None else ProtocolLog("")
-        #: what must not be in any reply
+        #: takes secrets out of replies
         self.censor = Censor()
         self._challenge = ""
         self._parser = ReplyParser(self.censor)
         self._outgoing: list[bytes | memoryview] = []
         #: octets ever queued, and ever accepted by the socket
         self._queued = self._taken = 0
-        #: octets that the socket has accepted, or is just being offered
+        #: octets that the socket has accepted, or is being offered now
         self._offered = 0
-        #: (step, the number of octets after which its command has left)
+        #: steps without a reply, each with the number of octets after which its command has left
         self._unanswered: deque[tuple[Step, int]] = deque([(Step.GREETING, 0)])
         self._final_dot: int | None = None
         self._content_due = False
-        #: how many replies streamed messages get in all, and how many of them are waited for
+        #: how many replies streamed messages get in all, and how many to wait for now
         self._streamed = 0
         self._wanted = 1
 
     # -- what we say
 
     def issue(self, step: Step, line: bytes) -> None:
-        """Queue one command. Raises `MalformedReply` if a reply nobody asked for lies here."""
+        """Queue one command. Raises `MalformedReply` if there is a reply nothing asked for."""
         if step is Step.AUTH:
             self._parser.challenges = True
             words = line.split()
@@ -75,7 +75,7 @@ class Protocol:
     def issue_all(self, commands: Sequence[tuple[Step, bytes]]) -> None:
         """Queue commands, which then leave in one write.
 
-        Raises `MalformedReply` if a reply nobody asked for lies here.
+        Raises `MalformedReply` if there is a reply nothing asked for.
         """
         if self._content_due or (self._unanswered and self._unanswered[-1][0] is Step.DATA):
             raise LocalProtocolError("a command where content or the reply to DATA is due")
@@ -107,11 +107,11 @@ class Protocol:
         self._unanswered.append((Step.FINAL, self._queued))
 
     def stream(self, commands: bytes, content: bytes, replies: int) -> tuple[int, int]:
-        """Queue `commands`, which get so many `replies` and end with BDAT LAST, and `content`.
+        """Queue `content` behind `commands`, which get so many `replies` and end with BDAT LAST.
 
-        Returns the number of the first of these replies: see `streamed_replies`; and how many
-        octets the socket will have accepted in all when it has the last of them: see `has_left`.
-        Raises `MalformedReply` if a reply nobody asked for lies here.
+        Returns two numbers: that of the first of these replies, for `streamed_replies`, and that of
+        the last octet among all octets that the socket accepts, for `has_left`.
+        Raises `MalformedReply` if there is a reply nothing asked for.
         """
         if self._unanswered or self._content_due:
             raise LocalProtocolError("a streamed message among commands that are not answered")
@@ -130,11 +130,11 @@ class Protocol:
 
     @property
     def _streaming(self) -> bool:
-        """True if there are replies to streamed messages that were not taken."""
+        """True if replies to streamed messages are due, or were not taken."""
         return self._streamed != self._parser.dropped
 
     def check_silence(self) -> None:
-        """Raise `MalformedReply` if a reply nobody asked for lies here."""
+        """Raise `MalformedReply` if there is a reply nothing asked for."""
         if not (self._unanswered or self._streaming) and self._parser.pending:
             raise MalformedReply("one that nothing asked for")
 
@@ -146,16 +146,16 @@ class Protocol:
         return bool(self._outgoing)
 
     def outgoing(self) -> list[bytes | memoryview]:
-        """Buffers to write now, in order; `took` has to follow.
+        """The buffers to write now, in order. The caller then calls `took`.
 
-        An interrupt may come between the system call and `took`: until then all of it may have
-        left.
+        An interrupt may come between the system call and `took`: until `took` is called, all of
+        them may have left.
         """
         self._offered = self._queued
         return self._outgoing
 
     def took(self, octets: int) -> None:
-        """The socket accepted that many `octets` of `outgoing()`, perhaps none."""
+        """Note that the socket accepted so many `octets` of `outgoing()`, perhaps none."""
         self._taken = self._offered = self._taken + octets
         if self._taken == self._queued:
             self._outgoing = []
@@ -169,12 +169,12 @@ class Protocol:
 
     @property
     def final_dot_left(self) -> bool:
-        """False if the socket cannot have accepted all of the last final dot's line."""
+        """False if the socket cannot have accepted the whole line of the last final dot."""
         return self._final_dot is None or self._offered >= self._final_dot
 
     @property
     def carries_content(self) -> bool:
-        """True if the server may have some of a content whose reply has not come."""
+        """True if the server may have a part of a content whose reply has not come."""
         return self._streaming or any(step is Step.FINAL for step, _ in self._unanswered)
 
     def may_have_left(self, octets: int) -> bool:
@@ -187,7 +187,7 @@ class Protocol:
 
     @property
     def idle(self) -> bool:
-        """True if nothing is unanswered, unwritten or unread: somebody else may go on here."""
+        """True if nothing is unanswered, unwritten or unread: another user may go on here."""
         return not (
             self._unanswered
             or self._streaming
@@ -204,12 +204,12 @@ class Protocol:
 
     @property
     def ready(self) -> bool:
-        """True if what is waited for has come: a reply, or all of a streamed message's."""
+        """True if the next reply has come, or all replies to a streamed message."""
         return self._parser.has(self._wanted) or self.out_of_step
 
     @property
     def out_of_step(self) -> bool:
-        """True if a 3yz has come in a stream, where nothing asks for one: no more may follow."""
+        """True if a 3yz has come in a stream, where nothing asks for one."""
         return self._streaming and self._parser.intermediate
 
     @property
@@ -218,27 +218,24 @@ class Protocol:
         return self._parser.closing
 
     def want(self, replies: int) -> None:
-        """Wait for so many replies before `ready`."""
+        """Be `ready` when so many replies are there."""
         self._wanted = replies
 
     def streamed_replies(self) -> tuple[int, list[Reply]]:
-        """The replies to streamed messages that have come and were not taken.
-
-        With the number of the first of them, of all that ever came.
-        """
+        """The replies to streamed messages that were not taken, behind the number of the first."""
         return self._parser.dropped, self._parser.peek()
 
     @property
     def has_surplus(self) -> bool:
-        """True if more replies have come than streamed messages get."""
+        """True if more replies have come than the streamed messages get."""
         return self._streaming and self._parser.has_surplus(self._streamed - self._parser.dropped)
 
     def check_streamed(self) -> None:
-        """Raise `MalformedReply` if there will be no more replies because of one."""
+        """Raise `MalformedReply` if a malformed reply came: there will be no more replies."""
         self._parser.check()
 
     def take_streamed(self, count: int) -> None:
-        """So many of `streamed_replies` have been dealt with."""
+        """Remove the first `count` of `streamed_replies`, which are settled."""
         if self._protocol_log.active:
             for reply in self._parser.peek()[:count]:
                 self._protocol_log.reply(reply)
@@ -247,7 +244,7 @@ class Protocol:
     def next_reply(self) -> Reply | None:
         """The answer to the oldest unanswered command, or None if it has not come yet.
 
-        Raises `MalformedReply`, after which nothing on this connection can be trusted.
+        Raises `MalformedReply`: then no later reply on this connection can be trusted.
         """
         reply = self._parser.next()
         if reply is None:
@@ -278,12 +275,12 @@ class Protocol:
         return Reply(reply.code, (str(reply.enhanced or ""),))
 
     def take_challenge(self) -> str:
-        """The text of the last challenge of an AUTH exchange, as it came; once."""
+        """Take the text of the last challenge of an AUTH exchange, as it came."""
         challenge, self._challenge = self._challenge, ""
         return challenge
 
     def discard(self) -> None:
-        """Forget what was to be written and what was not read: the connection is gone."""
+        """Forget what is unwritten and unread: the connection is closed."""
         self._outgoing = []
         self._challenge = ""
         self._parser = ReplyParser(self.censor)

@@ -1,8 +1,8 @@
-"""Octets from the server into replies (RFC 5321 section 4.2).
+"""Parses the replies of a server (RFC 5321 section 4.2).
 
-A reply is complete with the line whose code is followed by a space or by nothing. Lines are told
-apart by code and separator, never counted. Whatever is not exactly a reply is `MalformedReply`:
-the route's fault, never a verdict about a message.
+A reply ends with the line whose code is followed by a space or by nothing. The parser reads code
+and separator, and never counts lines. Anything that is not exactly a reply raises `MalformedReply`:
+the route is at fault, and no message is judged by it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..exceptions import TransportError
 from ..reply import Reply
 from ..secret import Censor, bare
 
-#: Octets of one line with its line end. RFC 5321 section 4.5.3.1.5 says 512; servers exceed it.
+#: Octets of one line with its line end. RFC 5321 section 4.5.3.1.5 says 512; servers send more.
 LINE_LIMIT = 4096
 #: Lines of one reply: an EHLO reply has some twenty.
 LINES_LIMIT = 100
@@ -28,19 +28,19 @@ _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\n]*))?\r")
 
 
 class MalformedReply(TransportError):
-    """The server sent something that is not a reply to what it was asked."""
+    """The server sent octets that are no reply to a command."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"malformed reply: {problem}", lost=True)
 
 
 class ReplyParser:
-    """Collects octets and hands out complete replies in their order."""
+    """Collects octets, and hands out complete replies in order."""
 
     def __init__(self, censor: Censor | None = None) -> None:
-        """`censor` takes our secrets out of what a server says, before anything is made of it."""
+        """`censor` takes secrets out of each line before the parser reads it."""
         self._censor = censor if censor is not None else Censor()
-        #: True during an AUTH exchange: a challenge has to come through as it is
+        #: True during an AUTH exchange: challenges are not censored
         self.challenges = False
         #: True after a 421: the server is going to close the connection
         self.closing = False
@@ -74,8 +74,8 @@ class ReplyParser:
             if len(self._rest) >= LINE_LIMIT:
                 raise MalformedReply(f"a line of more than {LINE_LIMIT} octets")
         except MalformedReply as problem:
-            # It concerns nobody who waits for a reply that came before.
-            # The frames it came from have in their variables what came, secrets and all.
+            # It is raised later: the replies that came before it are valid.
+            # Without its traceback: the variables of the frames have secrets that the server sent.
             self._problem = bare(problem)
             self._rest = b""
 
@@ -105,33 +105,33 @@ class ReplyParser:
 
     @property
     def pending(self) -> bool:
-        """True if anything came that was not handed out, even the beginning of a reply."""
+        """True if anything was not handed out, even the beginning of a reply."""
         return bool(self.ready or self._rest or self._lines)
 
     def has_surplus(self, count: int) -> bool:
         """True if more has come than the `count` replies that are due.
 
-        A 421 behind them is no surplus: a server may say at any time that it closes the connection
-        (RFC 5321 section 3.8). Nor is the beginning of one.
+        A 421 behind them is no surplus, nor is the beginning of one: a server may say at any time
+        that it closes the connection (RFC 5321 section 3.8).
         """
         first = self._first + count
         if first > len(self._replies):
             return False
         beyond = self._replies[first:]
         partial = self._lines[0][0] if self._lines else self._rest[:3]
-        goodbye = b"421".startswith(partial) and self._problem is None
-        return not goodbye or any(reply.code != 421 for reply in beyond)
+        only_421 = b"421".startswith(partial) and self._problem is None
+        return not only_421 or any(reply.code != 421 for reply in beyond)
 
     def has(self, count: int) -> bool:
-        """True if so many replies are there, or as many as there will be."""
+        """True if so many replies are there, or if no more will come."""
         return self._first + count <= len(self._replies) or self._problem is not None
 
     def peek(self) -> list[Reply]:
-        """All replies that are there to be handed out; they stay."""
+        """All replies that were not handed out. They stay."""
         return self._replies[self._first :]
 
     def drop(self, count: int) -> None:
-        """Hand out `count` replies that were looked at."""
+        """Count the first `count` replies as handed out."""
         # No call between these two: an interrupt must not separate them.
         self._first += count
         self.dropped += count
@@ -146,7 +146,7 @@ class ReplyParser:
         return None
 
     def check(self) -> None:
-        """Raise `MalformedReply` if there will be no more replies because of one."""
+        """Raise `MalformedReply` if a malformed reply came: there will be no more replies."""
         if self._problem is not None:
             raise self._problem
 

@@ -1,4 +1,4 @@
-"""What the connections of one transport have learned about its server."""
+"""Remembers what the connections of one transport have learned about its server."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Callable
 from ..reply import Reply
 from .shared_evidence import SharedEvidence
 
-#: Seconds for which a reply that a fresh connection has repeated is taken as it is.
-SAME_FOR = 600.0
+#: Seconds for which a reply counts as it is after a fresh connection got it, too.
+REPEATED_FOR = 600.0
 #: Replies remembered at once: a server may say something else each time.
 _MOST = 64
-#: Characters of a reply that tell it from others.
+#: Characters of a reply that are compared.
 _LENGTH = 200
 
-#: What differs between replies that say the same: addresses and numbers.
+#: Addresses and numbers: they differ between replies that say the same.
 _VARIABLE = re.compile(r"<[^<>]*>|[0-9]+", re.ASCII)
 
 
 class ServerMemory:
-    """Shared by the threads and the connections of one transport; a copy of that begins anew."""
+    """Shared by all threads and connections of one transport. A copied transport begins anew."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -29,24 +29,24 @@ class ServerMemory:
         self.evidence = SharedEvidence(clock)
         #: True once the server has refused RSET: an open mail transaction ends with its connection
         self.no_reset = False
-        #: replies that a connection got which had carried messages
+        #: replies that a connection got after it had carried messages
         self._asked: dict[tuple[int, str], float] = {}
-        #: those that a fresh one got as well, and until when they are taken as they are
+        #: replies that a fresh connection got, too, and until when they count as they are
         self._same: dict[tuple[int, str], float] = {}
 
     def may_reconnect_for(self, reply: Reply) -> bool:
-        """True if a fresh connection may get another answer than `reply`; it is asked then."""
+        """True if a fresh connection may get another answer than `reply`. The caller asks one."""
         key = _key(reply)
         if self._clock() < self._same.get(key, 0.0):
             return False
         _put(self._asked, key, self._clock())
         return True
 
-    def answered(self, reply: Reply) -> None:
-        """A fresh connection got `reply`: if an old one got the same, age is not the reason."""
+    def note_answer(self, reply: Reply) -> None:
+        """Note that a fresh connection got `reply`: then the age of a connection is no reason."""
         key = _key(reply)
         if key in self._asked:
-            _put(self._same, key, self._clock() + SAME_FOR)
+            _put(self._same, key, self._clock() + REPEATED_FOR)
 
 
 def _key(reply: Reply) -> tuple[int, str]:

@@ -59,19 +59,19 @@ class Session:
     ) -> None:
         """The server's greeting is not read yet: see `greet`.
 
-        `memory` is what is known of the server. `connect` opens another session with it within so
-        many seconds; without it the session never renews its connection.
+        `memory` is what other connections have learned about the server. `connect` opens another
+        session with it, within so many seconds; without it the session never renews its connection.
         """
         self.options = options
         self.memory = memory if memory is not None else ServerMemory()
         self._connect = connect
         self._clock = clock
         self.connection = Connection(stream, options, self.memory, clock)
-        #: where `close` gives the session back to; None closes it
+        #: the owner that `close` gives the session back to; None closes the connection
         self.pool: SessionOwner | None = None
         #: see `ISession`
         self.fresh = True
-        #: for the pool, by its clock: when it was opened, and last given back
+        #: for the pool, by its clock: when the session was opened, and last given back
         self.opened_at = self.used_at = 0.0
         self._sending: Sending | None = None
         #: True if the last `send` lost its connection
@@ -107,7 +107,7 @@ class Session:
 
     @property
     def driver(self) -> Driver:
-        """Drives the connection, for one who waits for several at once."""
+        """The driver of the connection, for a caller that waits for several at once."""
         return self.connection.driver
 
     def greet(
@@ -129,7 +129,7 @@ class Session:
         keep_open: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
-        """See `ISession`. A fresh connection is asked what this one may say of itself alone."""
+        """See `ISession`. A fresh connection is asked if a refusal may be about this one alone."""
         deadline = None if timeout is None else self._clock() + timeout
         refusals, reply = self._ask(envelopes, always, keep_open, timeout)
         if reply is None or not refusals:
@@ -239,13 +239,13 @@ class Session:
         return sending
 
     def _messages_left(self) -> int | None:
-        """Messages that may still be sent here before a fresh connection is better."""
+        """Messages that this connection may still carry; None is any number."""
         if self._connect is None or self.options.messages is None:
             return None
         return max(0, self.options.messages - self.connection.messages)
 
     def window(self, window: int | None, *, strict: bool = False) -> int:
-        """Messages on their way at once, if the caller of `ISession.send` says `window`."""
+        """Messages on their way at once if the caller of `ISession.send` asks for `window`."""
         return self.options.window or window or (1 if strict else WINDOW)
 
     def _outcomes(
@@ -258,7 +258,7 @@ class Session:
                 try:
                     connection.check()
                     for _ in conversation:
-                        # First: a caller who has seen enough must not find that more has left.
+                        # Before the write: if the caller stops here, nothing more may leave.
                         while ready:
                             yield ready[0]
                             ready.popleft()
@@ -292,11 +292,11 @@ class Session:
         self.connection.note_sent(sending)
 
     def handed_out(self, sending: Sending) -> Iterator[Outcome]:
-        """The outcomes that are known."""
+        """Hand out the outcomes that are known."""
         ready = sending.ready
         while ready:
             yield ready[0]
-            ready.popleft()  # not before the caller has come back for more: see `unsettled`
+            ready.popleft()  # when the caller has come back, and not before: see `unsettled`
 
     def unsettled(self) -> list[Outcome]:
         """See `ISession`."""
@@ -314,7 +314,7 @@ class Session:
 
     @property
     def _renewable(self) -> ServerMemory | None:
-        """What is known of the server, None if no other connection to it can be opened here."""
+        """What is known of the server; None if this session cannot open another connection."""
         return self.memory if self._connect is not None else None
 
     def _renew(self, deadline: float | None) -> None:

@@ -1,11 +1,10 @@
-"""Several connections that send together, driven from one thread.
+"""Sends over several connections at once, from one thread.
 
-They take envelopes from one source, each when it has room, so that a small message never waits
-behind a large one while another connection is free. What a connection has not begun when it ends
-goes back, and the others take it.
+The connections take envelopes from one source, each when it has room, so that a small message never
+waits behind a large one while another connection is free. When a connection ends, the others take
+what it has not begun.
 
-All or nothing needs one connection: with `strict` only the first is used, and so it is in the
-preflight.
+All or nothing needs one connection: a `strict` call, and the preflight, use the first one only.
 """
 
 from __future__ import annotations
@@ -36,15 +35,16 @@ class SessionGroup:
     def __init__(
         self, first: Session, size: int, more: Callable[[int, float | None], Sequence[Session]]
     ) -> None:
-        """Of `size` sessions, `more` opens those that are needed beside the `first`.
+        """`more` opens the sessions beside the `first`, up to `size` in all.
 
-        It gets their number and seconds, and returns fewer if that is all there can be.
+        It gets their number and a time limit in seconds, and returns fewer if the server takes no
+        more.
         """
         self._first = first
         self._sessions = [first]
         self._size = size
         self._more = more
-        #: of the last `send`: whether the first did it alone
+        #: True if the first session did the last `send` alone
         self._alone = True
         self._keep_untaken = False
         self._runs: list[SessionRun] = []
@@ -119,7 +119,7 @@ class SessionGroup:
         try:
             self._open(timeout)
             if count is not None:
-                # Not all on the first connection while the others have nothing to do.
+                # The first connection must not take all while the others have nothing to do.
                 share = max(1, math.ceil(count / len(self._sessions)))
                 window = min(self._first.window(window), share)
             with ExitStack() as stack:
@@ -135,7 +135,7 @@ class SessionGroup:
             raise
 
     def _open(self, timeout: float | None) -> None:
-        """Have as many sessions as there is work for."""
+        """Open as many sessions as there are envelopes for."""
         gone = [s for s in self._sessions if s.closed and s is not self._first]
         self._sessions = [s for s in self._sessions if s not in gone]
         for session in gone:
@@ -145,34 +145,34 @@ class SessionGroup:
             self._sessions += self._more(missing, timeout)
 
     def _work(self, window: int | None) -> Iterator[Outcome]:
-        """Have all sessions work until nothing is left to do, or none is left to do it."""
-        waiting = SessionPoll()
+        """Run all sessions until nothing is left to send, or no session is left."""
+        poll = SessionPoll()
         self._runs = [self._new_run(session, window) for session in self._sessions]
         while working := self._working(window):
             for run in working:
                 if run.ready:
-                    run.go_on()
+                    run.advance()
                     self._collect(run)
             # First: a caller who has seen enough must not find that more has left.
             yield from self._handed_out()
             for run in working:
                 if run.over:
-                    waiting.forget(run)
+                    poll.forget(run)
                 else:
                     run.driver.write()
             still = [run for run in self._runs if not run.over]
             if still and not any(run.ready for run in still):
-                for run, events in waiting.wait(still):
+                for run, events in poll.wait(still):
                     run.wake(events)
                     if run.over:
-                        waiting.forget(run)
+                        poll.forget(run)
                         self._collect(run)
 
     def _new_run(self, session: Session, window: int | None) -> SessionRun:
         return SessionRun(session, self._source, window, keep_untaken=self._keep_untaken)
 
     def _working(self, window: int | None) -> list[SessionRun]:
-        """Those that are at work; those too that had no more to do, if something was put back."""
+        """The runs at work. Restart a finished one if an envelope was put back."""
         if self._source.returned:
             for index, run in enumerate(self._runs):
                 if run.over and run.usable:
@@ -188,7 +188,7 @@ class SessionGroup:
             ready.popleft()
 
     def _settle_rest(self) -> Iterator[None]:
-        """What nobody is left for goes to `_known`, one envelope at a time."""
+        """Settle what no session is left for, one envelope at a time."""
         error = next((run.error for run in self._runs if run.error is not None), None)
         reason = str(error) if error is not None else "nothing of it was sent"
         for position, envelope, verdict in self._source.left(taken_only=self._keep_untaken):

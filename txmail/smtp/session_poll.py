@@ -17,7 +17,7 @@ class SessionPoll:
         self._known: dict[int, tuple[SessionRun, int]] = {}
 
     def wait(self, runs: Sequence[SessionRun]) -> list[tuple[SessionRun, int]]:
-        """The runs that something has happened to, and what; nothing to those whose time is up."""
+        """The runs with events, and their events; 0 for a run whose time is over."""
         left = tick = math.inf
         happened: dict[SessionRun, int] = {}
         for run in runs:
@@ -45,7 +45,7 @@ class SessionPoll:
             self._known[fd] = run, interest
 
     def forget(self, run: SessionRun) -> None:
-        """Do not wait for `run` any more, whose socket may be closed."""
+        """Stop waiting for `run`: its socket may be closed."""
         for fd in [fd for fd, (known, _) in self._known.items() if known is run]:
             del self._known[fd]
             self._poll.unregister(fd)

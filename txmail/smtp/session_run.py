@@ -1,4 +1,4 @@
-"""Runs one of several sessions that send together, step by step."""
+"""Runs one of several sessions that send together, a step at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .transactions import ConnectionEnded
 
 
 class SessionRun:
-    """One session at work, as far as the source goes."""
+    """One session that sends from a shared source."""
 
     def __init__(
         self, session: Session, source: SharedSource, window: int | None, *, keep_untaken: bool
@@ -22,12 +22,12 @@ class SessionRun:
         self._conversation = self.sending.conversation()
         self._begun = False
         self.over = False
-        #: why the connection has ended, if it has
+        #: the error that has ended the connection, if one has
         self.error: TransportError | None = None
 
     @property
     def ready(self) -> bool:
-        """True if it can go on."""
+        """True if it can advance."""
         return not self.over and (not self._begun or self.driver.ready)
 
     @property
@@ -35,8 +35,8 @@ class SessionRun:
         """True if more can be sent on its connection."""
         return not self.session.closed and not self.sending.refused_too_often
 
-    def go_on(self) -> None:
-        """Go on until something has to come, or to the end. Nothing is written here."""
+    def advance(self) -> None:
+        """Go on until a reply is needed, or to the end. Writes nothing to the socket."""
         try:
             if not self._begun:
                 self._begun = True
@@ -51,7 +51,7 @@ class SessionRun:
             self.driver.expect()
 
     def wake(self, events: int) -> None:
-        """There is something to read or, without `events`, time is up."""
+        """Read what has come; without `events`, give up, because the time is over."""
         try:
             if events & ~select.POLLOUT:
                 self.driver.receive()
@@ -64,12 +64,12 @@ class SessionRun:
                 self._failed(error)
 
     def _failed(self, error: TransportError) -> None:
-        # In this order: an interrupt in between must find it at work, and end it.
+        # In this order: an interrupt in between must find the run at work, and end it.
         self.session.failed(self.sending, error)
         self.over, self.error = True, error
 
     def interrupt(self) -> None:
-        """Let nothing more leave."""
+        """Close the connection of a run that is not over: nothing more leaves."""
         if not self.over:
             self.session.interrupted(self.sending)
             self.over = True

@@ -14,19 +14,18 @@ from .source import Source
 
 
 class SharedSource(Source):
-    """What is left to send, and what the connections have taken of it."""
+    """The envelopes that are left to send, and those that connections have taken."""
 
     def __init__(self, envelopes: Iterable[Envelope]) -> None:
         super().__init__(envelopes)
-        #: by position, envelopes that were taken and lack an outcome for some of their recipients,
-        #: and the outcomes that they have
+        #: by position, taken envelopes that lack an outcome for a recipient, and their outcomes
         self._open: dict[int, tuple[Envelope, dict[str, Outcome]]] = {}
 
     def take(self) -> tuple[int, Envelope] | None:
         """See `Source`."""
         found = self._next()
         if found is not None:
-            # In this order an interrupt can have it twice, but not lose it.
+            # In this order an interrupt can repeat the envelope, but not lose it.
             self._open[found[0]] = found[1], {}
             self._back.popleft()
         return found
@@ -37,7 +36,7 @@ class SharedSource(Source):
         self._open.pop(position, None)
 
     def count(self, most: int) -> int:
-        """How many are left, `most` if it is more. None of them is taken."""
+        """The number of envelopes that are left, `most` at most. None is taken."""
         found = list(itertools.islice(iter(self.take, None), most))
         for position, envelope in found:
             self.put_back(position, envelope)
@@ -45,14 +44,14 @@ class SharedSource(Source):
 
     @property
     def returned(self) -> bool:
-        """True if something was put back."""
+        """True if an envelope was put back."""
         return bool(self._back)
 
     def settle(self, outcome: Outcome, known: deque[Outcome], *, again: bool) -> None:
-        """Note `outcome`; if its envelope has all of them now, they go to `known`.
+        """Note `outcome`. If its envelope has all outcomes now, append them to `known`.
 
-        If nothing was sent of the envelope and it may go `again`, it is put back instead. An
-        interrupt can have the same outcome come twice, and be in `known` twice, but not be lost.
+        If nothing of the envelope was sent and it may go `again`, put it back instead. An interrupt
+        can repeat an outcome, also in `known`, but not lose it.
         """
         found = self._open.get(outcome.position)
         if found is None:
@@ -68,10 +67,10 @@ class SharedSource(Source):
             del self._open[outcome.position]
 
     def left(self, *, taken_only: bool) -> Iterator[tuple[int, Envelope, Verdict]]:
-        """What nobody is going to send any more, and what is to be said of it: see `forget`.
+        """The envelopes that no connection is going to send, each with its verdict.
 
-        That is `rest` and, before that, what an interrupt has cut off from its connection: nobody
-        knows how far that was.
+        After an interrupt, an envelope that a connection had taken is in doubt. The caller settles
+        each envelope and calls `forget`.
         """
         for position, _ in self._back:
             self.forget(position)
@@ -82,10 +81,10 @@ class SharedSource(Source):
             yield position, envelope, failure_policy.UNSENT
 
     def forget(self, position: int) -> None:
-        """All is said about this one."""
+        """Forget an envelope: it is settled."""
         self._open.pop(position, None)
 
 
 def _goes_on(outcome: Outcome) -> bool:
-    """True if another connection may do better, by what is known of this one."""
+    """True if another connection may do better than this one."""
     return outcome.status is Status.UNSENT and outcome.action is not Action.STOP_ROUTE

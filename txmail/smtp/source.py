@@ -12,20 +12,17 @@ from ..exceptions import TransportError
 
 
 class Source:
-    """The envelopes of a call with their positions; what was taken too early can be put back.
-
-    Several connections may share one.
-    """
+    """The envelopes of a call, with their positions. What was taken too early can be put back."""
 
     def __init__(self, envelopes: Iterable[Envelope]) -> None:
         self._envelopes = enumerate(envelopes)
-        #: what comes next, as far as it has been looked at
+        #: the next envelopes, if they have been looked at or put back
         self._back: deque[tuple[int, Envelope]] = deque()
 
     def take(self) -> tuple[int, Envelope] | None:
         """The next envelope, None if there is none.
 
-        Raises TypeError for anything else, and lets through what the envelopes raise.
+        Raises TypeError if it is no `Envelope`, and any error that the iteration raises.
         """
         found = self._next()
         if found is not None:
@@ -33,13 +30,13 @@ class Source:
         return found
 
     def _next(self) -> tuple[int, Envelope] | None:
-        """The same, but it stays."""
+        """The next envelope, which stays in the source; None if there is none."""
         back = self._back
         if not back:
             try:
-                # At one blow: an interrupt must not come when it is neither there nor here.
+                # In one call: an interrupt must not lose the envelope between two places.
                 back.extend(itertools.islice(self._envelopes, 1))
-            except TransportError as error:  # it would look like one of the connection
+            except TransportError as error:  # the caller would blame the connection
                 raise RuntimeError(f"from the envelopes: {error}") from error
             if not back:
                 return None
@@ -49,12 +46,12 @@ class Source:
         return back[0]
 
     def put_back(self, position: int, envelope: Envelope) -> None:
-        """Have it come again, in its place before all that were not taken yet."""
+        """Put an envelope back in its order, before all that were not taken yet."""
         back = self._back
         place = sum(before < position for before, _ in back)
         back.insert(place, (position, envelope))
 
     def rest(self, *, taken_only: bool = False) -> Iterator[tuple[int, Envelope]]:
-        """All that is left, or only what was put back."""
+        """Take all that is left; with `taken_only`, only what was put back."""
         while (self._back or not taken_only) and (found := self.take()) is not None:
             yield found

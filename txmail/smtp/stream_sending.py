@@ -125,10 +125,10 @@ class StreamSending:
         if reply is not None:
             self._reconnect_reply = self._reconnect_reply or reply
             self._source.put_back(message.position, message.envelope)
-            streaming.dealt_with(replies)
+            streaming.remove_refused(replies)
             return
         self._queue.open.append(progress)
-        streaming.dealt_with(replies)
+        streaming.remove_refused(replies)
         if progress.waiting and is_unknown(replies[-1]):
             # It may have read the octets as commands: no more of that on this connection.
             self.chunking_failed = streaming.bdat_unknown = True

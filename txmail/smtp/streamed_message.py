@@ -1,9 +1,9 @@
-"""One message in a stream, and what the replies to it mean. No I/O.
+"""Settles one message in a stream by the replies to its commands. No I/O.
 
-A stream has RSET in front of a message if the one before it may have left a mail transaction open:
-while its content has no final reply, or when it was refused. Exim keeps the transaction of a
-refused message, and would send the next message under the previous sender; and it counts every
-RSET that is not needed (``smtp_accept_max_nonmail``).
+RSET stands before a message if the message before it may have left a mail transaction open: while
+its content has no final reply, or after the server refused it. Exim keeps the transaction of a
+refused message open, and would send the next message under the previous sender. Exim also counts
+every RSET that is not needed (``smtp_accept_max_nonmail``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from . import failure_policy
 from .failure_policy import Step, judge
 from .progress import Progress
 
-#: Replies to BDAT that are about the command and not about the message.
+#: Codes of replies to BDAT that are about the command and not about the message.
 _UNKNOWN = frozenset({500, 501, 502, 503, 504})
 
 
@@ -24,8 +24,8 @@ class StreamedMessage:
     """One message in the stream."""
 
     __slots__ = (
-        *("ends", "envelope", "first", "position", "preflighted"),
-        *("replies", "reset", "opened"),
+        *("envelope", "first_reply", "last_octet", "opened"),
+        *("position", "preflighted", "reply_count", "reset"),
     )
 
     def __init__(
@@ -40,37 +40,37 @@ class StreamedMessage:
         self.position = position
         self.envelope = envelope
         self.preflighted = preflighted
-        #: True if RSET stands in front of it
+        #: True if RSET stands before it
         self.reset = reset
-        #: True if its MAIL and RCPTs were answered before, in the preflight
+        #: True if the server answered its MAIL and RCPTs before, in the preflight
         self.opened = opened
-        #: how many it gets
-        self.replies = 1 if opened else len(envelope.forward_paths) + 2 + reset
-        #: the number of the first of them, and how many octets the socket has taken when it has
-        #: the last of this message; 0 before it was queued
-        self.first = self.ends = 0
+        #: how many replies it gets
+        self.reply_count = 1 if opened else len(envelope.forward_paths) + 2 + reset
+        #: the number of its first reply, and of its last octet among all octets that the socket
+        #: takes; 0 until the message is queued
+        self.first_reply = self.last_octet = 0
 
     def to_mail(self, replies: Sequence[Reply]) -> Reply | None:
-        """Of `replies` to this message, the one to MAIL."""
+        """The reply to MAIL, of the `replies` to this message."""
         place = int(self.reset)
         return replies[place] if not self.opened and len(replies) > place else None
 
     def refuses_reset(self, replies: Sequence[Reply]) -> bool:
-        """True if the server refused the RSET in front of it, and goes on."""
+        """True if the server refused the RSET before this message, and goes on."""
         return self.reset and bool(replies) and replies[0].code >= 400 and replies[0].code != 421
 
 
 def progress_of(message: StreamedMessage, replies: Sequence[Reply], *, clean: bool) -> Progress:
-    """What becomes of a message by the replies to its commands, of which the last may be missing.
+    """The progress of a message after `replies` to its commands; the last may be missing.
 
-    `clean` if the server had no mail transaction open when the message came. `waiting` are those
-    of its recipients that go again: the server takes no more at once, or knows no BDAT. About
-    others that are undecided nothing was said.
+    `clean` is True if the server had no mail transaction open when the message came. Recipients
+    that go again are `waiting`: the server takes no more of them at once, or knows no BDAT. About
+    other undecided recipients the server said nothing.
     """
     progress = Progress(message.position, message.envelope, message.preflighted)
     named = list(progress.waiting)
     progress.waiting.clear()
-    final = replies[-1] if len(replies) == message.replies else None
+    final = replies[-1] if len(replies) == message.reply_count else None
     if is_out_of_step(message, replies):
         if final is not None and final.code >= 400:
             progress.settle_rest(failure_policy.UNSENT, final)
@@ -96,21 +96,22 @@ def progress_of(message: StreamedMessage, replies: Sequence[Reply], *, clean: bo
 
 
 def is_out_of_step(message: StreamedMessage, replies: Sequence[Reply]) -> bool:
-    """True if nobody can know what the server makes of what it was sent.
+    """True if the replies do not tell what the server made of the commands.
 
-    A 3yz has no place here, and behind a 421 to RSET there is nothing that is done. (If nothing
-    was done it is clear.)
+    A 3yz has no place in a stream. After a 421 to RSET a server does nothing more, so that a
+    positive reply behind it has no meaning.
     """
     if any(reply.intermediate for reply in replies):
         return True
-    goodbye = message.reset and bool(replies) and replies[0].code == 421
-    return goodbye and any(reply.positive for reply in replies)
+    close_announced = message.reset and bool(replies) and replies[0].code == 421
+    return close_announced and any(reply.positive for reply in replies)
 
 
-def says_goodbye(message: StreamedMessage, replies: Sequence[Reply], before: bool) -> bool:
-    """True if by `replies` the server does nothing any more; `before`, what was known until then.
+def announces_close(message: StreamedMessage, replies: Sequence[Reply], before: bool) -> bool:
+    """True if the server has announced in `replies` that it closes the connection.
 
-    It has said 421, or refused a RSET as Exim does when it hangs up, and nothing positive behind.
+    It says 421, or refuses RSET as Exim does when it hangs up, and no positive reply follows.
+    `before` is the answer before `replies` came.
     """
     for place, reply in enumerate(replies):
         if reply.code == 421 or (place == 0 and message.refuses_reset(replies)):
@@ -121,10 +122,10 @@ def says_goodbye(message: StreamedMessage, replies: Sequence[Reply], before: boo
 
 
 def _settle_mixed(progress: Progress, to_recipients: Sequence[Reply], final: Reply | None) -> None:
-    """Settle a message whose RSET was refused: perhaps it was not alone in its transaction.
+    """Settle a message whose RSET was refused: another transaction may have been open.
 
-    If another transaction was open, it may have gone out under the sender of that one, or to its
-    recipients. What was refused was refused for no reason of its own.
+    Then the message may have gone out under the sender of that transaction, or to its recipients.
+    A refusal says nothing about the message.
     """
     if final is None:
         return
@@ -134,13 +135,13 @@ def _settle_mixed(progress: Progress, to_recipients: Sequence[Reply], final: Rep
 
 
 def _settle_refused(progress: Progress, replies: Sequence[Reply], final: Reply | None) -> list[int]:
-    """Settle who was refused by what MAIL and RCPT got; return who was accepted."""
+    """Settle the recipients refused in reply to MAIL or RCPT; return the accepted ones."""
     if not replies:
         return []
     mail, to_recipients = replies[0], replies[1 : 1 + len(progress.outcomes)]
     if not mail.positive:
         taken = final is not None and final.positive
-        # Content without a sender: nobody can know what the server has made of it.
+        # The server took content without a sender: what it made of that is unknown.
         progress.settle_rest(failure_policy.IN_DOUBT if taken else judge(Step.MAIL, mail), mail)
         return []
     verdicts = [judge(Step.RCPT, reply) for reply in to_recipients]
@@ -155,5 +156,5 @@ def _settle_refused(progress: Progress, replies: Sequence[Reply], final: Reply |
 
 
 def is_unknown(reply: Reply) -> bool:
-    """True if `reply`, to a BDAT whose recipients were accepted, is about BDAT itself."""
+    """True if `reply` to BDAT, whose recipients were accepted, is about the command itself."""
     return reply.code in _UNKNOWN

@@ -24,13 +24,19 @@ from .failure_policy import Verdict
 from .progress import Progress, unsendable
 from .protocol import Protocol
 from .replies import MalformedReply
-from .streamed_message import StreamedMessage, is_out_of_step, is_unknown, progress_of, says_goodbye
+from .streamed_message import (
+    StreamedMessage,
+    announces_close,
+    is_out_of_step,
+    is_unknown,
+    progress_of,
+)
 from .transactions import RECIPIENTS_LIMIT, MailTransaction
 
-#: Octets on their way at once, so that memory is bounded, and the time that a fault costs.
+#: Octets on their way at once. The limit bounds memory, and the time that a fault costs.
 WINDOW_OCTETS = 4 * 1024 * 1024
-#: The same where several connections share the work: a small message must not have to wait
-#: behind a large one.
+#: Octets on their way at once where several connections share the work: a small message must not
+#: wait behind a large one.
 SHARED_OCTETS = 256 * 1024
 
 
@@ -40,7 +46,7 @@ class Streaming:
     def __init__(
         self, protocol: Protocol, extensions: Extensions, window: int, octets: int
     ) -> None:
-        """`window` is in messages, and at least 1; `octets` binds all but a single message."""
+        """`window` is a number of messages. `octets` limits all but a single message."""
         self._protocol = protocol
         self._extensions = extensions
         self._window = window
@@ -49,17 +55,17 @@ class Streaming:
         self._unanswered_octets = 0
         #: messages that were accepted
         self.accepted = 0
-        #: True if no mail transaction can be open behind the last message that was answered
+        #: True if no mail transaction can be open after the last message that was answered
         self.clean = True
-        #: a RSET was refused, by a server that goes on: no more can be streamed to it
+        #: the reply of a server that refused RSET and goes on: nothing more can be streamed to it
         self.reset_refused: Reply | None = None
-        #: True once BDAT was not known: the server may read a content as commands, and answer each
-        #: line of it, so that a reply may be about anything
+        #: True once the server did not know BDAT: it may read a content as commands and answer
+        #: each line of it, so that a reply may be about anything
         self.bdat_unknown = False
-        #: True if that was where a mail transaction may have been open
+        #: True if the server refused RSET where a mail transaction may have been open
         self.mixed = False
-        #: True if the server has said that it does nothing any more: see `says_goodbye`
-        self._goodbye = False
+        #: True if the server has said that it will do nothing more: see `announces_close`
+        self._close_announced = False
 
     @property
     def empty(self) -> bool:
@@ -71,8 +77,9 @@ class Streaming:
     def takes(self, envelope: Envelope, passed: bool) -> bool:
         """True if `envelope` needs no care.
 
-        A message to several is streamed only if all of them have `passed` the preflight on this
-        very connection: the octets go to those that are accepted, whoever is refused.
+        A message to several recipients is streamed only if all of them have `passed` the preflight
+        on this very connection: the content goes to every accepted recipient, even if the server
+        refuses another one.
         """
         recipients = len(envelope.recipients)
         return (recipients == 1 or (passed and recipients <= RECIPIENTS_LIMIT)) and not unsendable(
@@ -81,12 +88,12 @@ class Streaming:
 
     @property
     def count(self) -> int:
-        """How many messages are in it."""
+        """The number of messages in the stream."""
         return len(self._messages)
 
     @property
     def room(self) -> int:
-        """How many messages more the window allows."""
+        """The number of messages that the window still allows."""
         return self._window - len(self._messages)
 
     def has_room(self, envelope: Envelope) -> bool:
@@ -109,20 +116,20 @@ class Streaming:
             lines = commands.streamed(envelope, self._extensions, reset=reset)
         else:
             lines = commands.bdat(envelope.size)
-        # An interrupt must find it here if anything of it can leave.
+        # An interrupt must find the message here if anything of it can leave.
         self._messages.append(message)
         self._unanswered_octets += envelope.size
-        message.first, message.ends = self._protocol.stream(
-            lines, envelope.content, message.replies
+        message.first_reply, message.last_octet = self._protocol.stream(
+            lines, envelope.content, message.reply_count
         )
 
     # -- out of it
 
     def collect(self, ready: deque[Outcome]) -> tuple[StreamedMessage, list[Reply]] | None:
-        """Give the outcomes of what was accepted to `ready`, up to the first that was not.
+        """Append the outcomes of accepted messages to `ready`, up to the first refused message.
 
-        That one, with all its replies, is returned, and `dealt_with` has to follow. None if there
-        is none. Raises `MalformedReply`.
+        Returns the refused message with all its replies, or None; the caller then calls
+        `remove_refused`. Raises `MalformedReply`.
         """
         messages, protocol = self._messages, self._protocol
         if protocol.has_surplus:
@@ -132,8 +139,8 @@ class Streaming:
         last = 0
         while messages and refused is None:
             message = messages[0]
-            start = message.first - before
-            end = start + message.replies
+            start = message.first_reply - before
+            end = start + message.reply_count
             if end > len(came):
                 if protocol.out_of_step:
                     raise MalformedReply("one that has no place in a stream")
@@ -148,7 +155,7 @@ class Streaming:
                 refused = message, replies
                 break
             self.accepted += 1
-            self.clean, self._goodbye = True, False
+            self.clean, self._close_announced = True, False
             envelope = message.envelope
             for recipient in envelope.recipients:
                 ready.append(
@@ -168,7 +175,7 @@ class Streaming:
         return refused
 
     def _is_accepted(self, message: StreamedMessage, replies: Sequence[Reply]) -> bool:
-        """True if all of `replies` are positive, or all that matter."""
+        """True if all of `replies` that matter are positive."""
         for reply in replies:
             if reply.code >= 300:
                 break
@@ -182,83 +189,86 @@ class Streaming:
         self.mixed = self.mixed or not self.clean
         return self.clean and all(reply.positive for reply in replies[1:])
 
-    def dealt_with(self, replies: Sequence[Reply]) -> None:
-        """What `collect` returned has an account: it leaves the stream."""
+    def remove_refused(self, replies: Sequence[Reply]) -> None:
+        """Remove from the stream the message that `collect` returned: it is settled."""
         message = self._messages.popleft()
-        # What has a positive reply to its content has ended its transaction, whoever was refused.
+        # A positive reply to the content ends the transaction, even if recipients were refused.
         self.clean = replies[-1].positive
-        self._goodbye = says_goodbye(message, replies, self._goodbye)
+        self._close_announced = announces_close(message, replies, self._close_announced)
         self._unanswered_octets -= message.envelope.size
-        self._protocol.take_streamed(message.replies)
+        self._protocol.take_streamed(message.reply_count)
         self._wait(refused=True)
 
     def _is_early(self, message: StreamedMessage, replies: Sequence[Reply]) -> bool:
-        """True if `replies` are to what had not left. A refusal need not wait for the octets."""
-        whole = len(replies) == message.replies
-        needed = message.ends
+        """True if a reply came before its command left. A refusal may come before the content."""
+        whole = len(replies) == message.reply_count
+        needed = message.last_octet
         if not whole or replies[-1].code >= 400:
             needed -= message.envelope.size
         return not self._protocol.has_left(needed)
 
     def _wait(self, *, refused: bool) -> None:
-        """Say how many replies have to come before there is something to do here."""
+        """Tell the protocol how many replies the next step needs."""
         if self._messages:
-            self._protocol.want(self._messages[0].replies)
+            self._protocol.want(self._messages[0].reply_count)
             if not refused:
                 self._protocol.check_streamed()
         else:
             self._protocol.want(1)
 
     def cut(
-        self, accounts: deque[Progress], reason: str, reply: Reply | None, *, closed: bool
+        self, settled: deque[Progress], reason: str, reply: Reply | None, *, closed: bool
     ) -> None:
-        """The connection has ended: `accounts` get that of all that were in the stream.
+        """Settle all messages in the stream, because the connection has ended.
 
-        `closed` if the server has ended it.
+        Their progress is appended to `settled`. `closed` is True if the server ended it.
         """
         before, came = self._protocol.streamed_replies()
-        goodbye, surplus = self._goodbye, self._protocol.has_surplus or self.bdat_unknown
+        surplus = self._protocol.has_surplus or self.bdat_unknown
+        close_announced = self._close_announced
         for message in self._messages:
-            start = message.first - before
-            goodbye = says_goodbye(message, came[start : start + message.replies], goodbye)
-        # Nobody knows what a reply is about that comes behind one which has no place here.
+            start = message.first_reply - before
+            close_announced = announces_close(
+                message, came[start : start + message.reply_count], close_announced
+            )
+        # After a reply that nothing asked for, no reply can be matched with its command.
         trusted = not surplus
         while self._messages:
             message = self._messages[0]
-            start = message.first - before
-            replies = came[start : start + message.replies] if message.ends else []
+            start = message.first_reply - before
+            replies = came[start : start + message.reply_count] if message.last_octet else []
             rest = self._verdict_when_cut(message)
-            if surplus and len(replies) == message.replies and is_unknown(replies[-1]):
-                rest = failure_policy.UNSENT  # it has read the content as commands
-            elif goodbye and closed and not surplus:
+            if surplus and len(replies) == message.reply_count and is_unknown(replies[-1]):
+                rest = failure_policy.UNSENT  # the server has read the content as commands
+            elif close_announced and closed and not surplus:
                 rest = failure_policy.UNSENT
             if not trusted or (replies and self._is_early(message, replies)):
                 replies, trusted = [], False
             progress = progress_of(message, replies, clean=self.clean)
-            self.clean = len(replies) == message.replies and replies[-1].positive
+            self.clean = len(replies) == message.reply_count and replies[-1].positive
             trusted = trusted and not is_out_of_step(message, replies)
             for index in progress.waiting:
                 progress.settle(index, failure_policy.UNSENT, reply, reason)
             progress.settle_rest(rest, reply, reason)
-            # In this order an interrupt can repeat one and not lose it.
-            accounts.append(progress)
+            # In this order an interrupt can repeat a message and not lose it.
+            settled.append(progress)
             self._messages.popleft()
         self._protocol.take_streamed(len(came))
 
     def _verdict_when_cut(self, message: StreamedMessage) -> Verdict:
-        """What became of those of whom nothing was said."""
+        """The verdict on recipients about whom the server said nothing."""
         left = self._protocol.may_have_left
-        if not message.ends:
+        if not message.last_octet:
             return failure_policy.UNSENT
-        if left(message.ends):
+        if left(message.last_octet):
             return failure_policy.IN_DOUBT
         return (
             failure_policy.CUT_SHORT
-            if left(message.ends - message.envelope.size + 1)
+            if left(message.last_octet - message.envelope.size + 1)
             else failure_policy.UNSENT
         )
 
 
 def _is_the_same_again(replies: Sequence[Reply]) -> bool:
-    """True if a message fared like the one before it: all was well but for BDAT, not known."""
+    """True if the server accepted everything but BDAT, as with the message before."""
     return is_unknown(replies[-1]) and all(reply.positive for reply in replies[:-1])

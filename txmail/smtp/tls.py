@@ -1,4 +1,4 @@
-"""TLS for SMTP: who has to prove what to whom (RFC 3207, RFC 8314, RFC 7435)."""
+"""Makes TLS contexts for SMTP, and says what a server has to prove (RFC 3207, RFC 8314)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from ..exceptions import ConfigurationError, TransportError
 
 
 class TlsMode(StrEnum):
-    """How a connection is encrypted."""
+    """When a connection is encrypted, and whether the server has to prove who it is."""
 
-    #: STARTTLS, or nothing is sent
+    #: STARTTLS; without it nothing is sent
     REQUIRED = "required"
     #: TLS from the first octet (RFC 8314)
     IMPLICIT = "implicit"
-    #: STARTTLS where it is offered, with whoever is there (RFC 7435)
+    #: STARTTLS where it is offered, with any certificate (RFC 7435)
     OPPORTUNISTIC = "opportunistic"
     OFF = "off"
 
     @property
     def verified(self) -> bool:
-        """True if the server has to prove that it is the host we want."""
+        """True if the server has to prove that it is the host of the URL."""
         return self in (TlsMode.REQUIRED, TlsMode.IMPLICIT)
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Files in PEM form."""
+    """Certificates and keys: files in PEM form."""
 
-    #: certificates of the authorities to trust; None trusts those of the system
+    #: certificates of the authorities to trust; None trusts the authorities of the system
     cafile: str | None = None
-    #: our own certificate, with its chain, for servers that ask for one
+    #: the client's certificate, with its chain, for servers that ask for one
     certfile: str | None = None
     #: its private key; None if it is in `certfile`
     keyfile: str | None = None
@@ -43,9 +43,9 @@ NO_FILES = TlsFiles()
 
 
 class SpeaksInClear(TransportError, ConfigurationError):
-    """A server speaks first, in clear, where the URL has TLS begin at once.
+    """A server speaks first, in clear, although the URL says that TLS begins at once.
 
-    The mail can wait, as for any `TransportError`; what mends it is another URL.
+    The mail can wait, as after any `TransportError`, until a person corrects the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -61,13 +61,13 @@ class SpeaksInClear(TransportError, ConfigurationError):
 def client_context(
     mode: TlsMode, files: TlsFiles, *, x509_strict: bool = True
 ) -> ssl.SSLContext | None:
-    """The context for `mode`; None where nothing is encrypted. Takes some 20 milliseconds.
+    """The context for `mode`; None if the mode is `off`. Takes some 20 milliseconds.
 
-    TLS 1.2 or later. Certificate and host name are verified unless the mode is opportunistic, which
-    cannot prove anything but is better than clear text. The host is looked for among the subject
-    alternative names only (RFC 9525 section 6.3). With `x509_strict` all certificates of the chain
-    have to be as RFC 5280 wants them. Raises `ConfigurationError`, naming the option, for a file
-    that cannot be used.
+    TLS 1.2 or later. The context verifies certificate and host name unless the mode is
+    opportunistic, which proves nothing but is better than clear text. The host has to be among the
+    subject alternative names (RFC 9525 section 6.3). With `x509_strict` all certificates of the
+    chain have to be as RFC 5280 wants them. Raises `ConfigurationError`, naming the option, for a
+    file that cannot be used.
     """
     if mode is TlsMode.OFF:
         return None

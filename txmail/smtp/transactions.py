@@ -1,12 +1,12 @@
-"""Mail transactions (RFC 5321 section 3.3): the commands of one, and what was said to each.
+"""Issues the commands of mail transactions (RFC 5321 section 3.3), and collects their replies.
 
-A `CommandGroup` is a run of commands that may share one write where the server offers PIPELINING
-(RFC 2920); where it does not they go one at a time. A `MailTransaction` is the group that opens
-the transaction of one envelope: MAIL, its RCPTs and, where that is safe, DATA.
+The commands of a `CommandGroup` share one write where the server offers PIPELINING (RFC 2920), and
+go one at a time where it does not. A `MailTransaction` is the group that opens the transaction of
+one envelope: MAIL, its RCPTs and, where that is safe, DATA.
 
-Conversations are generators. They issue commands on a `Protocol` and take its replies; where one
-has not come yet they yield, and the driver resumes them when it has, or throws `ConnectionEnded`
-when there will be none.
+Conversations are generators. They issue commands on a `Protocol` and take its replies. Where a
+reply has not come yet they yield; the driver resumes them when it has, or throws `ConnectionEnded`
+if it will not come.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from .extensions import Extensions
 from .failure_policy import Step, Verdict, judge
 from .protocol import Protocol
 
-#: Recipients in one mail transaction: what every server has to take (RFC 5321 section 4.5.3.1.8).
+#: Recipients in one mail transaction: every server has to take that many (RFC 5321
+#: section 4.5.3.1.8).
 RECIPIENTS_LIMIT = 100
 
+#: A command line, and the step of the dialogue that it is.
 Command = tuple[Step, bytes]
 Conversation = Generator[None, None, None]
 
@@ -36,10 +38,10 @@ class ConnectionEnded(TransportError):
 
 
 class ReconnectNeeded(ConnectionEnded):
-    """What is left goes on over a fresh connection.
+    """The rest of a call goes on over a fresh connection.
 
-    The server gave a `reply` that may be about this connection alone, or this one has carried as
-    many messages as it may.
+    The server gave a `reply` that may be about this connection alone, or this connection has
+    carried as many messages as it may.
     """
 
     def __init__(self, reply: Reply | None = None) -> None:
@@ -48,7 +50,7 @@ class ReconnectNeeded(ConnectionEnded):
 
 
 class ResetRefused(ConnectionEnded):
-    """RSET was refused: what is open on this connection stays open."""
+    """The server refused RSET: a mail transaction that is open on the connection stays open."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__("RSET was refused", reply=reply)
@@ -63,7 +65,7 @@ def answer(protocol: Protocol) -> Generator[None, None, Reply]:
 
 
 class CommandGroup:
-    """Commands in their order and the replies so far."""
+    """Commands in their order, and the replies so far."""
 
     __slots__ = ("_answered", "_issued", "commands", "to_data", "to_mail", "to_recipients")
 
@@ -76,7 +78,7 @@ class CommandGroup:
         self.to_data: Reply | None = None
 
     def issue(self, protocol: Protocol) -> None:
-        """Queue all commands that have not been; they leave in one write."""
+        """Queue all commands that were not queued before; they leave in one write."""
         if self._issued < len(self.commands):
             protocol.issue_all(self.commands[self._issued :])
             self._issued = len(self.commands)
@@ -129,7 +131,7 @@ class MailTransaction(CommandGroup):
         *,
         data: bool = False,
     ) -> None:
-        """`recipients` are positions in the envelope's; `data` adds DATA."""
+        """`recipients` are indexes of the envelope's recipients; `data` adds DATA."""
         self.envelope = envelope
         self.recipients = list(recipients)
         paths = envelope.forward_paths
@@ -140,12 +142,12 @@ class MailTransaction(CommandGroup):
         super().__init__(run)
 
     def begin_with_reset(self) -> None:
-        """Put RSET in front of it, before it is issued."""
+        """Put RSET before MAIL. Only before the transaction is issued."""
         self.commands.insert(0, (Step.RSET, commands.RSET))
 
     @property
     def clean(self) -> bool:
-        """True if nobody was refused."""
+        """True if the server refused neither the sender nor a recipient."""
         mail = self.to_mail
         return (
             mail is not None
@@ -155,7 +157,7 @@ class MailTransaction(CommandGroup):
         )
 
     def verdicts(self) -> dict[int, tuple[Verdict, Reply]]:
-        """What the answers mean for each recipient that has one, by its position."""
+        """By index, the verdict and the reply of each recipient that has a reply."""
         mail = self.to_mail
         if mail is not None and not mail.positive:
             verdict = judge(Step.MAIL, mail)

@@ -59,10 +59,10 @@ def send_all(
     network, or of `guard`, ends sending at once, and is raised behind the outcomes of all that was
     taken. Closing the iterator ends it, too: what has no outcome then may have been sent, or not.
     """
-    return _Course(transport, envelopes, window, timeout, guard, clock).outcomes()
+    return _Resending(transport, envelopes, window, timeout, guard, clock).outcomes()
 
 
-class _Course:
+class _Resending:
     """One call of `send_all`."""
 
     def __init__(
@@ -81,7 +81,7 @@ class _Course:
         self._clock = clock
         self._deadline = math.inf if timeout is None else clock() + timeout
         #: taken, and not sent on a connection that has ended, or not yet offered to one
-        self._again: deque[tuple[int, Envelope]] = deque()
+        self._waiting: deque[tuple[int, Envelope]] = deque()
         #: of the present connection: by its own counting, envelopes without all their outcomes
         self._open: dict[int, tuple[int, Envelope, list[Outcome]]] = {}
         #: True once there will be no more envelopes, and the error that was the reason, if any
@@ -131,13 +131,13 @@ class _Course:
 
     def _is_done(self) -> bool:
         """True if there is nothing left to send."""
-        if not self._again and not self._ended:
+        if not self._waiting and not self._ended:
             found = self._next()
             if found is None:
                 self._ended = True
             else:
-                self._again.append(found)
-        return not self._again
+                self._waiting.append(found)
+        return not self._waiting
 
     def _next(self) -> tuple[int, Envelope] | None:
         """One more envelope. An error waits: messages that are on their way are none of its."""
@@ -161,7 +161,7 @@ class _Course:
         return self._transport.open(timeout=self._left(), fresh=fresh)
 
     def _sent(self, session: ISession) -> Iterator[Outcome]:
-        """The outcomes of one connection; what it has not begun is in `_again` at the end."""
+        """The outcomes of one connection; what it has not begun is in `_waiting` at the end."""
         self._open.clear()
         self._fruitful = self._told = False
         unsent: list[tuple[int, Envelope]] = []
@@ -173,7 +173,7 @@ class _Course:
             guard=self._guard,
         )
         try:
-            for outcome in self._heard(session, sending):
+            for outcome in self._all_outcomes(session, sending):
                 position, envelope, said = self._open[outcome.position]
                 said.append(replace(outcome, position=position))
                 if len(said) < len(envelope.recipients):
@@ -192,9 +192,9 @@ class _Course:
                 close()
         yield from self._forgotten()
         unsent.sort(key=lambda pair: pair[0])
-        self._again.extendleft(reversed(unsent))
+        self._waiting.extendleft(reversed(unsent))
 
-    def _heard(self, session: ISession, sending: Iterator[Outcome]) -> Iterator[Outcome]:
+    def _all_outcomes(self, session: ISession, sending: Iterator[Outcome]) -> Iterator[Outcome]:
         """The outcomes of `sending`, also those that an error has kept it from telling."""
         try:
             yield from sending
@@ -236,14 +236,14 @@ class _Course:
         for number in itertools.count():
             if self._is_done():
                 return
-            position, envelope = self._again.popleft()
+            position, envelope = self._waiting.popleft()
             self._open[number] = position, envelope, []
             yield envelope
 
     def _unsent(self) -> Iterator[Outcome]:
         """What is left when there is no connection that leads anywhere."""
         while not self._is_done():
-            position, envelope = self._again.popleft()
+            position, envelope = self._waiting.popleft()
             for recipient in envelope.recipients:
                 yield replace(
                     self._why,
