@@ -22,7 +22,7 @@ from queues import (
 )
 from transaction.interfaces import TransientError
 
-import txmail.queue.batch
+import txmail.queue.own_batch
 from txmail import Mailer, transport_from_url
 from txmail.exceptions import QueueFull, QueueUnavailable, SchemaError, TransientQueueUnavailable
 from txmail.queue import schema
@@ -379,7 +379,7 @@ def test_a_publish_that_fails_is_tried_again_and_the_commit_does_not_raise(
 ):
     app = make_queue(kind)
     mailer = app.mailer()
-    monkeypatch.setattr("txmail.queue.batch.FINISH_TIMEOUT", 0.1)
+    monkeypatch.setattr("txmail.queue.own_batch.FINISH_TIMEOUT", 0.1)
     monkeypatch.setattr("txmail.queue.session.FINISH_TIMEOUT", 0.1)
     other = sqlite3.connect(app.engine.url.database, isolation_level=None, check_same_thread=False)
     if kind == IN_SQLITE:
@@ -495,7 +495,7 @@ def test_mail_of_a_committed_transaction_survives_its_process(make_queue, tm, se
     server.on(".", "452 4.3.1 full")
 
     def child():
-        txmail.queue.batch.FINISH_TIMEOUT = 0.1
+        txmail.queue.own_batch.FINISH_TIMEOUT = 0.1
         manager = transaction.TransactionManager()
         mailer = app.mailer().bind(transaction_manager=manager)
         manager.begin()

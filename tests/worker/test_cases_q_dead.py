@@ -20,7 +20,7 @@ from workers import another, change, put_many, wait_for, working  # noqa: E402
 
 from txmail import transport_from_url  # noqa: E402
 from txmail.queue import inspect, schema  # noqa: E402
-from txmail.queue.batch import OwnBatch  # noqa: E402
+from txmail.queue.own_batch import OwnBatch  # noqa: E402
 from txmail.queue.process_identity import Identity  # noqa: E402
 from txmail.queue.session import SessionBatch  # noqa: E402
 from txmail.testing import Callback  # noqa: E402

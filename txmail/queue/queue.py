@@ -14,10 +14,10 @@ from ..common.process_wide import is_of_a_database, the_one
 from ..exceptions import ConfigurationError
 from ..interfaces import IBatch, IQueue, IWitness
 from ..secret import Secret
-from .batch import OwnBatch
 from .database.database import Database
 from .host import Host
 from .inspect import read_counts
+from .own_batch import OwnBatch
 from .recovery import Decision
 from .retry import DOUBT_RETRIES
 from .sql.publish import Store

@@ -22,9 +22,16 @@ from ..exceptions import ConfigurationError
 from ..interfaces import IBatch
 from ..outcome import Outcome
 from ..submission import KnownOutcomes, StagedSubmission
-from .batch import BACKGROUND_TIMEOUT, FINISH_TIMEOUT, Batch, Change, OwnBatch, sent
+from .batch import (
+    BACKGROUND_TIMEOUT,
+    FINISH_TIMEOUT,
+    Batch,
+    Change,
+    sent,
+)
 from .database.database import Database
 from .database.session_connection import SessionConnection, watch_returns
+from .own_batch import OwnBatch
 from .queue import NUMBER_BITS, Queue
 from .retry import DOUBT_RETRIES
 from .schema import batch, delivery

@@ -7,18 +7,16 @@ of `txmail.queue.states` are the only ones it makes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 
-from ...outcome import Outcome, Status
+from ...outcome import Outcome
 from ...submission import StagedSubmission, Submission
 from ..database.database import Database
-from ..digest import digest_of
 from ..process_identity import Identity, process_id
-from ..retry import said, settlement
+from ..retry import settlement
 from ..schema import (
     attempt,
     delivery,
@@ -27,40 +25,12 @@ from ..schema import (
 )
 from ..states import BatchState, State
 from . import statements
+from .rows import DELIVERY_COLUMNS, MESSAGE_COLUMNS, delivery_rows, message_rows
 
 #: How many deliveries are moved, or keys claimed, in one transaction.
 CHUNK = 1000
 #: No limit, as both databases take it.
 _ALL = 2**31 - 1
-
-_MESSAGE = (
-    "id",
-    "batch",
-    "kind",
-    "message_id",
-    "sender",
-    "created",
-    "idempotency_key",
-    "size",
-    "content",
-    "digest",
-    "not_before",
-)
-_DELIVERY = (
-    "id",
-    "message",
-    "recipient",
-    "state",
-    "priority",
-    "due",
-    "expires",
-    "attempts",
-    "begun",
-    "duplicate",
-    "changed",
-    "code",
-    "reply",
-)
 
 #: the ids of a written submission's deliveries, in the order of its recipients
 Written = dict[Submission, Sequence[int]]
@@ -132,11 +102,13 @@ class Store:
         count = sum(len(row.submission.envelope.recipients) for row in rows)
         messages = self.database.reserve(connection, message, len(rows))
         ids = self.database.reserve(connection, delivery, count)
+        insert = self.database.insert
+        insert(connection, message, MESSAGE_COLUMNS, message_rows(rows, messages, number, now_ms))
         self.database.insert(
-            connection, message, _MESSAGE, _messages(rows, messages, number, now_ms)
-        )
-        self.database.insert(
-            connection, delivery, _DELIVERY, _deliveries(rows, messages, ids, state, now_ms)
+            connection,
+            delivery,
+            DELIVERY_COLUMNS,
+            delivery_rows(rows, messages, ids, state, now_ms),
         )
         written: Written = {}
         start = 0
@@ -324,64 +296,6 @@ class Store:
         connection.execute(
             statements.CANCEL_REST, {"number": number, "new_changed": now_ms, "new_reply": why}
         )
-
-
-def _messages(
-    rows: Sequence[StagedSubmission], ids: Sequence[int], number: int, now_ms: int
-) -> Iterator[tuple[Any, ...]]:
-    for id_, row in zip(ids, rows, strict=True):
-        envelope, not_before = row.submission.envelope, row.submission.options.not_before
-        yield (
-            id_,
-            number,
-            "plain",
-            envelope.message_id,
-            envelope.sender,
-            now_ms,
-            row.submission.options.idempotency_key,
-            envelope.size,
-            envelope.content,
-            digest_of(envelope.content),
-            None if not_before is None else millis(not_before),
-        )
-
-
-def _deliveries(
-    rows: Sequence[StagedSubmission],
-    messages: Sequence[int],
-    ids: Sequence[int],
-    state: State,
-    now_ms: int,
-) -> Iterator[tuple[Any, ...]]:
-    free = iter(ids)
-    word = state.value
-    for id_, row in zip(messages, rows, strict=True):
-        options = row.submission.options
-        due = now_ms if options.not_before is None else max(now_ms, millis(options.not_before))
-        expires = None if options.expires is None else millis(options.expires)
-        known = {o.recipient: said(o) for o in row.outcomes if o.status is not Status.ACCEPTED}
-        for recipient in row.submission.envelope.recipients:
-            code, reply = known.get(recipient, (None, None)) if known else (None, None)
-            yield (
-                next(free),
-                id_,
-                recipient,
-                word,
-                int(options.priority),
-                due,
-                expires,
-                0,
-                int(row.begun),
-                0,
-                now_ms,
-                code,
-                reply,
-            )
-
-
-def millis(moment: datetime) -> int:
-    """Milliseconds since 1970 of an aware `moment`."""
-    return int(moment.timestamp() * 1000)
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[list[int]]:
