@@ -1,8 +1,8 @@
-"""What a process does for its queue beside its transactions, in one thread of its own.
+"""The background thread of a queue: it does what the transactions of a process leave to do.
 
-A publish that failed is tried again, as long as the process lives: its transaction has committed.
-What an abort leaves behind is deleted; a heartbeat says that open batches have somebody who decides
-about them; and batches of dead processes are resolved. The thread ends when there is nothing to do.
+It tries a publish that failed again as long as the process lives, for its transaction has
+committed. It deletes rows of aborted transactions. In each round it writes the heartbeat of the
+process, and resolves batches of dead processes. It ends when there is nothing to do.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ..common.per_process import this_process
 
 log = quiet_logger("txmail.queue")
 
-#: Seconds between the tries of something that fails: doubled each time, up to the last.
+#: Seconds between two tries of a task that fails: the first pause doubles up to the last.
 FIRST_PAUSE, LAST_PAUSE = 0.1, 30.0
-#: Seconds between two rounds of heartbeats, and of the resolver.
+#: Seconds between two rounds.
 ROUND = 30.0
-#: Seconds that a process which ends gives to what is still to be done.
+#: Seconds that a process waits for its tasks when it ends.
 LAST_CHANCE = 5.0
-#: Seconds that closing waits for what has failed before, and for a round.
+#: Seconds that closing waits for tasks that have failed before, and for a round.
 ONCE_MORE = 1.0
-#: Seconds that the thread waits for more before it ends.
+#: Seconds that the thread waits for another task before it ends.
 IDLE = 5.0
 
 Task = Callable[[], object]
 
 
 class Background:
-    """Tasks to be done soon, and a round from time to time.
+    """Does tasks soon, and a round from time to time.
 
-    `round` is called every `ROUND` seconds while `busy` says that there is something open.
+    It calls `round` every `ROUND` seconds while `busy` returns true.
     """
 
     def __init__(self, name: str, round: Task, busy: Callable[[], bool]) -> None:
@@ -55,22 +55,22 @@ class Background:
         self._working = False
         self._hurry = False
         self._resting = False
-        #: by identity: tasks that were tried without success
+        #: the ids of tasks that were tried without success
         self._failed: set[int] = set()
-        #: the last problem: what lasts is said once
+        #: the last problem, so that it is logged once
         self._said = ""
 
     def do(self, task: Task) -> None:
-        """Have `task` done, again and again until it raises nothing. Never blocks."""
+        """Do `task` soon, and again until it raises nothing. Never blocks."""
         self._start(task)
 
     def start(self) -> None:
-        """Have rounds done from now on."""
+        """Do rounds from now on."""
         self._start(None)
 
     def _start(self, task: Task | None) -> None:
         if self._process != this_process():
-            # What the parent was to do, it does.
+            # The parent does its own tasks.
             self._reset()
         hold(self._changed, lambda: self._wake(task))
 
@@ -78,7 +78,7 @@ class Background:
         self._resting = False
         if task is not None:
             self._tasks.append(task)
-        # An exception may have come before one that was made was started.
+        # An exception may have come between making and starting a thread.
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(
                 target=self._run, name=f"txmail upkeep of {self._name}", daemon=True
@@ -108,9 +108,9 @@ class Background:
     def rest(self, timeout: float = ROUND) -> bool:
         """Wait at most `timeout` seconds until all tasks are done or have failed; True if done.
 
-        A task that had failed before is tried once more, and nobody waits long for that: a database
-        may refuse it for hours. The thread goes on trying. No more rounds until there is something
-        to do again.
+        A task that has failed before is tried once more, for at most `ONCE_MORE` seconds: a
+        database may refuse it for hours. The thread goes on trying. Rounds stop until the next
+        task.
         """
         if self._process != this_process():
             return True
@@ -141,7 +141,7 @@ class Background:
         while True:
             with self._changed:
                 if self._thread is not threading.current_thread():
-                    return  # another has its place
+                    return  # another thread has taken over
                 left = next_round - time.monotonic()
                 self._changed.wait_for(
                     lambda: self._tasks or self._resting, max(0.0, min(IDLE, left))
@@ -152,7 +152,7 @@ class Background:
                     self._thread = None
                     self._changed.notify_all()
                     return
-                # What fails must not keep rounds from being done.
+                # A task that fails must not hold up rounds.
                 late = pause > FIRST_PAUSE and time.monotonic() >= next_round
                 task = self._tasks[0] if self._tasks and not late else None
                 self._working = True
@@ -168,10 +168,10 @@ class Background:
                     self._failed.add(id(task))
                 self._changed.notify_all()
                 if task is not None and not done:
-                    # Nor others from being tried.
+                    # Nor other tasks.
                     self._tasks.rotate(-1)
                     hurried = self._changed.wait_for(lambda: self._hurry, pause)
-                    # Once: whoever waits in `flush` must not have it tried without a pause.
+                    # Once only: while `flush` waits, tries still need pauses.
                     self._hurry = False
                     pause = FIRST_PAUSE if hurried else min(LAST_PAUSE, pause * 2)
 

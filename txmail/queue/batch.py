@@ -1,4 +1,4 @@
-"""What the two kinds of batch have in common: `own_batch.OwnBatch` and `session.SessionBatch`."""
+"""The base of the two kinds of batch: `own_batch.OwnBatch` and `session.SessionBatch`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .states import BatchState
 
 log = quiet_logger("txmail.queue")
 
-#: Seconds that `finish` may wait for the database before it goes on in the background.
+#: Seconds that `finish` waits for the database before it goes on in the background.
 FINISH_TIMEOUT = 5.0
-#: Seconds for what is done in the background.
+#: Seconds that a transaction in the background waits for the database.
 BACKGROUND_TIMEOUT = 30.0
 
 
 class Batch:
-    """What both kinds of batch have in common."""
+    """The base of both kinds of batch; see `IBatch`."""
 
     def __init__(self, host: Host, number: int) -> None:
         self._host = host
@@ -31,21 +31,21 @@ class Batch:
         self.number = number
         self._rows: dict[Submission, StagedSubmission] = {}
         self._written: Written = {}
-        #: True if its row says already that it is to be published
+        #: true if its row says ``publishing`` from the start
         self._public = False
-        #: True if it was to be published before
+        #: true if `_publish` was called before
         self._tried = False
         self._ended = False
 
     def may_be_committed(self, error: BaseException | None) -> bool:
-        """See `IBatch`: nobody else commits what is in a database of its own."""
+        """See `IBatch`: no other data manager commits a database of the queue's own."""
         return False
 
     def release(self) -> None:
-        """See `IBatch`: its connections are ended where they are used."""
+        """See `IBatch`: each method ends the connections that it uses."""
 
     def _soon(self, write: Callable[[float], object], timeout: float) -> None:
-        """End with `write`: now, with its timeout; in the background if that fails."""
+        """End with `write`: now, within `timeout` seconds, or in the background if that fails."""
         try:
             self._store.database.abandon()
             write(timeout)
@@ -59,12 +59,12 @@ class Batch:
     def _later_ended(self, write: Callable[[], object]) -> None:
         """End with `write` in the background.
 
-        Not before it is to be done does this have its end: an exception may have come before, and
-        then whoever ends the transaction asks again.
+        The batch counts as ended once the task is handed over: if an exception comes before that,
+        the data manager calls again.
         """
         self._host.background.do(write)
         self._ended = True
-        # What an exception has kept this thread from ending would be waited for there.
+        # The background would wait for a transaction that an exception left open in this thread.
         self._store.database.abandon()
 
     def _count(self) -> int:
@@ -77,7 +77,7 @@ class Batch:
         return any(row.submission.options.wake for row in self._rows.values())
 
     def _outcomes(self, known: KnownOutcomes) -> list[tuple[int, Outcome]]:
-        """What became of the deliveries that the transaction has sent itself, with their ids."""
+        """The outcomes of deliveries that the transaction has sent itself, by their ids."""
         found: list[tuple[int, Outcome]] = []
         for submission, outcomes in known:
             if submission in self._rows and self._rows[submission].begun:
@@ -85,7 +85,7 @@ class Batch:
         return found
 
     def _known(self) -> list[tuple[int, Outcome]]:
-        """What is known of the others: who was asked to wait is not tried again at once."""
+        """The outcomes that defer other deliveries: these are not tried again at once."""
         return [
             (id_, outcome)
             for submission, row in self._rows.items()
@@ -102,7 +102,7 @@ class Batch:
         return [(id_, of[recipient]) for id_, recipient in ids if recipient in of]
 
     def _publish(self, connection: sa.Connection, outcomes: list[tuple[int, Outcome]]) -> bool:
-        """Commit to it in the queue; True if some of it is still to be made ready."""
+        """Write that the batch has committed; True if some of it still has to be made ready."""
         store = self._store
         now_ms = store.database.now_ms(connection)
         large = self._count() > CHUNK
@@ -118,12 +118,15 @@ class Batch:
         else:
             decided = store.publish(connection, self.number, now_ms, keys=self._has_keys())
         if not decided:
-            # The resolver has decided as we do, or somebody has thrown it away.
-            log.warning("batch %x had been decided about before its process did", self.number)
+            # The resolver has published it, or a person has thrown it away.
+            log.warning(
+                "batch %x: the resolver or a person had decided about it before",
+                self.number,
+            )
         return large
 
     def _is_published(self, connection: sa.Connection) -> bool:
-        """Whether an earlier try has done it, whose answer was lost."""
+        """Whether an earlier try has published it, and only its answer was lost."""
         state = self._store.state(connection, self.number)
         return state is BatchState.PUBLISHED or (
             state is BatchState.PUBLISHING and not self._public
@@ -137,7 +140,7 @@ class Batch:
     def _settle_aborted(
         self, connection: sa.Connection, outcomes: list[tuple[int, Outcome]]
     ) -> None:
-        """Keep what is out in spite of the abort; nothing of it is sent again."""
+        """Keep deliveries that are out in spite of the abort; none of them is sent again."""
         store = self._store
         now_ms = store.database.now_ms(connection)
         store.settle(connection, outcomes, now_ms, hold_doubt=True)
@@ -149,11 +152,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What there is to be done to have other rows than before."""
+    """The difference between the rows that are written and those that should be."""
 
     new: list[StagedSubmission]
     gone: list[Submission]
-    #: rows that their transaction sends itself now and did not before, or the other way round
+    #: rows whose `begun` has changed
     other: list[StagedSubmission]
 
     def __bool__(self) -> bool:
@@ -163,7 +166,7 @@ class Change:
     def between(
         cls, old: dict[Submission, StagedSubmission], rows: dict[Submission, StagedSubmission]
     ) -> Change:
-        """From `old` to `rows`."""
+        """The change from `old` to `rows`."""
         return cls(
             [row for submission, row in rows.items() if submission not in old],
             [submission for submission in old if submission not in rows],
@@ -176,5 +179,5 @@ class Change:
 
 
 def sent(outcomes: list[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
-    """Those of `outcomes` that nobody can take back: what is out, or may be."""
+    """The outcomes of messages that are out, or may be: nobody can take these back."""
     return [(i, o) for i, o in outcomes if o.status in (Status.ACCEPTED, Status.IN_DOUBT)]

@@ -1,9 +1,9 @@
 """Finds out whether a transaction has committed whose COMMIT got no answer.
 
-A connection may end, or a proxy cuts it, after the server is told to commit and before we hear that
-it has. The transaction may be there then, and a worker may be sending its mail. So we connect again
-and read the row of the batch, under its lock: the transaction that had the lock before is over by
-then, even if its COMMIT was still on its way.
+A connection may end after COMMIT was sent and before the answer has come. The transaction may have
+committed then, and a worker may be sending its mail. So we connect again and read the row of the
+batch under its lock: the transaction that held the lock before is over by then, even if its COMMIT
+was still on its way.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..exceptions import QueueInDoubt, QueueUnavailable
 from .sql.publish import Store
 from .states import BatchState
 
-#: The part of the time that the transaction itself gets; the rest is for asking.
+#: The part of the time for the transaction itself; the rest is for reading the row.
 _SHARE = 2 / 3
-#: Seconds between the tries to ask: doubled each time, up to the last.
+#: Seconds between two tries to read the row: the first pause doubles up to the last.
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
-#: States of a batch whose transaction commits.
+#: The states of a batch whose transaction has committed.
 _DECIDED = (BatchState.SENDING, BatchState.PUBLISHING, BatchState.PUBLISHED)
 
 _T = TypeVar("_T")
@@ -31,10 +31,10 @@ _T = TypeVar("_T")
 def commit_surely(
     store: Store, number: int, write: Callable[[sa.Connection], _T], timeout: float
 ) -> _T:
-    """Have `write` decide in a transaction that batch `number` commits; what it returns.
+    """Commit a transaction in which `write` decides about batch `number`; return its result.
 
-    `timeout` is in seconds. Raises `QueueInDoubt` if nobody can say by then whether it has been
-    committed; if it has not, what `Database.write` raises.
+    `timeout` is in seconds. Raises `QueueInDoubt` if it is not known by then whether the
+    transaction has committed; what `Database.write` raises if it has not.
     """
     deadline = time.monotonic() + timeout
     database = store.database

@@ -1,8 +1,8 @@
-"""The digest of a content: written with it, and compared before it is sent.
+"""The digest of a content: written with the content, and compared before it is sent.
 
-Disks, memory and people change octets that SQLite and PostgreSQL would not miss. SHA-256, which
-processors have instructions for, so that a content of 10 KB takes some 10 microseconds; and a
-server can compare, too: ``digest = sha256(content)`` in PostgreSQL.
+Disks, memory and people change octets, and databases do not notice. Processors have instructions
+for SHA-256, so a content of 10 KB takes some 10 microseconds. PostgreSQL can compare, too:
+``digest = sha256(content)``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from ..exceptions import FieldError
 
-#: What is said of a content that is not what was written.
+#: The reason for a content that has changed since it was written.
 DAMAGED = "the content is damaged"
-#: What is said of one that was blanked, as retention does.
+#: The reason for a content that was blanked, as retention does.
 BLANKED = "the content has been removed from the queue"
 
 
 class DamagedContent(FieldError):
-    """A content that must not be sent: it is not what was written."""
+    """A content that must not be sent: it has changed since it was written."""
 
 
 def digest_of(content: bytes) -> bytes:
@@ -30,10 +30,10 @@ def digest_of(content: bytes) -> bytes:
 def checked(content: Any, digest: Any) -> bytes:
     """`content`, if it is what was written with `digest`. Raises `FieldError` if it is not.
 
-    What was written before there were digests has none, and is believed; but for a content that
-    was blanked, which has none either and is empty.
+    A content without a digest was written before there were digests, and is believed. A blanked
+    content has no digest either, but is empty.
     """
-    # Octets as psycopg2 has them.
+    # psycopg2 returns octets as a memoryview.
     content, digest = (v.tobytes() if isinstance(v, memoryview) else v for v in (content, digest))
     if digest is None and content == b"":
         raise DamagedContent(BLANKED)

@@ -1,11 +1,11 @@
 """One transaction's mail in a queue with a database of its own.
 
 =============  =====================================================================
-`stage`        rows are committed, staged: before other databases take their locks
-`decide`       alone in the transaction: its end is written here, for nobody else knows it
-`finish`       what was sent itself gets its outcome, the rest is made ready
-`revoke`       what `decide` wrote is taken back: the vote has failed after it
-`abort`        what is there is deleted, in the background
+`stage`        commits the rows as staged, before other databases take their locks
+`decide`       writes that the transaction commits, if no other data manager takes part
+`finish`       writes the outcomes of mail that was sent, and makes the rest ready
+`revoke`       takes back what `decide` wrote, when the vote has failed after it
+`abort`        deletes the rows, in the background
 =============  =====================================================================
 
 If the process dies between `stage` and the end, `txmail.queue.recovery` asks the witnesses.
@@ -54,16 +54,16 @@ class OwnBatch(Batch):
         self._witnesses = witnesses
         self._transaction = transaction
         self._transaction_manager = transaction_manager
-        #: what the witnesses noted, and the sort keys of those who take part
+        #: the notes of the witnesses, and the sort keys of all data managers
         self._notes: dict[str, Any] = {}
         self._others: set[str] = set()
         self._stored = False
-        #: the store that they are in
+        #: the store that holds the rows
         self._where: object = None
-        #: True if a write failed, so that nobody knows what is in the database
+        #: true if a write failed, so that the rows in the database are not known
         self._unsure = False
         self._published = False
-        #: True if it is written that it commits, although the vote goes on
+        #: true once `decide` has written that the transaction commits
         self._decided = False
 
     def stage(
@@ -88,7 +88,7 @@ class OwnBatch(Batch):
         again = self._unsure
         try:
             with self._store.database.write(timeout=timeout) as connection:
-                self._unsure = True  # from here on: a queue that is refused has nothing of it
+                self._unsure = True  # not earlier: a transaction that cannot begin writes nothing
                 if again or self._is_elsewhere():
                     self._store.discard(connection, self.number)
                     change, again = Change.between({}, wanted), True
@@ -101,22 +101,22 @@ class OwnBatch(Batch):
         self._rows = wanted
 
     def _is_elsewhere(self) -> bool:
-        """True if the store, a file, was replaced since the rows were written."""
+        """True if another file has taken the place of the store since the rows were written."""
         return self._stored and self._store.database.store != self._where
 
     def _restore(self, connection: sa.Connection) -> None:
-        """Write the rows anew if they went with a store that is not there any more."""
+        """Write the rows again if they were in a file that is gone."""
         if not self._is_elsewhere():
             return
         there = sa.select(batch.c.id).where(batch.c.id == self.number)
         if connection.scalar(there) is None:
-            log.error("batch %x went with the lost file, and is written anew", self.number)
+            log.error("batch %x was in a file that is gone, and is written again", self.number)
             rows = Change.between({}, self._rows)
             self._host.unbeaten()
             self._write(connection, rows, first=True)
 
     def _noted(self, resources: list[Any]) -> dict[str, Any]:
-        """What each witness that was there has noted."""
+        """The notes of all witnesses that take part, by their names."""
         if self._transaction is not None:
             every = self._witnesses.of(resources)
             self._told += [each for each in every if each not in self._told]
@@ -155,7 +155,7 @@ class OwnBatch(Batch):
         if last and not self._begun():
             self._publish_now(timeout)
         elif last or not self._begun() or self._count() > 1:
-            # A single delivery is out or is not, whoever dies; several would be torn.
+            # A single delivery is out or is not, if this process dies; several could be torn apart.
             self._decided = True
             commit_surely(self._store, self.number, self._decide_to_send, timeout)
 
@@ -164,7 +164,7 @@ class OwnBatch(Batch):
         self._store.change_batch(connection, self.number, BatchState.SENDING, now_ms)
 
     def _publish_now(self, timeout: float) -> None:
-        self._decided = True  # also if it only seems to fail
+        self._decided = True  # before: the commit may succeed and only its answer be lost
         more = commit_surely(self._store, self.number, self._publish_first, timeout)
         self._published = True
         self._made_public(more)
@@ -196,7 +196,7 @@ class OwnBatch(Batch):
 
     def _finish(self, known: KnownOutcomes, timeout: float) -> None:
         outcomes = self._outcomes(known)
-        # What is only an outcome may be lost with the machine's power: then it is in doubt.
+        # An outcome alone may be lost when the machine loses power: the delivery is in doubt then.
         durable = any(not row.begun for row in self._rows.values()) or any(
             outcome.status is not Status.ACCEPTED for _, outcome in outcomes
         )
@@ -256,7 +256,7 @@ class OwnBatch(Batch):
         self._later_ended(lambda: self._mark_unknown(outcomes))
 
     def _mark_unknown(self, outcomes: list[tuple[int, Outcome]]) -> None:
-        # What is in doubt stays what it is in a batch that nobody has decided about: begun.
+        # A delivery in doubt stays begun, as long as nobody has decided about the batch.
         accepted = [(i, o) for i, o in outcomes if o.status is Status.ACCEPTED]
         out = {id_ for id_, _ in sent(outcomes)}
         self._host.abandon(self.number, accepted, [i for i, _ in outcomes if i not in out])

@@ -1,16 +1,16 @@
-"""Whose a batch, a lease or a slot is, and whether that process is still alive.
+"""The identity of processes, and whether the holder of a batch, lease or slot is still alive.
 
-Nobody may decide about the mail of a process that lives, however long it has been silent: it may
-be stopped, or wait for a lock. On one machine that can be known: process ids are used again, but
-not together with the moment of the start. Of other machines only the heartbeat is known.
+Nobody may decide about the mail of a live process, however long it is silent: it may be stopped, or
+wait for a lock. Processes of the same machine can be looked at: a process id can be used again, but
+not with the same start time. Of processes on other machines only the heartbeat is known.
 
-A process that is `Fate.DEAD` holds nothing any more, and sends nothing more. `Fate.UNKNOWN` is a
-process that cannot be looked at from here: its leases and slots are its own until they end, and
-its batches as long as it has a heartbeat.
+A process that is `Fate.DEAD` holds nothing and sends nothing any more. `Fate.UNKNOWN` is a process
+that cannot be looked at from here: it keeps its leases and slots until they end, and its batches as
+long as it has a heartbeat.
 
-Linux tells the rest in ``/proc``. Where there is none, or where it is another pid namespace's (as
-in ``unshare --pid`` without a mount of its own), what is unknown is empty or 0, and the heartbeat
-decides.
+Linux tells the start time and the pid namespace in ``/proc``. Where there is no ``/proc``, or where
+it is that of another pid namespace (as in ``unshare --pid`` without a mount of its own), these are
+empty or 0, and the heartbeat decides.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _ENDED = "ZXx"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process, told from all others there are and have been."""
+    """The identity of one process: no other process has or had the same."""
 
     #: the host name and, after a space, the machine id if there is one
     host: str
-    #: of the machine's last start; empty if unknown
+    #: the id of the machine's last start; empty if unknown
     boot: str
-    #: in which `pid` counts; empty if unknown
+    #: the pid namespace in which `pid` counts; empty if unknown
     pid_namespace: str
     pid: int
-    #: when it was started, in clock ticks since the machine's start; 0 if unknown
+    #: its start time, in clock ticks since the machine's start; 0 if unknown
     started: int
 
     @classmethod
     def mine(cls) -> Identity:
-        """This process's. A forked child has another."""
+        """The identity of this process. A forked child has another."""
         return _identity_of_process.get()
 
 
@@ -59,20 +59,20 @@ def process_id() -> str:
 
 
 class Fate(Enum):
-    """What this process can say of another."""
+    """Whether another process is alive, as far as this process can tell."""
 
     ALIVE = "alive"
-    #: proved on this host: there is no such process any more
+    #: there is provably no such process on this host any more
     DEAD = "dead"
     #: it cannot be looked at from here
     UNKNOWN = "unknown"
 
 
 def fate(other: Identity, process: str = "") -> Fate:
-    """Whether the process `other` lives, as far as that can be proved from here.
+    """Whether the process `other` is alive, as far as that can be proved from here.
 
-    `process` is its `process_id`, if known: a program that has started another in its place
-    (``exec``) leaves pid and start time to it, and what is left of it is told by its name.
+    `process` is its `process_id`, if known: a program that replaces itself by another (``exec``)
+    hands its pid and start time on, and only the name tells the two apart.
     """
     mine = Identity.mine()
     if other.boot and mine.boot and other.boot != mine.boot:
@@ -81,7 +81,7 @@ def fate(other: Identity, process: str = "") -> Fate:
     if "" in here or here != (other.host, other.boot, other.pid_namespace):
         return Fate.UNKNOWN
     if other == mine:
-        # We are not stopped, and so neither is whoever else is in this process.
+        # It is this process, or a program that this process has replaced.
         return Fate.ALIVE if process in ("", process_id()) else Fate.UNKNOWN
     return _fate_here(other)
 
@@ -94,17 +94,17 @@ def alive(other: Identity, heartbeat_ms: int, now_ms: int, process: str = "") ->
     """
     found = fate(other, process)
     if found is Fate.UNKNOWN:
-        # A heartbeat of the future is a clock that was set back: fresh, to be on the safe side.
-        # In SQLite it may be anything, if somebody has written to the tables.
+        # A heartbeat in the future comes from a clock that was set back: count it as fresh. In a
+        # damaged table the heartbeat may be of any type.
         return isinstance(heartbeat_ms, int) and now_ms - heartbeat_ms < DEAD_AFTER_S * 1000
     return found is Fate.ALIVE
 
 
 def _restarted(mine: Identity, other: Identity) -> bool:
-    """Whether `other` ran on this machine before it was started again.
+    """Whether `other` ran on this machine before its last start.
 
-    Machines and containers may have one name, and even one machine id if they were made from one
-    image: only a machine with an id, and no container, is known again.
+    Machines and containers from one image may have the same name, and even the same machine id. So
+    only a machine with an id that is no container is recognized.
     """
     return (
         mine.host == other.host
@@ -114,7 +114,7 @@ def _restarted(mine: Identity, other: Identity) -> bool:
 
 
 def _fate_here(other: Identity) -> Fate:
-    """Of `other`, which is of this pid namespace."""
+    """The fate of `other`, which is in this pid namespace."""
     try:
         state, started = _stat(str(other.pid))
     except (OSError, ValueError, IndexError):

@@ -1,17 +1,17 @@
-"""What becomes of batches whose process has died: the resolver.
+"""The resolver: it decides about batches whose process has died.
 
 ======================  =========================================================================
-the batch is            and this is done
+the batch is            the resolver
 ======================  =========================================================================
-staged                  its witnesses are asked: yes publishes, no discards, unknown waits
-unknown                 they are asked again; a person can decide
-sending                 it has committed, and what it was sending itself is in doubt
-publishing              it has committed; the rest is made ready
+staged                  asks its witnesses: yes publishes it, no discards it, unknown waits
+unknown                 asks the witnesses again; a person can decide
+sending                 publishes it: it has committed. Mail that was being sent is in doubt
+publishing              makes the rest ready: it has committed
 ======================  =========================================================================
 
-Age says nothing: a slow transaction is not a dead one. A batch is looked at when its process is
-dead (see `dead`) or has given it up. A discarded batch stays for a time: should its process live
-after all, and say that the transaction has committed, that is so.
+The age of a batch says nothing, for a transaction may be slow. The resolver looks at a batch when
+its process is dead (see `sql.dead`) or has given it up. A discarded batch stays for a time. Should
+its process live after all, and say that the transaction has committed, the batch is published.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _UNDECIDED = (BatchState.STAGED, BatchState.UNKNOWN)
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the resolver has made of one batch."""
+    """A decision of the resolver about one batch."""
 
     batch: int
     #: its state now
@@ -62,14 +62,14 @@ class Resolver:
         hold_doubt: bool = False,
         retries: int = DOUBT_RETRIES,
     ) -> None:
-        """With `hold_doubt`, what is in doubt waits for a person; else after so many `retries`."""
+        """Deliveries in doubt wait for a person: with `hold_doubt` at once, else after `retries`."""
         self._store = store
         self._witnesses = {witness.name: witness for witness in witnesses}
         self._hold_doubt = hold_doubt or not retries
         self._retries = retries
 
     def bury(self) -> int:
-        """Take back what dead workers had leased; how many deliveries that were."""
+        """Take back the deliveries that dead workers hold; how many they were."""
         database = self._store.database
         with database.read() as connection:
             if not dead_holders(connection):
@@ -87,7 +87,7 @@ class Resolver:
             )
 
     def resolve(self) -> list[Decision]:
-        """Decide about all there are."""
+        """Decide about all batches of dead processes, and about those that were given up."""
         database = self._store.database
         with database.read() as connection:
             now_ms = database.now_ms(connection)
@@ -114,7 +114,7 @@ class Resolver:
             )
 
     def _resolve(self, row: Any, delay_ms: int) -> Decision | None:
-        """Decide about one batch; what is in doubt is due again in `delay_ms` milliseconds."""
+        """Decide about one batch; a delivery in doubt is due again in `delay_ms`."""
         number = row[0]
         if row.state == BatchState.PUBLISHING:
             return self._publish(number, "it had committed", delay_ms)
@@ -131,7 +131,7 @@ class Resolver:
         return self._change(number, BatchState.UNKNOWN, said.reason)
 
     def _ask(self, number: int, noted: str) -> WitnessAnswer:
-        """What the witnesses of a batch say together."""
+        """The answer of all witnesses of a batch together."""
         try:
             content = json.loads(noted)
         except ValueError:
@@ -153,7 +153,7 @@ class Resolver:
             else:
                 unknown.append(f"{name}: {said.reason}")
         if denied:
-            # A transaction commits in all its databases or, but for a torn one, in none.
+            # A transaction commits in all its databases or in none, unless it was torn.
             return WitnessAnswer(Answer.NO, denied)
         if unknown:
             return WitnessAnswer(Answer.UNKNOWN, "; ".join(unknown))
@@ -179,7 +179,7 @@ class Resolver:
         return self._said(Decision(number, BatchState.PUBLISHED, words))
 
     def _publishing(self, connection: sa.Connection, number: int, now_ms: int) -> bool:
-        """Bring a batch into the state, unless it is there already."""
+        """Bring a batch into state ``publishing``; True if it is in this state now."""
         if self._store.change_batch(connection, number, BatchState.PUBLISHING, now_ms):
             return True
         state = connection.scalar(sa.select(batch.c.state).where(batch.c.id == number))
@@ -190,7 +190,7 @@ class Resolver:
             now_ms = self._store.database.now_ms(connection)
             changed = connection.execute(
                 batch.update()
-                # Should its process live after all, it may have gone on meanwhile.
+                # Its process may live after all, and have gone on meanwhile.
                 .where(batch.c.id == number, batch.c.state.in_(_UNDECIDED))
                 .values(state=state, reason=reason, changed=now_ms)
             )
@@ -236,6 +236,6 @@ def _answer(witness: IWitness, number: int, noted: Any) -> WitnessAnswer:
     try:
         return witness.ask(number, noted)
     except Exception as error:
-        # It must not, but if it does, the other batches have to be asked about all the same.
+        # A witness must not raise; one that does must not keep others from being asked.
         log.exception("batch %x: %s cannot answer", number, witness.name)
         return WitnessAnswer(Answer.UNKNOWN, f"it cannot answer: {type(error).__name__}")

@@ -1,8 +1,8 @@
-"""A queue in the application's own database: rows go through its session, into its transaction.
+"""A queue in the application's own database: its session writes the rows, in its transaction.
 
 There is one commit then, and nothing to resolve: mail is in the queue if and only if the rest of
-the transaction is in the database. What is done after it (making rows with idempotency keys ready,
-the outcomes of what was sent directly, waking workers) goes over connections of our own.
+the transaction is in the database. After the commit, connections of our own make rows with
+idempotency keys ready, write the outcomes of mail that was sent directly, and wake workers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .schema import batch, delivery
 from .sql.dead import noted_process
 from .states import BatchState, State
 
-#: For sessions that have one engine to read with and another to write with: we write.
+#: Tells a session with one engine for reading and another for writing that we write.
 _WRITING = delivery.update()
 
 #: a session, or what returns the one of the current transaction
@@ -71,18 +71,18 @@ class SessionQueue(Queue):
     ) -> None:
         """Raises `ConfigurationError`.
 
-        Without `session`, mailers are bound to one: ``mailer.bind(session=request.dbsession)``.
-        `engine`, or what makes one for each process, is for connections of our own; by default it
-        is that of the first session, and before there was one, what `default_engine` makes. With
-        `keep_session`, the session is not closed at the end of its transaction if our rows were
-        the first it took part with.
+        Without `session`, bind each mailer to one: ``mailer.bind(session=request.dbsession)``.
+        `engine` is for connections of our own: an engine, or a function that makes one for each
+        process. By default it is the engine of the first session; before there is a session,
+        `default_engine` makes one. With `keep_session`, zope.sqlalchemy does not close the session
+        at the end of its transaction if the session takes part because of our rows.
         """
         self._session = session
         self._mark_changed = mark_changed
         self._keep_session = keep_session
-        #: those whose connections are looked at when they go back
+        #: the engines whose connections are looked at when they go back to the pool
         self._watched: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
-        #: True if the database is not that of a session, as long as that is only the default
+        #: true if the database is that of the first session
         self._adopts = engine is None
         given, make = (engine, None) if isinstance(engine, sa.Engine) else (None, engine)
         if self._adopts and session is not None:
@@ -113,7 +113,7 @@ class SessionQueue(Queue):
         return SessionBatch(self, secrets.randbits(NUMBER_BITS), session, transaction_manager)
 
     def begin_apart(self, transaction_manager: Any) -> IBatch:
-        """The same for mail that comes too late for the session to take part."""
+        """A batch for mail that comes too late for the session to take part."""
         number = secrets.randbits(NUMBER_BITS)
         transaction = transaction_manager.get()
         return OwnBatch(self.host, number, (), self._witnesses, transaction, transaction_manager)
@@ -164,9 +164,9 @@ class SessionBatch(Batch):
         self._session: Session | None = session
         self._held: SessionConnection | None = None
         self._transaction_manager = transaction_manager
-        #: True if there are rows that only count after the commit: sent directly, or with keys
+        #: true if rows have to be written after the commit: mail sent directly, or with keys
         self._later = False
-        #: for mail that comes when the commit has begun, and the session has no part in it
+        #: for mail that comes after the commit has begun, when the session takes no part in it
         self._apart: IBatch | None = None
 
     def stage(
@@ -183,7 +183,7 @@ class SessionBatch(Batch):
         if not wanted and not self._rows:
             return
         session = self._session
-        assert session is not None  # it is dropped at the end only
+        assert session is not None  # `_end` drops it
         if late and not session.in_transaction():
             self._apart = self._apart or self._queue.begin_apart(self._transaction_manager)
             self._apart.stage(rows, resources, timeout)
@@ -194,7 +194,7 @@ class SessionBatch(Batch):
             connection = self._connection_of(session)
             database.prepare(connection)
             if self._rows:
-                # A savepoint may have taken some of them back: what is there is not known.
+                # A savepoint may have taken back some of the rows.
                 self._store.discard(connection, self.number, State.STAGED, State.READY)
             self._rows = wanted
             if wanted:
@@ -264,7 +264,7 @@ class SessionBatch(Batch):
             self._host.notifier.wake()
 
     def abort(self, known: KnownOutcomes) -> None:
-        """See `IBatch`: the rows are gone with the session's, unless that had committed before."""
+        """See `IBatch`: the session rolls the rows back, unless it has committed before."""
         if self._ended:
             return
         if self._apart is not None:
@@ -273,7 +273,7 @@ class SessionBatch(Batch):
             out = sent(self._outcomes(known))
             self._later_ended(lambda: self._forget(out))
         elif self._later:
-            # Its session may have committed in its own vote: then the mail has, too.
+            # The session may have committed in its own vote, and the mail with it.
             self._later_ended(lambda: self._host.abandon(self.number, []))
         self._end()
 
