@@ -62,7 +62,7 @@ class Resolver:
         hold_doubt: bool = False,
         retries: int = DOUBT_RETRIES,
     ) -> None:
-        """Deliveries in doubt wait for a person: with `hold_doubt` at once, else after `retries`."""
+        """Mail in doubt waits for a person: at once with `hold_doubt`, else after `retries`."""
         self._store = store
         self._witnesses = {witness.name: witness for witness in witnesses}
         self._hold_doubt = hold_doubt or not retries
