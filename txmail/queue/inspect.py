@@ -31,14 +31,14 @@ from .sql.dead import leased_by_the_dead
 from .sql.processes import identity_of
 from .states import BatchState, State
 
-#: Seconds since the last heartbeat after which a worker does not count; they have one every five.
-FRESH = 60
-#: Failures in a row after which a route is a matter for people: some three minutes.
+#: Seconds without a heartbeat after which a worker does not count; it has one every five.
+FRESH_S = 60
+#: Failures in a row after which a route is a problem: some three minutes.
 FAILING = 6
 #: Seconds that mail may have been due before a queue is called unhealthy.
 MAX_AGE = 300.0
 
-#: the states that are counted
+#: the states that `Health` counts
 WAITING = (
     State.READY,
     State.SENDING,
@@ -51,25 +51,25 @@ WAITING = (
 
 @dataclass(frozen=True, slots=True)
 class RouteHealth:
-    """What workers last said of a route."""
+    """The state of a route, as workers have written it."""
 
     name: str
     #: ``closed`` if it works, ``open`` if it is left alone, ``stopped`` if it needs a person
     state: str
     failures: int
     reason: str
-    #: messages a second that are left to it because its server wanted less; None if it has not
+    #: messages a second, after its server has asked for a lower rate; None without a limit
     rate: float | None
     #: how many deliveries wait for it
     waiting: int = 0
     #: seconds until it is tried again, 0.0 if it may be tried now
     pause: float = 0.0
-    #: True if it was refused a login, and has needed another password since
+    #: true if its login was refused, and it needs another password
     needs_password: bool = False
 
     @property
     def holds_up(self) -> bool:
-        """True if mail waits because it does not work."""
+        """True if mail waits for it because it does not work."""
         return self.state != route_state.CLOSED and self.waiting > 0
 
     def __str__(self) -> str:
@@ -85,26 +85,26 @@ class RouteHealth:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a queue was at one moment."""
+    """The state of a queue at one moment."""
 
     queue: str
-    #: how many deliveries there are, by state; those that are finished are not counted
+    #: the number of unfinished deliveries by their states
     deliveries: dict[str, int]
-    #: transactions of which nobody knows whether they have committed
+    #: the number of transactions whose end is not known
     undecided: int
-    #: seconds for which the oldest unsent delivery has been due, whatever its route has come to;
-    #: 0.0 if none is
+    #: seconds for which the oldest unsent delivery has been due, whether or not its route works;
+    #: 0.0 if no delivery is due
     oldest_due: float
-    #: how many processes with a worker live
+    #: the number of live processes with a worker
     workers: int
     routes: tuple[RouteHealth, ...]
-    #: how many of the deliveries that are being sent are held by processes that are provably dead
+    #: the number of deliveries that provably dead processes hold
     held_by_dead: int = 0
 
     def problems(self, max_age: float = MAX_AGE, workers: int = 1) -> list[str]:
-        """What somebody should be woken for, in words; nothing if all is well.
+        """The reasons to wake a person, in words; empty if all is well.
 
-        `max_age` is how many seconds mail may have been due, `workers` how many have to live.
+        Mail may have been due for `max_age` seconds, and as many `workers` have to be alive.
         """
         found: list[str] = []
         if self.oldest_due > max_age:
@@ -130,7 +130,7 @@ class Health:
 
 
 def read_health(database: Database, *, look: bool = False) -> Health:
-    """How the queue in `database` is now. Raises `QueueUnavailable`, `SchemaError`.
+    """The state of the queue in `database`. Raises `QueueUnavailable`, `SchemaError`.
 
     With `look`, nothing at all is changed: see `Database.look`.
     """
@@ -239,7 +239,7 @@ def count_waiting(connection: sa.Connection, most: int) -> int:
 
 def _workers(connection: sa.Connection, now_ms: int) -> int:
     fresh = sa.select(process).where(
-        process.c.kind == "worker", process.c.heartbeat > now_ms - FRESH * 1000
+        process.c.kind == "worker", process.c.heartbeat > now_ms - FRESH_S * 1000
     )
     return sum(
         alive(identity_of(row), row.heartbeat, now_ms, row.id) for row in connection.execute(fresh)

@@ -4,7 +4,7 @@
 migrations, or by ``metadata.create_all``. All names begin with ``txmail_``.
 
 Times are whole milliseconds since 1970, UTC. Texts with a structure are JSON; nothing is pickled.
-Rows of `message` never change; all that happens happens to `delivery`, which is kept narrow.
+Rows of `message` never change. All changes are made to `delivery`, which is narrow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ metadata = sa.MetaData(
     }
 )
 
-# In SQLite only INTEGER counts up by itself.
+# SQLite numbers rows by itself only with INTEGER.
 _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -40,10 +40,10 @@ def _one_of(column: sa.Column[Any], *values: str) -> sa.ColumnElement[bool]:
 
 
 def _partial(name: str, condition: sa.ColumnElement[bool], *columns: sa.Column[Any]) -> None:
-    """An index on the few rows that `condition` is true of, however many others there are.
+    """An index on the few rows of which `condition` is true, however many others there are.
 
-    SQLite only uses it for a query that has `condition` in it as it is here, with these values and
-    not with parameters, beside a narrower one if need be. Hence their names.
+    SQLite uses it only for a query that has `condition` in it word for word, with these values and
+    not with parameters. So each condition has a name, which queries use.
     """
     sa.Index(f"ix_txmail_{name}", *columns, sqlite_where=condition, postgresql_where=condition)
 
@@ -66,7 +66,7 @@ sa.event.listen(
     ),
 )
 
-#: a process that has written batches or sends; it is told by these from any other
+#: a process that has written batches or sends; these columns tell it from any other
 process = sa.Table(
     "txmail_process",
     metadata,
@@ -83,7 +83,7 @@ process = sa.Table(
     sa.Column("heartbeat", sa.BigInteger, nullable=False),
 )
 
-#: when machines were started, by the clock as it was when they first asked: see `lease_clock`
+#: when machines were started, by their clock at the first question: `Database.lease_now_ms`
 boot = sa.Table(
     "txmail_boot",
     metadata,
@@ -97,16 +97,16 @@ batch = sa.Table(
     metadata,
     sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("state", sa.String(12), nullable=False),
-    #: the process that decides about it while it lives; null if it has given that up
+    #: the process that decides about it while it is alive; null if it has given the batch up
     sa.Column("process", sa.String(32)),
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("changed", sa.BigInteger, nullable=False),
-    #: JSON: what each witness noted, and who else took part
+    #: JSON: the notes of each witness, and the other data managers that took part
     sa.Column("witnesses", sa.Text, nullable=False),
     #: why it is in its state, where that needs words
     sa.Column("reason", sa.Text),
 )
-#: Batches about which there is something to do.
+#: Batches that are not finished.
 IS_OPEN = _one_of(batch.c.state, "staged", "sending", "publishing", "unknown")
 _partial("batch_open", IS_OPEN, batch.c.state, batch.c.id)
 
@@ -146,11 +146,11 @@ delivery = _table(
     sa.Column("due", sa.BigInteger),
     sa.Column("expires", sa.BigInteger),
     sa.Column("attempts", sa.SmallInteger, nullable=False),
-    #: 1 if whoever sends it may have sent its final dot
+    #: 1 if its final dot may have been sent
     sa.Column("begun", sa.SmallInteger, nullable=False),
     #: 1 if it has been in doubt: it may have been sent before
     sa.Column("duplicate", sa.SmallInteger, nullable=False),
-    #: whose turn it is to send, by what right and until when
+    #: the process that may send it, the token of its claim, and the end of its lease
     sa.Column("process", sa.String(32)),
     sa.Column("token", sa.BigInteger),
     sa.Column("lease", sa.BigInteger),
@@ -230,26 +230,26 @@ attempt = _table(
     sa.Column("process", sa.String(32)),
 )
 
-#: what is known of a way out
+#: the state of a route
 route = sa.Table(
     "txmail_route",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("state", sa.String(8), nullable=False),
-    #: not tried before; null if that is no matter of time
+    #: when it is tried again; null if it waits for a person
     sa.Column("until", sa.BigInteger),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("changed", sa.BigInteger, nullable=False),
-    #: of a limited rate: how many messages it might carry when it was last counted, and when
+    #: of a limited rate: how many messages it might carry at the last count, and the time of it
     sa.Column("allowance", sa.Float),
     sa.Column("refilled", sa.BigInteger),
-    #: after its server wanted less: messages a second from `slowed` on, when this begins to grow
+    #: after its server asked for less: messages a second from `slowed` on; then it grows
     sa.Column("rate", sa.Float),
     sa.Column("slowed", sa.BigInteger),
     #: logins that were refused: an octet of each password (see `txmail.transports.login_limit`)
     sa.Column("logins", sa.Text),
-    #: until when a worker that has another password is the one that tries it
+    #: until when one worker with another password tries it alone
     sa.Column("trying", sa.BigInteger),
 )
 
@@ -259,14 +259,14 @@ slot = sa.Table(
     metadata,
     sa.Column("route", sa.Text, primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    #: a worker, by a random number, and until when it is its own
+    #: the holder, a random number of a worker, and the end of its lease
     sa.Column("holder", sa.BigInteger, nullable=False),
     sa.Column("until", sa.BigInteger, nullable=False),
-    #: that of the worker
+    #: the process of the holder
     sa.Column("process", sa.String(32)),
 )
 
-#: what a person has paused, such as the queue, a job or a domain
+#: what a person has paused: the queue, a job or a domain
 control = sa.Table(
     "txmail_control",
     metadata,
@@ -276,14 +276,14 @@ control = sa.Table(
     sa.Column("changed", sa.BigInteger, nullable=False),
 )
 
-#: something that is done to all that match a filter, in steps that survive a crash
+#: a bulk action on all deliveries that match a filter, in steps that survive a crash
 operation = _table(
     "operation",
     sa.Column("id", _Id, primary_key=True),
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("filter", sa.Text, nullable=False),
-    #: deliveries above this id came later and are left alone
+    #: deliveries with a higher id came later, and are left alone
     sa.Column("boundary", sa.BigInteger, nullable=False),
     sa.Column("cursor", sa.BigInteger, nullable=False),
     sa.Column("counts", sa.Text, nullable=False),
@@ -292,7 +292,7 @@ operation = _table(
     sa.Column("changed", sa.BigInteger, nullable=False),
 )
 
-#: which message an idempotency key belongs to
+#: the message of each idempotency key
 idempotency = sa.Table(
     "txmail_idempotency",
     metadata,

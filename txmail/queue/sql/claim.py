@@ -1,9 +1,9 @@
 """Claims: the right to send deliveries until a lease ends.
 
-A claim has a token. Whatever is written later about its deliveries tests the token, not the time:
-once another process has a delivery, nothing of the former holder's is written. ``begun`` is
-committed before a final dot may leave: a lease that ends without it leaves the delivery ready
-again, a lease that ends with it leaves the delivery in doubt (see `leases`).
+A claim has a token. Each later write about its deliveries tests the token, not the time: once
+another process holds a delivery, the former holder writes nothing more about it. The worker commits
+``begun`` before a final dot may leave. So a lease that ends before that leaves the delivery ready
+again, and a lease that ends after that leaves it in doubt (see `leases`).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .executemany import execute_many
 from .round_robin import DUE_OF_MESSAGE, RoundRobin
 from .statements import chosen, move
 
-#: Of the deliveries in one claim, how many are left to each class if it has as many that are due:
-#: nothing starves, and what is urgent goes first.
+#: The share of each class in one claim, if it has as many due deliveries: urgent mail goes first,
+#: and no class starves.
 SHARES = {Priority.HIGH: 40, Priority.NORMAL: 16, Priority.BULK: 8}
-#: How many other messages get a turn in one claim, beside bulk mail of which there is much.
+#: How many other bulk messages get a turn in one claim, beside one with many deliveries.
 TURNS = 4
 
 
 def _next(priority: Priority, *, parked: bool) -> sa.Select[Any]:
-    """Those that are due; with `parked`, those that waited for the route ``which`` to have room."""
+    """The ids of due deliveries; with `parked`, of those that wait for the route ``which``."""
     which = sa.and_(IS_PARKED, delivery.c.route == sa.bindparam("which")) if parked else IS_READY
     return (
         sa.select(delivery.c.id)
@@ -116,14 +116,14 @@ def take(
         found += some
         if len(some) >= wanted:
             more.append(priority)
-    for priority in more:  # the shares of those that had nothing
+    for priority in more:  # the shares that other classes did not need
         found += taking.some(priority, limit - len(found))
     return found
 
 
 @dataclass(frozen=True)
 class _Taking:
-    """One claim: its `values` are those of `_claim_of`."""
+    """One claim; `values` are the parameters of `_claim_of`."""
 
     connection: sa.Connection
     values: dict[str, Any]
@@ -155,12 +155,12 @@ class _Taking:
 
 
 def begin(connection: sa.Connection, claimed: Iterable[ClaimedMessage]) -> bool:
-    """From now on their final dots may leave. False if some are another's by now."""
+    """Write that final dots may leave from now on; False if other tokens hold some deliveries."""
     rows = [{"number": id_, "held": one.token} for one in claimed for id_ in one.ids]
     return execute_many(connection, _BEGIN, rows) == len(rows)
 
 
 def unclaim(connection: sa.Connection, tokens: Sequence[int], now_ms: int) -> None:
-    """Give back what was claimed by `tokens`, if anything was: none of it has been sent."""
+    """Give back the deliveries that `tokens` hold: none of them has been sent."""
     if tokens:
         connection.execute(_UNCLAIM, {"tokens": list(tokens), "new_changed": now_ms})

@@ -1,6 +1,7 @@
-"""Claimed deliveries as what a worker sends: a message, for those of its recipients that are due.
+"""Claimed deliveries as a worker sends them: a message with its recipients that are due.
 
-What cannot be read is to fail, and nothing else suffers from it: anybody can write to the tables.
+A delivery that cannot be read fails, and does not hold up others: a person or a broken disk may
+have written to the tables.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from ..states import State
 
 #: Recipients of one message that travel in one SMTP transaction.
 MAX_RECIPIENTS = 100
-#: As many tries as the column can count.
+#: The largest number of tries that the column can hold.
 MAX_ATTEMPTS = 2**15 - 1
-#: Octets of a content that is read with all else: dozens of them may wait in memory at once.
+#: Octets of a small content, which is read with its message: dozens of them wait in memory.
 SMALL = 64 * 1024
 
-#: What could not be read: the delivery, the token it is held by, and what becomes of it.
+#: A delivery that cannot be read: its id, the token that holds it, and its new values.
 Unreadable = tuple[int, int, Settlement]
 
-# The content as it comes: what is none must not keep others from being read.
+# The content as the driver returns it: a value of a wrong type must not hold up others.
 _content: Any = sa.type_coerce(message.c.content, sa.types.NullType())
 _digest: Any = sa.type_coerce(message.c.digest, sa.types.NullType())
 _octets: Any = sa.func.length(message.c.content)
@@ -44,34 +45,34 @@ _MESSAGES = sa.select(
 ).where(_ids)
 _CONTENTS = sa.select(message.c.id, _content.label("content"), _digest.label("digest")).where(_ids)
 
-#: Of a claimed delivery.
+#: The columns of a claimed delivery that are read.
 COLUMNS = (
     *("id", "message", "recipient", "priority", "attempts", "expires"),
     *("since", "code", "reply"),
 )
 _PRIORITY_AND_ID = itemgetter(COLUMNS.index("priority"), COLUMNS.index("id"))
-#: What those have in common that travel together.
+#: Deliveries for which these are equal travel together.
 _TOGETHER = itemgetter(*map(COLUMNS.index, ("priority", "message", "expires")))
 
 
 @dataclass(slots=True, eq=False)
 class ClaimedMessage:
-    """One message for those of its recipients that are due.
+    """One message with its recipients that are due.
 
-    Many wait at once: a content that is not `SMALL` is there only from `load` to `unload`.
+    Many of them wait in memory at once, so a large content is there only from `load` to `unload`.
     """
 
-    #: the deliveries, in the order of the envelope's recipients
+    #: the ids of the deliveries, in the order of the envelope's recipients
     ids: tuple[int, ...]
     #: tries before this one
     attempts: tuple[int, ...]
     #: milliseconds since 1970 since when its route had no use for it, and the last reply
     since: tuple[int | None, ...]
     before: tuple[str, ...]
-    #: what is to be sent; its content is empty unless it is `loaded`
+    #: what the worker sends; its content is empty unless it is `loaded`
     envelope: Envelope
     priority: int
-    #: milliseconds since 1970: when it was enqueued, and when nobody wants it any more
+    #: milliseconds since 1970: when it was enqueued, and its end
     created: int
     expires: int | None
     token: int
@@ -80,11 +81,11 @@ class ClaimedMessage:
     size: int
     #: True if the content is there
     loaded: bool
-    #: where the worker has put it
+    #: the lane of the worker that sends it
     lane: Any = None
 
     def only(self, places: Sequence[int]) -> ClaimedMessage:
-        """The same for those of its recipients who have these places."""
+        """The same message for the recipients at these places."""
         return replace(
             self,
             ids=tuple(self.ids[place] for place in places),
@@ -95,14 +96,14 @@ class ClaimedMessage:
         )
 
     def fill(self, found: Any) -> None:
-        """`found` has the content and its digest. Raises `FieldError` if it is none."""
+        """Take the content of the row `found`. Raises `FieldError` if it is missing or damaged."""
         if found is None:
             raise FieldError("its message is missing")
         self.envelope = self.envelope.with_content(checked(found.content, found.digest))
         self.loaded = True
 
     def unload(self) -> None:
-        """The content is not needed any more."""
+        """Drop the content, if it is large: it is not needed any more."""
         if self.size > SMALL:
             self.envelope = self.envelope.with_content(b"")
             self.loaded = False
@@ -111,10 +112,9 @@ class ClaimedMessage:
 def read(
     connection: sa.Connection, found: Sequence[Any], token: int
 ) -> tuple[list[ClaimedMessage], list[Unreadable]]:
-    """The messages of claimed deliveries, most urgent first, in the order of their ids.
+    """The messages of claimed deliveries, the most urgent first, in the order of their ids.
 
-    Without large contents, which `load` reads; and what is to be settled of those that cannot be
-    read.
+    `load` reads large contents. The second list has the deliveries that cannot be read.
     """
     unreadable: list[Unreadable] = []
     if not found:
@@ -136,7 +136,7 @@ def read(
 
 
 def _claimed(rows: Sequence[Any], found: Any, token: int) -> ClaimedMessage:
-    """Raises `FieldError`, TypeError or ValueError for what cannot be read."""
+    """The message of `rows`. Raises `FieldError`, TypeError or ValueError if it is damaged."""
     if found is None:
         raise FieldError("its message is missing")
     number, sender, created, octets, content, digest = found
@@ -145,14 +145,14 @@ def _claimed(rows: Sequence[Any], found: Any, token: int) -> ClaimedMessage:
     )
     for tries in attempts:
         if not isinstance(tries, int) or not 0 <= tries < MAX_ATTEMPTS:
-            raise FieldError("the number of its tries is none")
+            raise FieldError("the number of its tries is not valid")
     # All have the same end.
     if not isinstance(created, int) or not isinstance(expires[0], int | None):
-        raise FieldError("a time is none")
+        raise FieldError("a time is not valid")
     small = content is not None
     envelope = Envelope(sender, recipients, checked(content, digest) if small else b"")
     if len(envelope.recipients) != len(rows):
-        raise FieldError("a recipient is there twice")
+        raise FieldError("it has a recipient twice")
     return ClaimedMessage(
         ids,
         attempts,
@@ -175,7 +175,7 @@ def _claimed(rows: Sequence[Any], found: Any, token: int) -> ClaimedMessage:
 def _readable(
     rows: Sequence[Any], messages: Any, token: int, unreadable: list[Unreadable]
 ) -> list[ClaimedMessage]:
-    """Those of `rows` that can be read, each for itself; the others are to fail."""
+    """The messages of those `rows` that can be read, one each; others go into `unreadable`."""
     claimed: list[ClaimedMessage] = []
     for row in rows:
         try:
@@ -192,7 +192,7 @@ def _unreadable(error: Exception) -> Settlement:
 
 
 def load(connection: sa.Connection, claimed: Sequence[ClaimedMessage]) -> list[Unreadable]:
-    """Read the contents of `claimed` that are not there; what is to be settled if there is none."""
+    """Read the contents that are not loaded; the deliveries whose content cannot be read."""
     failed: list[Unreadable] = []
     lacking = [one for one in claimed if not one.loaded]
     if not lacking:

@@ -1,7 +1,7 @@
-"""The right to a connection: a route may have so many of them, of all workers on all hosts.
+"""Connection slots: the connections that a route may have at once, of all workers on all hosts.
 
-Each is a row with a number. Who holds it says so again and again; of a worker that is gone it is
-free when its lease ends, and of one that is provably dead at once.
+Each slot is a row with a number. Its holder renews it again and again. The slot of a worker that is
+gone is free when its lease ends; that of a worker that is provably dead is free at once.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def _free(last: bool) -> sa.Select[Any]:
         sa.select(_s.number)
         .where(_s.route == sa.bindparam("name"))
         .where(_s.number.in_(sa.bindparam("wanted", expanding=True)))
-        # Ours may be what a transaction took of which nobody knew whether it has committed.
+        # Ours may come from an earlier transaction whose commit got no answer.
         .where(sa.or_(_s.until <= sa.bindparam("now"), _s.holder == sa.bindparam("mine")))
         .order_by(_s.number.desc() if last else _s.number)
         .limit(sa.bindparam("count"))
-        # Two who come at once: the second one does not wait for the first.
+        # Of two workers that ask at once, the second does not wait for the first.
         .with_for_update(skip_locked=True)
     )
 
@@ -88,10 +88,12 @@ def take(
     now_ms: int,
     until_ms: int,
 ) -> tuple[int, ...]:
-    """`count` of `numbers` of the route `name` for `holder`, but none that it has `held` already.
+    """Take `count` slots of the route `name` for `holder`; their numbers.
 
-    All of them, or none; with `last`, those with the highest numbers. Times are milliseconds
-    since 1970. Nobody waits for others.
+    The result is empty, and no slot is taken, if fewer are free.
+
+    They are among `numbers`, without those that the holder has `held` already; with `last`, the
+    highest of them. No worker waits for another.
     """
     wanted = [number for number in numbers if number not in held]
     known = set(connection.scalars(_NUMBERS, {"name": name}))
@@ -112,7 +114,7 @@ def take(
 def renew(
     connection: sa.Connection, name: str, numbers: Collection[int], *, holder: int, until_ms: int
 ) -> bool:
-    """Hold them until then. False if some are another's by now."""
+    """Hold the slots until `until_ms`; False if another worker holds some of them by now."""
     values = {"name": name, "held": list(numbers), "mine": holder, "new_until": until_ms}
     return connection.execute(_RENEW, values).rowcount == len(numbers)
 
@@ -120,30 +122,30 @@ def renew(
 def give_back(
     connection: sa.Connection, name: str, numbers: Collection[int], *, holder: int
 ) -> None:
-    """They are not needed any more."""
+    """Give back slots that are not needed any more."""
     connection.execute(_GIVE_BACK, {"name": name, "held": list(numbers), "mine": holder})
 
 
 def release_all(connection: sa.Connection, holder: int) -> None:
-    """Give back all that `holder` has."""
+    """Give back all slots of `holder`."""
     connection.execute(_RELEASE_ALL, {"mine": holder})
 
 
 def holders(connection: sa.Connection) -> set[str]:
-    """The processes that have any."""
+    """The ids of the processes that hold slots."""
     return set(connection.scalars(_HOLDING))
 
 
 def free(connection: sa.Connection, gone: Collection[str]) -> None:
-    """Free what the processes `gone` have."""
+    """Free the slots of the processes `gone`."""
     if gone:
         connection.execute(_FREE_OF, {"gone": list(gone)})
 
 
 def end_far_off(connection: sa.Connection, far_ms: int, until_ms: int) -> None:
-    """End what is taken until a moment after `far_ms`, as a clock has said that was ahead.
+    """Free slots that are taken until after `far_ms`: a clock was ahead when they were taken.
 
-    A process that may live has until `until_ms` to say so again.
+    A process that may be alive has until `until_ms` to renew them.
     """
     ids = set(connection.scalars(_FAR, {"far": far_ms}))
     if not ids:

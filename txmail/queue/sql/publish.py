@@ -1,7 +1,7 @@
-"""The statements that write a transaction's mail, publish it, settle it or throw it away.
+"""Writing a transaction's mail, publishing it, settling it and throwing it away.
 
-Each method does its work on a connection, in the transaction that its caller has opened; the moves
-of `txmail.queue.states` are the only ones it makes.
+Each method works on a connection, in the transaction that its caller has opened. It makes the moves
+of `txmail.queue.states` only.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from ..states import BatchState, State
 from . import statements
 from .rows import DELIVERY_COLUMNS, MESSAGE_COLUMNS, delivery_rows, message_rows
 
-#: How many deliveries are moved, or keys claimed, in one transaction.
+#: How many deliveries one transaction moves, or how many keys it claims.
 CHUNK = 1000
-#: No limit, as both databases take it.
+#: A limit that no batch reaches.
 _ALL = 2**31 - 1
 
 #: the ids of a written submission's deliveries, in the order of its recipients
@@ -37,7 +37,7 @@ Written = dict[Submission, Sequence[int]]
 
 
 class Store:
-    """What the queue's tables are told and asked."""
+    """Writes batches and the processes that decide about them."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -126,26 +126,26 @@ class Store:
         now_ms: int,
         reason: str | None = None,
     ) -> bool:
-        """Bring batch `number` into `state`; False if it may not come there from where it is."""
+        """Bring batch `number` into `state`; False if there is no legal move to this state."""
         values = {"number": number, "new_changed": now_ms, "new_reason": reason}
         return connection.execute(statements.change_batch(state), values).rowcount > 0
 
     def state(self, connection: sa.Connection, number: int) -> BatchState | None:
         """The state of batch `number`; None if there is none.
 
-        It waits for any transaction that is about to change it: what it says then stays so.
+        It waits for a transaction that is about to change the state, and locks the row.
         """
         found = connection.scalar(statements.STATE, {"number": number})
         return None if found is None else BatchState(found)
 
     def note(self, connection: sa.Connection, number: int, witnesses: str, now_ms: int) -> None:
-        """Replace what the witnesses of batch `number` noted."""
+        """Replace the notes of batch `number`."""
         connection.execute(
             statements.NOTE, {"number": number, "new_witnesses": witnesses, "new_changed": now_ms}
         )
 
     def mark_begun(self, connection: sa.Connection, ids: Sequence[int], begun: bool) -> None:
-        """Say of staged deliveries whether their transaction sends them itself."""
+        """Mark staged deliveries as sent by their own transaction, or unmark them."""
         for some in _chunks(ids):
             connection.execute(
                 delivery.update().where(delivery.c.id.in_(some)).values(begun=int(begun))
@@ -156,9 +156,9 @@ class Store:
     def publish(
         self, connection: sa.Connection, number: int, now_ms: int, *, keys: bool = True
     ) -> bool:
-        """Make all of a committed batch ready, and say so; False if that was said before.
+        """Make a committed batch ready and ``published``; False if it was published before.
 
-        Without `keys`, it has none.
+        `keys` is false if no message of the batch has an idempotency key.
         """
         while keys and self._claim_keys(connection, number, now_ms, CHUNK):
             pass
@@ -170,8 +170,8 @@ class Store:
     ) -> bool:
         """Make up to `limit` staged deliveries of a committed batch ready; True if none is left.
 
-        Before that, its idempotency keys are claimed, in their order: two transactions that claim
-        the same keys wait for each other, never both.
+        Before that, it claims the idempotency keys of the batch in their order: so two transactions
+        with the same keys cannot deadlock.
         """
         if self._claim_keys(connection, number, now_ms, limit) == limit:
             return False
@@ -186,7 +186,7 @@ class Store:
         return connection.execute(statements.READY, values).rowcount
 
     def _claim_keys(self, connection: sa.Connection, number: int, now_ms: int, limit: int) -> int:
-        """Claim up to `limit` keys of the batch; how many were looked at."""
+        """Claim up to `limit` keys of the batch; how many keys there were."""
         found = connection.execute(statements.UNCLAIMED, {"number": number, "limit": limit}).all()
         if not found:
             return 0
@@ -210,7 +210,7 @@ class Store:
         return len(found)
 
     def doubt(self, connection: sa.Connection, number: int, now_ms: int, due: int | None) -> int:
-        """What a dead process was sending for a committed batch is in doubt; how many they are."""
+        """Put deliveries in doubt that a dead process was sending itself; how many they were."""
         about = {"number": number, "new_changed": now_ms}
         connection.execute(statements.DOUBT_HISTORY, {**about, "new_process": process_id()})
         return connection.execute(statements.DOUBT, {**about, "new_due": due}).rowcount
@@ -223,7 +223,7 @@ class Store:
         *,
         hold_doubt: bool = False,
     ) -> None:
-        """Write what became of deliveries that their transaction has sent itself, by their ids."""
+        """Write the outcomes of deliveries that their own transaction has sent, by their ids."""
         changes: dict[State, list[dict[str, Any]]] = {}
         history: list[dict[str, Any]] = []
         for id_, outcome in outcomes:
@@ -256,9 +256,9 @@ class Store:
             connection.execute(attempt.insert(), history)
 
     def discard(self, connection: sa.Connection, number: int, *states: State) -> None:
-        """Delete a batch that was not committed and had nothing sent.
+        """Delete a batch that was not committed and has sent nothing.
 
-        `states` are those that its deliveries may be in, by default only staged.
+        `states` are the states in which its deliveries may be, by default only staged.
         """
         chosen = list(states or [State.STAGED])
         connection.execute(statements.DISCARD, {"number": number, "states": chosen})
@@ -266,16 +266,16 @@ class Store:
         connection.execute(statements.DISCARD_BATCH, {"number": number})
 
     def take_back(self, connection: sa.Connection, number: int) -> None:
-        """Delete a batch that was published, although nobody may have known it, and its keys.
+        """Delete a batch that was published although its transaction has failed, and its keys.
 
-        What a worker was so fast as to begin with stays, with its message; so does a message for
-        whose idempotency key another transaction's was cancelled.
+        Deliveries that a worker has begun already stay, with their messages. So does a message for
+        whose idempotency key a message of another transaction was cancelled.
         """
         for statement in statements.TAKE_BACK:
             connection.execute(statement, {"number": number})
 
     def explain_kept(self, connection: sa.Connection, number: int, now_ms: int) -> bool:
-        """Say of what `take_back` has left of a batch why it is there; False if that is nothing."""
+        """Write why `take_back` has left something of a batch; False if it has left nothing."""
         about = {"number": number, "new_changed": now_ms}
         connection.execute(statements.KEPT_HISTORY, {**about, "new_process": process_id()})
         return connection.execute(statements.KEPT, about).rowcount > 0
@@ -292,7 +292,7 @@ class Store:
             connection.execute(message.delete().where(message.c.id.in_(messages)))
 
     def cancel_rest(self, connection: sa.Connection, number: int, now_ms: int, why: str) -> None:
-        """Nothing more of a batch is sent: what is still staged of it is cancelled."""
+        """Cancel the deliveries of a batch that are still staged."""
         connection.execute(
             statements.CANCEL_REST, {"number": number, "new_changed": now_ms, "new_reply": why}
         )

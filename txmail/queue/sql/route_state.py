@@ -1,7 +1,7 @@
-"""What workers on all hosts know of a route: whether it works, and how much it may carry.
+"""Rate limits and failure state of routes, shared by all workers on all hosts.
 
-A server that says that it gets too much is believed: from then on the route carries half of what
-it did, on all hosts together, and more again the longer nothing of that kind is said.
+When a server asks for a lower rate, the route carries half as much from then on, on all hosts
+together. The rate grows again as long as the server does not ask again.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ..schema import process, route
 #: A route that is tried, one that is left alone for a while, and one that needs a person.
 CLOSED, OPEN, STOPPED = "closed", "open", "stopped"
 
-#: Messages a second that are left to a route at least, however often its server wants less; and
-#: how many are no limit any more.
+#: The lowest rate of a route in messages a second, however often its server asks for less, and the
+#: rate that is no limit any more.
 SLOWEST, UNLIMITED = 0.1, 1000.0
-#: Milliseconds in which what a route may carry doubles, if nothing is said.
+#: Milliseconds in which the rate of a route doubles, if its server does not ask again.
 DOUBLING_MS = 300_000
-#: Milliseconds in which it is halved once at most: workers hear of the same trouble several times.
+#: Milliseconds in which a rate is halved once at most: several workers hear of one problem.
 HALVED_ONCE_IN_MS = 30_000
 #: Milliseconds in which one worker tries a paused route, or another password.
 ONCE_IN_MS = 60_000
-#: Milliseconds: what is said of a later moment was said before the clock was set back.
+#: Milliseconds: a time so far ahead was written before the clock was set back.
 LONGEST_MS = 20 * ONCE_IN_MS
 
 #: Columns that `write` writes.
@@ -90,9 +90,9 @@ def write(
     reason: str,
     logins: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
-    """Tell all others how the route `name` is. Times are milliseconds since 1970.
+    """Write the state of the route `name` for all workers. Times are milliseconds since 1970.
 
-    `logins` are those that were refused: by account and server, an octet of the password.
+    `logins` has an octet of each password that was refused, by account and server.
     """
     row = {
         "state": state,
@@ -118,7 +118,7 @@ def _make(connection: sa.Connection, name: str, now_ms: int) -> None:
 def keep_logins(
     connection: sa.Connection, name: str, now_ms: int, logins: Mapping[str, int]
 ) -> None:
-    """Keep which logins of the route `name` were refused, whether it works otherwise or not."""
+    """Write the refused logins of the route `name`, and leave its state as it is."""
     _make(connection, name, now_ms)
     connection.execute(_LOGINS, {"which": name, "refused": _stored(logins)})
 
@@ -128,7 +128,7 @@ def _stored(logins: Mapping[str, int]) -> str | None:
 
 
 def refused_logins(row: Any) -> dict[str, int]:
-    """The logins that a route was refused, as its `row` has them."""
+    """The refused logins in the `row` of a route."""
     try:
         found = json.loads(row.logins or "{}")
     except ValueError:
@@ -137,23 +137,23 @@ def refused_logins(row: Any) -> dict[str, int]:
 
 
 def needs_password(row: Any) -> bool:
-    """True if nothing goes by the route of `row` before a login has another password."""
+    """True if the route of `row` carries nothing until a login has another password."""
     return row.state == STOPPED and row.until is None and bool(refused_logins(row))
 
 
 def may_log_in(connection: sa.Connection, name: str, now_ms: int) -> bool:
-    """True if this process may try another password on the route `name`, and no other does.
+    """True if this process may try another password on the route `name`.
 
-    Until it is written how that has ended, or a minute is over.
+    No other process may, until the result is written or a minute is over.
     """
     values = {"name": name, "now": now_ms, "end": now_ms + ONCE_IN_MS}
     return bool(connection.execute(_TRYING, values).rowcount)
 
 
 def may_try(connection: sa.Connection, name: str, seen: int, now_ms: int) -> bool:
-    """True if this process may try the paused route `name`, and no other does in this minute.
+    """True if this process may try the paused route `name`; no other process may for a minute.
 
-    `seen` is when its row was changed, as it was read.
+    `seen` is the time of the last change, as this process has read it.
     """
     if 0 <= now_ms - seen < ONCE_IN_MS:
         return False
@@ -168,8 +168,8 @@ def read(connection: sa.Connection) -> dict[str, Any]:
 def grant(connection: sa.Connection, name: str, now_ms: int, rate: float, wanted: int) -> int:
     """How many of `wanted` messages the route `name` may carry now, at `rate` a second over all.
 
-    What it has not carried in the last second or less it may carry at once, but one at least. The
-    row is locked until the transaction ends, so that two hosts cannot spend the same.
+    It may carry at once what it has not carried in the last second, and at least one message. The
+    row stays locked until the transaction ends, so that two hosts cannot spend the same allowance.
     """
     _make(connection, name, now_ms)
     row = connection.execute(_ALLOWANCE, {"name": name}).one()
@@ -192,7 +192,7 @@ def limit(
 ) -> float | None:
     """Messages a second that a route may carry at `now_ms`; None for any number.
 
-    `rate` is what it was told to, `learned` what it was slowed down to at `slowed`.
+    `rate` is its setting, `learned` the rate to which it was slowed down at `slowed`.
     """
     if learned is None or slowed is None or slowed > now_ms + LONGEST_MS:
         return rate
@@ -211,12 +211,11 @@ def slow(
     pace: float,
     pause: float,
 ) -> float | None:
-    """The server of the route `name` wants less: halve what it may carry, on all hosts.
+    """The server of the route `name` asks for a lower rate: halve its rate on all hosts.
 
-    If it might carry any number, that is half of what all workers together send, if each does as
-    many as this one: `pace` messages a second. It grows again after `pause` seconds, in which the
-    route is left alone. Returns what it may carry now, None if that is not changed: it has been
-    halved a moment ago.
+    Without a rate so far, all workers together are taken to send `pace` messages a second each, as
+    this one does. The rate grows again after `pause` seconds, in which the route is left alone.
+    Returns the new rate; None if it was halved a moment ago, and stays as it is.
     """
     _make(connection, name, now_ms)
     row = connection.execute(_LEARNED, {"name": name}).one()

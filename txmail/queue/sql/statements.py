@@ -14,7 +14,7 @@ from ..database.constructs import IsAmong, insert_if_absent
 from ..schema import attempt, batch, delivery, idempotency, message, process
 from ..states import BatchState, State, batch_before, check_move
 
-#: How many deliveries are handled in one step of what is done for all of them.
+#: How many deliveries one step of a worker's round handles.
 STEP = 500
 
 _number: Any = sa.bindparam("number")
@@ -38,7 +38,7 @@ BEAT = (
     .where(process.c.id == _process)
     .values(
         heartbeat=sa.bindparam("new_heartbeat"),
-        # A process that has had a worker is one, until it says that it has none any more.
+        # A worker stays one until `Store.retire`.
         kind=sa.case((_kind == "worker", _kind), else_=process.c.kind),
     )
 )
@@ -52,14 +52,14 @@ def move(state: State, *sources: State) -> sa.Update:
     """
     for source in sources:
         check_move(source, state)
-    # Not IN: executemany knows none.
+    # Not IN: execute_many cannot expand its parameters.
     where = sa.or_(*(delivery.c.state == source for source in sources))
     return delivery.update().where(where).values(state=state, changed=_new_changed)
 
 
 @cache
 def change_batch(state: BatchState) -> sa.Update:
-    """Bring batch ``number`` into `state`, if it may come there from where it is."""
+    """Bring batch ``number`` into `state`, if that is a legal move."""
     return (
         batch.update()
         .where(batch.c.id == _number, batch.c.state.in_(batch_before(state)))
@@ -69,8 +69,8 @@ def change_batch(state: BatchState) -> sa.Update:
 
 @cache
 def settle(state: State) -> sa.Update:
-    """Bring the delivery ``number`` into `state`, with what was said about it."""
-    # A process that was taken for dead knows better what has become of what is in doubt.
+    """Bring the delivery ``number`` into `state`, with the reply."""
+    # A process that was taken for dead may know the outcome of a delivery in doubt.
     sources = [State.STAGED] if state is State.IN_DOUBT else [State.STAGED, State.IN_DOUBT]
     names = ("due", "attempts", "duplicate", "code", "reply")
     values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in names}
@@ -117,7 +117,7 @@ def _unclaimed() -> sa.Select[Any]:
 
 
 UNCLAIMED = _unclaimed()
-#: What a delivery says that was cancelled, before the number of the message that had its key first.
+#: The reason of a cancelled delivery, before the id of the message that had its key first.
 DUPLICATE_OF = "duplicate of message "
 
 WINNERS = sa.select(idempotency.c.key, idempotency.c.message).where(
@@ -128,13 +128,13 @@ CANCEL_DUPLICATE = (
     .where(delivery.c.message == _number)
     .values(reply=sa.bindparam("new_reply"))
 )
-#: What was begun of batch ``number`` is in doubt.
+#: Put begun deliveries of batch ``number`` in doubt.
 DOUBT = (
     move(State.IN_DOUBT, State.STAGED)
     .where(delivery.c.begun == 1, delivery.c.message.in_(MESSAGES))
     .values(due=sa.bindparam("new_due"), duplicate=1, reply="the process that was sending it died")
 )
-#: The same as a try of each, to be written before.
+#: Write this as a try of each; run it before.
 DOUBT_HISTORY = attempt.insert().from_select(
     ("delivery", "at", "state", "reply", "process"),
     sa.select(
@@ -147,13 +147,13 @@ DOUBT_HISTORY = attempt.insert().from_select(
         delivery.c.state == State.STAGED, delivery.c.begun == 1, delivery.c.message.in_(MESSAGES)
     ),
 )
-#: What is staged of batch ``number`` is not sent any more.
+#: Cancel the staged deliveries of batch ``number``.
 CANCEL_REST = (
     move(State.CANCELLED, State.STAGED)
     .where(delivery.c.message.in_(MESSAGES))
     .values(reply=sa.bindparam("new_reply"))
 )
-#: Delete what batch ``number`` has in ``states``, and then all that it is.
+#: Delete the deliveries of batch ``number`` in ``states``, and then its messages and itself.
 DISCARD = (
     delivery.delete()
     .where(delivery.c.message.in_(MESSAGES))
@@ -164,7 +164,7 @@ DISCARD_BATCH = batch.delete().where(batch.c.id == _number)
 
 
 def _winners() -> sa.Select[Any]:
-    """The messages of batch ``number`` for which one of another batch was cancelled."""
+    """The messages of batch ``number`` for whose key a message of another batch was cancelled."""
     other, cancelled = message.alias(), delivery.alias()
     said = sa.literal(DUPLICATE_OF) + sa.cast(message.c.id, sa.Text)
     return (
@@ -193,7 +193,7 @@ TAKE_BACK = (
     batch.delete().where(batch.c.id == _number, ~sa.exists().where(message.c.batch == _number)),
 )
 _UNHEARD = "its transaction failed, because the answer that the queue has it did not arrive"
-#: What is left of batch ``number`` after `TAKE_BACK` says why: each delivery, and then the batch.
+#: Write why `TAKE_BACK` has left something of batch ``number``: at each delivery and the batch.
 KEPT_HISTORY = attempt.insert().from_select(
     ("delivery", "at", "state", "reply", "process"),
     sa.select(
