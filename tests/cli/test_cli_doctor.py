@@ -169,7 +169,7 @@ def test_a_route_that_needs_a_person_wakes_one(health, database, state, failures
 def test_missing_tables_of_a_file_are_made_on_first_use_and_not_by_the_doctor(doctor, tmp_path):
     code, out, _ = doctor("--health", "--queue-url", f"sqlite:///{tmp_path}/mail.db")
     assert code == 0
-    assert "made on first use" in out
+    assert "makes them on first use" in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,7 +195,7 @@ def test_without_health_all_is_looked_at(doctor, database, server):
     assert code == 0
     assert f"ok   {server.url} answers" in out.splitlines()
     assert "1 failed" in out
-    assert "note what has failed or is in doubt waits for a person" in out.splitlines()
+    assert "note failed mail and mail in doubt waits for a person" in out.splitlines()
     assert ("SQLite " in out) == database.is_in_process
     assert "EHLO" in server.commands[0]
     assert not server.messages

@@ -133,7 +133,7 @@ def test_d13_a_queue_that_is_not_there_yet_is_made_on_first_use(tmp_path, look, 
         applications_own(tmp_path / where)
     before = sorted(tmp_path.iterdir())
     assert main([*look, "--queue-url", f"sqlite:///{tmp_path}/{where}"]) == 0
-    assert "made on first use" in capsys.readouterr().out
+    assert "makes them on first use" in capsys.readouterr().out
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -481,7 +481,7 @@ def test_that_a_route_is_slowed_down_can_be_seen(kind, make_queue, server, smtp,
     url = app.engine.url.render_as_string(hide_password=False)
     main(["doctor", "--health", "--queue-url", url])
     assert (
-        "route default: its server wanted less; now 30 messages a minute at most"
+        "route default: its server asked for a lower rate; now at most 30 messages a minute"
         in capsys.readouterr().out
     )
 

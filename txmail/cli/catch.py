@@ -18,13 +18,13 @@ from .lines import complain
 if TYPE_CHECKING:
     from ..testing import Received, ScriptedServer
 
-#: Outside the privileged range, and what other such servers use.
+#: A port that needs no privilege; other such servers use it too.
 PORT = 2525
 _MOST = 65535
 
 _DESCRIPTION = """\
-Listen on a port of this machine, take every message, and show it. Nothing is
-sent on. Point an application at it while you develop:
+Run a mail server on a port of this machine. It accepts every message, shows it
+and sends nothing on. While you develop, set in your application:
 
   mail.url = smtp://127.0.0.1:2525
 """
@@ -35,8 +35,8 @@ examples:
   txmail catch --port 0 --count 1         # a free port; ends after one message
   txmail catch --keep mails --quiet &     # files mails/*.eml
 
-It listens on 127.0.0.1 only, asks for no password, and keeps in memory what it
-got: it is for development, not for a network and not for years. Ctrl-C ends it.
+The server listens on 127.0.0.1 only, asks for no password, and keeps all
+messages in memory: use it for development only. Ctrl-C ends it.
 
 exit codes:
   0  ended by Ctrl-C, or after --count messages
@@ -49,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
     """Add ``catch`` to the parser of ``txmail``."""
     parser = subparsers.add_parser(
         "catch",
-        help="a mail server for development that shows what it gets",
+        help="run a mail server for development that shows each message",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -59,12 +59,15 @@ def add_parser(subparsers: Any) -> None:
         type=_port,
         default=PORT,
         metavar="PORT",
-        help=f"the port (default: {PORT}); 0 is any free one",
+        help=f"the port (default: {PORT}); 0 takes a free port",
     )
     parser.add_argument("--keep", metavar="DIR", help="write each message to DIR as an .eml file")
     parser.add_argument("--count", type=_count, metavar="N", help="end after N messages")
     parser.add_argument(
-        "-q", "--quiet", action="store_true", help="one line a message instead of its text"
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="show one line for each message instead of its text",
     )
     parser.set_defaults(run=run)
 
@@ -72,7 +75,7 @@ def add_parser(subparsers: Any) -> None:
 def _port(text: str) -> int:
     number = whole_number(text)
     if number is None or number > _MOST:
-        raise argparse.ArgumentTypeError(f"a port is a number of 0 to {_MOST}")
+        raise argparse.ArgumentTypeError(f"a number from 0 to {_MOST} is needed")
     return number
 
 
@@ -84,7 +87,7 @@ def _count(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> Exit:
-    """Catch until it is enough. Raises `CannotRun`."""
+    """Show messages until Ctrl-C, or until --count messages came. Raises `CannotRun`."""
     from ..testing import ScriptedServer
 
     folder = _folder(arguments.keep)
@@ -134,7 +137,7 @@ def _catch(server: ScriptedServer, arguments: argparse.Namespace, folder: Folder
 
 
 def _next(server: ScriptedServer, done: int) -> Received:
-    """The message after the first `done`, however long it takes to come."""
+    """Wait for the message after the first `done`."""
     server.wait_for(lambda: len(server.messages) > done, threading.TIMEOUT_MAX)
     return server.messages[done]
 
@@ -153,7 +156,7 @@ def _counted(number: int) -> str:
 
 
 def _say(text: str) -> None:
-    """Write `text` at once: somebody is waiting for it."""
+    """Write `text` and flush it: somebody may be reading along."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()

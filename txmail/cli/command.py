@@ -16,10 +16,10 @@ _COMMANDS = (demo, send, catch, worker, db, doctor)
 
 _EXITS = """\
 exit codes:
-  0  all is well
+  0  success
   1  the command ran and something failed; demo: a promise was broken
-  2  wrong arguments, or something that it needs is not there
-txmail send has those of sysexits.h: see its help
+  2  wrong arguments, or something that the command needs is missing
+txmail send has the exit codes of sysexits.h: see txmail send --help
 """
 
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments, unknown = parser.parse_known_args(argv)
-    if unknown:  # said by the subcommand, which may have an exit code of its own for it
+    if unknown:  # the subcommand reports it: it may have its own exit code for that
         blamed: argparse.ArgumentParser = getattr(arguments, "parser", parser)
         blamed.error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.run is None:
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read us has gone (head); the interpreter must not find the pipe again at exit.
+        # The reader of our output, such as head, is gone. The interpreter must not write to the
+        # pipe again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     return int(code)

@@ -1,4 +1,4 @@
-"""``txmail db``: makes the tables of a queue, brings them up to date, says what is in them."""
+"""``txmail db``: makes and upgrades the tables of a queue, and counts what is in them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from ..queue.database.database import Database
 
 _DESCRIPTION = """\
-The tables of a queue. An SQLite file gets them when it is used for the first
-time; in PostgreSQL they are made by "txmail db init". After an update of txmail
-"status" says whether "upgrade" is needed: stop what uses the queue before it.
+Make, upgrade and inspect the tables of a queue. txmail makes the tables of an
+SQLite file at its first use; in PostgreSQL, run "txmail db init". After an
+update of txmail, "txmail db status" says whether "txmail db upgrade" is needed.
+Other processes may use the queue during an upgrade: a process that is too old
+for the new tables stops by itself, with one line in its log.
 """
 
 _EPILOG = """\
@@ -29,14 +31,14 @@ examples:
   txmail db init --queue-url postgresql://app@db.example.com/mail
   txmail db status -c app.ini
 
-A password does not belong on a command line, where every user of the machine
-can read it: put the URL into TXMAIL_QUEUE_URL or a file.
+Do not put a password on the command line, where every user of the machine can
+read it: put the URL into TXMAIL_QUEUE_URL or into the file of -c.
 
 exit codes:
-  0  all is well
+  0  success
   1  the database cannot be reached, or its tables are missing or of another
      version
-  2  wrong arguments or settings, or something that it needs is not there
+  2  wrong arguments or settings, or something that the command needs is missing
 """
 
 
@@ -44,18 +46,16 @@ def add_parser(subparsers: Any) -> None:
     """Add ``db`` to the parser of ``txmail``."""
     parser = subparsers.add_parser(
         "db",
-        help="the tables of the queue",
+        help="make, upgrade and inspect the tables of the queue",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(
-        title="what to do", metavar="init|upgrade|status", required=True
-    )
+    actions = parser.add_subparsers(title="actions", metavar="init|upgrade|status", required=True)
     for name, action, text in (
-        ("init", _init, "make the tables, if there are none"),
-        ("upgrade", _upgrade, "bring the tables up to this version of txmail"),
-        ("status", _status, "their version, and how many deliveries are in which state"),
+        ("init", _init, "make the tables if there are none"),
+        ("upgrade", _upgrade, "bring older tables up to the version of this txmail"),
+        ("status", _status, "show the version of the tables, and count deliveries by state"),
     ):
         one = actions.add_parser(name, help=text, description=f"{ascii_upper(text[0])}{text[1:]}.")
         settings.add_queue_arguments(one)
@@ -63,7 +63,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Exit:
-    """Do it. Raises `CannotRun`."""
+    """Run the action. Raises `CannotRun`."""
     require("queue", "sqlalchemy", "alembic")
     action: Callable[[Database], Exit] = arguments.action
     try:
@@ -90,7 +90,7 @@ def _init(database: Database) -> Exit:
     from ..queue.database.upgrade import init
 
     made = init(database)
-    _say(database, "the tables are made" if made else "the tables are there already")
+    _say(database, "made the tables" if made else "the tables exist already")
     return Exit.OK
 
 
@@ -98,7 +98,7 @@ def _upgrade(database: Database) -> Exit:
     from ..queue.database.upgrade import upgrade
 
     done = upgrade(database)
-    _say(database, "the tables are upgraded" if done else "the tables are up to date already")
+    _say(database, "upgraded the tables" if done else "the tables are up to date already")
     return Exit.OK
 
 
@@ -109,12 +109,12 @@ def _status(database: Database) -> Exit:
     found = database.table_version(look=True)
     if found is None and database.creates:
         database.check_place()
-        _say(database, "there are no tables yet; they are made on first use")
+        _say(database, "there are no tables yet; txmail makes them on first use")
         return Exit.OK
     database.check(found)
     assert found is not None
     ours = found.number == VERSION
-    known = "is the one this txmail needs" if ours else f"this txmail, with {VERSION}, can use"
+    known = "is the one this txmail needs" if ours else f"this txmail ({VERSION}) can use"
     _say(database, f"version {found.number}, which {known}")
     counts = read_tables(database)
     for title, numbers in (

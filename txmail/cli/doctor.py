@@ -1,4 +1,4 @@
-"""``txmail doctor``: what is wrong with a set-up, and whether its queue moves."""
+"""``txmail doctor``: checks the settings, the mail server and the queue."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from . import settings
 from .exits import CannotRun, Exit, require
 
 _DESCRIPTION = """\
-Look at the settings, the queue and, with --connect, at the mail server, and say
-what is not as it should be. With --health only the queue is looked at, and the
-exit code says whether somebody has to be woken.
+Check the settings, the queue and, with --connect, the mail server, and say what
+is wrong. With --health check only the queue, for monitoring: the exit code says
+whether a person has to act now.
 """
 
 _EPILOG = """\
@@ -30,13 +30,13 @@ examples:
   txmail doctor --health --workers 0 -c app.ini     # where cron runs --once
 
 --health fails if mail has been due for longer than --max-age, if fewer workers
-live than --workers, if a route needs a person or has failed for minutes, and
-if the queue cannot be reached.
+run than --workers says, if a route needs a person or mail waits for a paused
+route, or if the queue cannot be reached.
 
 exit codes:
-  0  all is well; there may be advice
-  1  something is wrong, and the lines that begin with BAD say what
-  2  wrong arguments or settings, or something that it needs is not there
+  0  nothing is wrong; lines that begin with "note" give advice
+  1  something is wrong; the lines that begin with BAD say what
+  2  wrong arguments or settings, or something that the command needs is missing
 """
 
 
@@ -46,7 +46,7 @@ class _Mark(StrEnum):
     BAD = "BAD"
 
 
-#: What was found, and how bad it is.
+#: How bad something is, and what it is.
 _Finding = tuple[_Mark, str]
 
 
@@ -54,28 +54,28 @@ def add_parser(subparsers: Any) -> None:
     """Add ``doctor`` to the parser of ``txmail``."""
     parser = subparsers.add_parser(
         "doctor",
-        help="say what is wrong, or whether the queue is well",
+        help="check the settings, the mail server and the queue",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--connect", action="store_true", help="connect to the mail server, too")
+    parser.add_argument("--connect", action="store_true", help="also connect to the mail server")
     parser.add_argument(
-        "--health", action="store_true", help="only whether the queue moves, for monitoring"
+        "--health", action="store_true", help="check only whether the queue works, for monitoring"
     )
     parser.add_argument(
         "--max-age",
         type=_number,
         default=300,
         metavar="S",
-        help="seconds that mail may have been due (default: 300)",
+        help="for how many seconds mail may be due (default: 300)",
     )
     parser.add_argument(
         "--workers",
         type=_number,
         default=1,
         metavar="N",
-        help="how many workers have to live (default: 1)",
+        help="how many workers have to run (default: 1)",
     )
     settings.add_worker_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
@@ -89,7 +89,7 @@ def _number(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> Exit:
-    """Look, and say. Raises `CannotRun`."""
+    """Check, and write a line for each finding. Raises `CannotRun`."""
     worst = Exit.OK
     for mark, text in _health(arguments) if arguments.health else _findings(arguments):
         sys.stdout.write(f"{mark:<5}{printable(text)}\n")
@@ -140,7 +140,7 @@ def _of_transports(found: Settings, *, connect: bool) -> Iterator[_Finding]:
 def _of_transport(transport: ITransport, what: str, *, connect: bool) -> Iterator[_Finding]:
     name = getattr(transport, "name", type(transport).__name__)
     if not connect:
-        yield _Mark.OK, f"{what} goes to {name}; not connected (--connect)"
+        yield _Mark.OK, f"{what} goes to {name}; not checked (use --connect)"
         return
     try:
         session = transport.open()
@@ -154,7 +154,7 @@ def _of_transport(transport: ITransport, what: str, *, connect: bool) -> Iterato
 
 
 def _of_database(queue: Any) -> Iterator[_Finding]:
-    with contextlib.suppress(QueueUnavailable):  # which is said with the rest
+    with contextlib.suppress(QueueUnavailable):  # `_of_queue` reports it
         for advice in queue.database.advice():
             mark = _Mark.BAD if advice.bad else _Mark.OK if advice.fine else _Mark.ADVICE
             yield mark, advice.text
@@ -165,11 +165,14 @@ def _of_queue(queue: Any, max_age: float, workers: int) -> Iterator[_Finding]:
 
     database = queue.database
     try:
-        # Whoever only looks makes no file and no tables.
+        # A check makes no file and no tables.
         found = database.table_version(look=True)
         if found is None and database.creates:
             database.check_place()
-            yield _Mark.OK, f"{database.name}: there are no tables yet; they are made on first use"
+            yield (
+                _Mark.OK,
+                f"{database.name}: there are no tables yet; txmail makes them on first use",
+            )
             return
         database.check(found)
         health = read_health(database, look=True)
@@ -182,17 +185,20 @@ def _of_queue(queue: Any, max_age: float, workers: int) -> Iterator[_Finding]:
         f"{number} {state}" for state, number in health.deliveries.items() if number
     )
     yield _Mark.OK, f"{health.queue}: version {found.number}; {waiting or 'nothing waits'}"
-    yield _Mark.OK, f"workers that live: {health.workers}"
+    yield _Mark.OK, f"live workers: {health.workers}"
     for problem in health.problems(max_age, workers):
         yield _Mark.BAD, problem
     for route in health.routes:
         if route.rate is not None:
             most = f"{route.rate * 60:.3g} messages a minute"
-            yield _Mark.ADVICE, f"route {route.name}: its server wanted less; now {most} at most"
+            yield (
+                _Mark.ADVICE,
+                f"route {route.name}: its server asked for a lower rate; now at most {most}",
+            )
     if health.deliveries["failed"] or health.deliveries["in_doubt"]:
-        yield _Mark.ADVICE, "what has failed or is in doubt waits for a person"
+        yield _Mark.ADVICE, "failed mail and mail in doubt waits for a person"
     if health.undecided:
         yield (
             _Mark.BAD,
-            f"{health.undecided} transaction(s) of which nobody knows whether they committed",
+            f"{health.undecided} transaction(s): it is not known whether they committed",
         )

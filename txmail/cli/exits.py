@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, or what keeps it from running at all."""
+"""How a command ends: its exit code, or the reason why it cannot run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ class Exit(IntEnum):
     """The exit codes of every subcommand."""
 
     OK = 0
-    #: the command ran, and what it was to do or to show failed
+    #: the command ran, and something failed
     FAILED = 1
-    #: wrong arguments, or something it needs is not there: it did not run
+    #: wrong arguments, or something is missing: the command did not run
     USAGE = 2
-    #: interrupted from the keyboard, as shells have it (128 + SIGINT)
+    #: interrupted from the keyboard; the code of shells (128 + SIGINT)
     INTERRUPTED = 130
 
 
 class CannotRun(Exception):
-    """The command cannot run; the text tells the user what to do. It ends with `Exit.USAGE`."""
+    """The command cannot run and ends with `Exit.USAGE`; the text says what to do."""
 
 
 def require(extra: str, *modules: str) -> None:
-    """Raise `CannotRun` if one of `modules`, which come with the extra `extra`, is missing."""
+    """Raise `CannotRun` if one of `modules`, which the extra `extra` installs, is missing."""
     missing = [name for name in modules if not _is_there(name)]
     if missing:
         raise CannotRun(
@@ -35,5 +35,5 @@ def require(extra: str, *modules: str) -> None:
 def _is_there(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ModuleNotFoundError:  # the package that would hold it
+    except ModuleNotFoundError:  # the package around the module is missing
         return False

@@ -1,4 +1,4 @@
-"""Lines for whoever reads the output: plain text, with colours where a person looks."""
+"""Lines of output: plain text, with colours on a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STYLES = {
 
 
 def say_outcome(outcome: Outcome, stream: TextIO) -> None:
-    """One line about `outcome`; its status stands out on a terminal, if Rich is installed."""
+    """Write one line about `outcome`, with a coloured status on a terminal if Rich is there."""
     text = printable(str(outcome))
     if not _is_looked_at(stream):
         stream.write(f"{text}\n")
@@ -38,7 +38,7 @@ def say_outcome(outcome: Outcome, stream: TextIO) -> None:
 
 
 def complain(command: str, problem: object) -> None:
-    """One line on standard error, with nothing in it that could steer a terminal."""
+    """Write one line to standard error, without characters that steer a terminal."""
     sys.stderr.write(f"txmail {command}: {printable(str(problem))}\n")
 
 
@@ -47,7 +47,7 @@ def _is_looked_at(stream: TextIO) -> bool:
 
 
 class _Formatter(logging.Formatter):
-    """A line a message, with nothing in it that could steer a terminal."""
+    """Formats each record as one line, without characters that steer a terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))
@@ -55,7 +55,7 @@ class _Formatter(logging.Formatter):
 
 @contextmanager
 def logging_to_stderr(*, quiet: bool = False) -> Iterator[None]:
-    """Write what ``txmail`` logs to standard error; with `quiet`, only from warnings on."""
+    """Write the log of ``txmail`` to standard error; with `quiet`, warnings and errors only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("txmail")
@@ -71,7 +71,7 @@ def logging_to_stderr(*, quiet: bool = False) -> Iterator[None]:
 
 @contextmanager
 def quiet_logging() -> Iterator[None]:
-    """Keep Python from printing log lines about what is said in other words."""
+    """Keep Python from printing log lines: the command reports the same in its own words."""
     handler = logging.NullHandler()
     logger = logging.getLogger("txmail")
     logger.addHandler(handler)

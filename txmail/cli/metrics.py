@@ -1,4 +1,4 @@
-"""The options of a command that serves metrics, and the serving."""
+"""Serve metrics from a command, and the options for that."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics-port",
         type=_port,
         metavar="PORT",
-        help="serve /metrics and /health on this port; 0 is any free one, which the log tells "
-        "(needs the extra metrics)",
+        help="serve /metrics, /health and /live on this port; 0 takes a free port, which the log "
+        "names (needs the extra metrics)",
     )
     parser.add_argument(
         "--metrics-host",
         metavar="ADDRESS",
-        help=f"serve them at this address of the machine, to be read from other ones: 0.0.0.0 is "
-        f"all of them (default: {_LOOPBACK})",
+        help=f"listen at this address, so that other machines can read the metrics: 0.0.0.0 is "
+        f"all addresses of this machine (default: {_LOOPBACK})",
     )
     parser.add_argument(
         "--metrics-allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a name that clients call this machine by, beside its own name and addresses; "
+        help="a name that clients use for this machine, besides its own name and addresses; "
         "may be repeated",
     )
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """End the command if the options do not fit together, or what they need is not there."""
+    """End the command if an option lacks --metrics-port, or prometheus_client is missing."""
     if arguments.metrics_port is not None:
         require("metrics", "prometheus_client")
     elif arguments.metrics_host is not None or arguments.metrics_allow_host:
         name = "--metrics-host" if arguments.metrics_host is not None else "--metrics-allow-host"
-        arguments.parser.error(f"{name} is for --metrics-port")
+        arguments.parser.error(f"{name} is for --metrics-port: add that")
 
 
 @contextlib.contextmanager
 def serving(queue: Any, events: Events, arguments: argparse.Namespace) -> Iterator[None]:
-    """Within it the metrics of `queue` and `events` are served, if that was asked for.
+    """Serve the metrics of `queue` and `events` within the block, if --metrics-port is given.
 
     Raises `CannotRun`.
     """
@@ -80,9 +80,7 @@ def serving(queue: Any, events: Events, arguments: argparse.Namespace) -> Iterat
 def _problem(error: OSError, host: str, port: int) -> str:
     reason = error.strerror or str(error)
     if error.errno == errno.EADDRINUSE:
-        return (
-            f"port {port}: {reason}; each worker needs its own, --metrics-port 0 takes a free one"
-        )
+        return f"port {port}: {reason}; each worker needs its own: use --metrics-port 0"
     where = f"port {port}" if host == _LOOPBACK else f"--metrics-host {host}, port {port}"
     return f"{where}: {reason}"
 
@@ -90,5 +88,5 @@ def _problem(error: OSError, host: str, port: int) -> str:
 def _port(text: str) -> int:
     number = whole_number(text)
     if number is None or number > _MOST_PORT:
-        raise argparse.ArgumentTypeError(f"a port is a number of 0 to {_MOST_PORT}")
+        raise argparse.ArgumentTypeError(f"a number from 0 to {_MOST_PORT} is needed")
     return number

@@ -23,12 +23,12 @@ from .lines import complain, quiet_logging, say_outcome
 from .sysexits import SysExit, code_of
 
 _DESCRIPTION = """\
-Send one message now and say what became of each recipient. It goes to all of
-them or, if the server refuses one before anything was sent, to none.
+Send one message now and say what became of each recipient. If the server refuses
+one recipient before txmail has sent anything, no recipient gets the message.
 
-The message is made from options, or is an .eml FILE (- is standard input). Of
-a FILE, --to and --from replace the addresses it is sent to and from, and leave
-its headers alone; Bcc is taken out in any case.
+Give the message as options, or as an .eml FILE (- is standard input). With a
+FILE, --to and --from replace the addresses of the envelope and leave its headers
+alone. txmail removes Bcc from the headers in any case.
 """
 
 _EPILOG = """\
@@ -38,28 +38,28 @@ examples:
   df -h | txmail send -c app.ini --to ops@example.com --subject 'Disks' --body-file -
   txmail send --to ann@example.com saved.eml
 
-A password does not belong on a command line, where every user of the machine
-can read it: put the URL into TXMAIL_URL or a file.
+Do not put a password on the command line, where every user of the machine can
+read it: put the URL into TXMAIL_URL or into the file of -c.
 
 exit codes, as in sysexits.h:
-  0   every recipient was accepted by the next hop, or the queue of the settings
-      has what is left
+  0   the server accepted every recipient, or the queue of the settings has the
+      rest
   64  wrong arguments
   65  the message, or an address, cannot be sent as it is
   66  a file cannot be read
-  67  a recipient was refused
-  69  the message was refused, or the server will not have us; or some recipients
-      were accepted and others were not: see what it says
+  67  the server refused a recipient
+  69  the server refused the message or the client; or it accepted some recipients
+      and not others: see the output
   71  the system refused something
-  74  in doubt: the connection ended when the message may have been accepted
-  75  try again later; nothing was accepted
+  74  in doubt: the connection ended when the server may have accepted the message
+  75  try again later; the server accepted nothing
   78  the URL or a setting is wrong
-  130 interrupted; what was under way then may have been sent
+  130 interrupted; a message under way may have been sent
 """
 
 
 class _Unreadable(Exception):
-    """A file that was to be sent; the text says which and why."""
+    """A file cannot be read; the text says which file and why."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -71,8 +71,14 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="an .eml file; - reads it")
-    for name, text in (("to", "a recipient"), ("cc", "one in Cc"), ("bcc", "one nobody sees")):
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help="an .eml file; - reads standard input"
+    )
+    for name, text in (
+        ("to", "a recipient"),
+        ("cc", "one in Cc"),
+        ("bcc", "one that no other sees"),
+    ):
         parser.add_argument(
             f"--{name}",
             metavar="ADDRESS",
@@ -81,16 +87,22 @@ def add_parser(subparsers: Any) -> None:
             help=f"{text}; may be repeated",
         )
     parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="the sender")
-    parser.add_argument("--subject", metavar="TEXT")
+    parser.add_argument("--subject", metavar="TEXT", help="the subject")
     body = parser.add_mutually_exclusive_group()
     body.add_argument("--body", metavar="TEXT", help="the text")
-    body.add_argument("--body-file", metavar="FILE", help="the text, UTF-8; - reads it")
-    parser.add_argument("--html", metavar="FILE", help="the text as HTML, UTF-8")
+    body.add_argument(
+        "--body-file", metavar="FILE", help="a file with the text, in UTF-8; - reads standard input"
+    )
+    parser.add_argument("--html", metavar="FILE", help="a file with the text as HTML, in UTF-8")
     parser.add_argument(
-        "--attach", metavar="FILE", action="append", default=[], help="may be repeated"
+        "--attach",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a file to attach; may be repeated",
     )
     parser.add_argument(
-        "-q", "--quiet", action="store_true", help="say nothing about what was accepted"
+        "-q", "--quiet", action="store_true", help="do not list accepted recipients"
     )
     settings.add_arguments(parser)
     parser.error = lambda problem: _usage(parser, problem)
@@ -98,13 +110,13 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _usage(parser: argparse.ArgumentParser, problem: str) -> NoReturn:
-    """Instead of argparse's own, whose exit code is 2."""
+    """End with exit code 64; argparse itself ends with 2."""
     parser.print_usage(sys.stderr)
     parser.exit(SysExit.USAGE, f"{parser.prog}: error: {problem}\n")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send; a `SysExit`."""
+    """Send the message; returns a `SysExit`."""
     _check_usage(arguments)
     try:
         with quiet_logging():
@@ -131,13 +143,13 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     ]
     if arguments.file is not None and own:
         name = own[0].replace("_", "-")
-        arguments.parser.error(f"--{name} belongs to a message made here, not to a FILE")
+        arguments.parser.error(f"--{name} does not go with a FILE: remove one of the two")
     if arguments.file is not None:
         return
     if arguments.body is None and arguments.body_file is None and arguments.html is None:
-        arguments.parser.error("there is nothing to send: FILE, --body, --body-file or --html")
+        arguments.parser.error("no message: give a FILE, --body, --body-file or --html")
     if not (arguments.to or arguments.cc or arguments.bcc):
-        arguments.parser.error("there is nobody to send to: --to, --cc or --bcc")
+        arguments.parser.error("no recipient: give --to, --cc or --bcc")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -155,7 +167,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _tell(outcomes: Sequence[Outcome], quiet: bool) -> None:
-    """Say what became of each; that nobody reads it changes nothing about that."""
+    """Write a line for each outcome. If nobody reads it, the exit code stays the same."""
     try:
         for outcome in outcomes:
             if outcome.status is not Status.ACCEPTED:
@@ -174,7 +186,7 @@ def _envelope(arguments: argparse.Namespace, default_sender: str | None) -> Enve
     octets = _octets(arguments.file)
     message = email.message_from_bytes(octets)
     for name in (RETURN_PATH, ENVELOPE_TO):
-        del message[name]  # of an earlier delivery; the latter names who had a blind copy
+        del message[name]  # of an earlier delivery; the latter names blind copies
     envelope = to_envelope(
         message,
         sender=arguments.sender,
@@ -208,7 +220,7 @@ def _text(path: str) -> str:
 
 
 def _octets(path: str) -> bytes:
-    """The octets of a file, or of standard input; no more than can be sent, and one."""
+    """The octets of a file or of standard input: at most one more than can be sent."""
     try:
         if path == "-":
             return sys.stdin.buffer.read(MAX_CONTENT + 1)

@@ -1,7 +1,4 @@
-"""Where a command's mail settings come from: ``--url``, an ini file, the environment.
-
-For commands that are about a queue it is ``--queue-url``.
-"""
+"""Read a command's mail settings: from options, an ini file or the environment."""
 
 from __future__ import annotations
 
@@ -20,25 +17,33 @@ URL_VARIABLE = "TXMAIL_URL"
 QUEUE_VARIABLE = "TXMAIL_QUEUE_URL"
 #: The settings that name a queue.
 QUEUE_SETTINGS = ("queue_url", "queue_path")
-#: What else there is to be said of one.
+#: Other settings of a queue.
 _QUEUE_OPTIONS = ("queue_engine_url", "on_doubt", "queue_limit")
 #: The settings that name a mail server.
 _SERVER_SETTINGS = ("url", "host", "sendmail_app", "sendmail_template")
-#: Where an application says which prefix its mail settings have.
+#: The setting in which an application names the prefix of its mail settings.
 _PREFIX_SETTING = "pyramid_mailer.prefix"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `read` reads."""
-    group = parser.add_argument_group("where it goes, the first of these that is given")
-    group.add_argument("--url", metavar="URL", help="such as smtp://mx.example.com:25")
+    group = parser.add_argument_group(
+        "mail server: the command uses the first of --url, -c and TXMAIL_URL"
+    )
+    group.add_argument(
+        "--url", metavar="URL", help="the mail server, such as smtp://mx.example.com:25"
+    )
     _add_file(group, "mail.url")
 
 
 def add_queue_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `read_queue` reads."""
-    group = parser.add_argument_group("which queue, the first of these that is given")
-    group.add_argument("--queue-url", metavar="URL", help="such as sqlite:////var/lib/app/mail.db")
+    group = parser.add_argument_group(
+        "queue: the command uses the first of --queue-url, -c and TXMAIL_QUEUE_URL"
+    )
+    group.add_argument(
+        "--queue-url", metavar="URL", help="the queue, such as sqlite:////var/lib/app/mail.db"
+    )
     _add_file(group, "mail.queue_url")
 
 
@@ -47,12 +52,12 @@ def _add_file(group: argparse._ArgumentGroup, setting: str) -> None:
         "-c",
         "--config",
         metavar="FILE[#NAME]",
-        help=f"an ini file with {setting} and other settings, read as pserve reads it",
+        help=f"an ini file with {setting} and other settings; txmail reads it like pserve",
     )
     group.add_argument(
         "--section",
         metavar="NAME",
-        help="the application in that file, or a section of it (default: app:main)",
+        help="an application or a section of that file (default: app:main)",
     )
     group.add_argument(
         "-D",
@@ -61,7 +66,7 @@ def _add_file(group: argparse._ArgumentGroup, setting: str) -> None:
         action="append",
         type=_pair,
         default=[],
-        help="a value for %%(NAME)s in that file, as pserve takes it",
+        help="a value for %%(NAME)s in that file, as an argument of pserve",
     )
 
 
@@ -106,17 +111,21 @@ def read_queue(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `read_worker` reads."""
-    group = parser.add_argument_group("where the mail is, and where it goes")
-    group.add_argument("--queue-url", metavar="URL", help="such as sqlite:////var/lib/app/mail.db")
-    group.add_argument("--url", metavar="URL", help="such as smtp://mx.example.com:25")
+    group = parser.add_argument_group("queue and mail server")
+    group.add_argument(
+        "--queue-url", metavar="URL", help="the queue, such as sqlite:////var/lib/app/mail.db"
+    )
+    group.add_argument(
+        "--url", metavar="URL", help="the mail server, such as smtp://mx.example.com:25"
+    )
     _add_file(group, "mail.queue_url, mail.url")
 
 
 def read_worker(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The settings of a queue and of a mail server, and their prefix.
 
-    What the command line names comes before what is in the file, and without a file the variables
-    count. Raises `ConfigurationError`.
+    Options come before the file. The variables count only without a file. Raises
+    `ConfigurationError`.
     """
     if arguments.config is None:
         queue, prefix = read_queue(arguments)
@@ -137,15 +146,15 @@ def read_worker(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return found, prefix
 
 
-#: What to do where a queue is in a database that nothing names.
+#: What to do if no setting names the database of the queue.
 UNNAMED_DATABASE = (
-    "the queue is in the application's database, which is not named here: "
+    "the queue is in the application's database, and no setting names that: "
     f"add {APPLICATION_DATABASE}url or {PREFIX}queue_engine_url to the ini file, or --queue-url"
 )
 
 
 def said(error: ConfigurationError, arguments: argparse.Namespace) -> str:
-    """The text of `error`, with the option or the variable that the setting came from."""
+    """The text of `error`, with the option or the variable that has the setting."""
     text = str(error)
     name = error.field.partition(" ")[0]
     setting = name.rpartition(".")[2] if name.count(".") < 2 else ""
@@ -162,18 +171,18 @@ def said(error: ConfigurationError, arguments: argparse.Namespace) -> str:
 
 
 def names_database(queue: Any) -> bool:
-    """Whether it is known in which database `queue` is. Raises `ConfigurationError`."""
+    """Whether a setting names the database of `queue`. Raises `ConfigurationError`."""
     return not queue.in_session or bool(queue.database.determine())
 
 
 def require_database(queue: Any) -> None:
-    """Raise `ConfigurationError` if nothing names the database in which `queue` is."""
+    """Raise `ConfigurationError` if no setting names the database of `queue`."""
     if not names_database(queue):
         raise ConfigurationError(UNNAMED_DATABASE)
 
 
 def read_any(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """What `read_worker` reads, where a queue may be missing. Raises `ConfigurationError`."""
+    """The same as `read_worker`, but without a queue too. Raises `ConfigurationError`."""
     if arguments.queue_url is not None or (
         arguments.config is None and os.environ.get(QUEUE_VARIABLE)
     ):
@@ -204,7 +213,10 @@ def _of_queue(found: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _from_ini(
     arguments: argparse.Namespace, *wanted: tuple[str, ...]
 ) -> tuple[dict[str, Any], str]:
-    """The settings of the file; of each of `wanted`, one may not stand in [DEFAULT] only."""
+    """The settings of the file, and their prefix.
+
+    Raises `ConfigurationError` if all settings of one of `wanted` stand in [DEFAULT] only.
+    """
     ini = read_ini(arguments.config, arguments.section, dict(arguments.define))
     prefix = ini.get(_PREFIX_SETTING) or PREFIX
     found: dict[str, Any] = {name: ini.get(name) for name in ini if name.startswith(prefix)}
@@ -218,16 +230,15 @@ def _from_ini(
 
 
 def _refuse_defaults(file: str, ini: Ini, found: dict[str, Any], names: list[str]) -> None:
-    """Raise `ConfigurationError` for what looks like a setting, and is none for an application.
+    """Raise `ConfigurationError` for a name in [DEFAULT] that an application does not get.
 
-    The application goes by its defaults instead, such as another mail server.
+    The application uses its defaults instead, such as another mail server.
     """
     if any(found.get(name) for name in names):
         return
     for name in names:
         if name in ini.shared:
             raise ConfigurationError(
-                f"{file}: {name} stands in [DEFAULT], and an application gets no setting from "
-                f'there: move it to the section of the application, or add "get {name} = {name}" '
-                "to that"
+                f"{file}: {name} stands in [DEFAULT], where no application gets it: move it to "
+                f'the section of the application, or add "get {name} = {name}" there'
             )

@@ -1,4 +1,4 @@
-"""Exit codes of sysexits.h, for the commands that other programs run to send mail."""
+"""Exit codes of sysexits.h, for commands with which other programs send mail."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from ..outcome import Action, Outcome, Scope, Status
 
 
 class SysExit(IntEnum):
-    """What is used of sysexits.h."""
+    """The codes of sysexits.h that txmail uses."""
 
     OK = 0
     #: wrong arguments
     USAGE = 64
-    #: the message or an address in it is not one
+    #: the message or an address in it is malformed
     DATAERR = 65
-    #: a file to be sent cannot be read
+    #: a file cannot be read
     NOINPUT = 66
     #: the server refused a recipient
     NOUSER = 67
-    #: the server refused the message, or will not have us at all
+    #: the server refused the message, or the client
     UNAVAILABLE = 69
     #: the system refused something: a port, memory
     OSERR = 71
-    #: in doubt: the message may have been accepted
+    #: in doubt: the server may have accepted the message
     IOERR = 74
-    #: later
+    #: try again later
     TEMPFAIL = 75
-    #: a URL or a setting
+    #: a URL or a setting is wrong
     CONFIG = 78
 
 
 def code_of(outcomes: Iterable[Outcome]) -> SysExit:
-    """The exit code for `outcomes`: of those that fit, the one that forbids most.
+    """The exit code for `outcomes`; if several fit, the one that forbids most.
 
-    Whoever reads 75 sends everything again: it is said only if nothing was accepted, is in doubt
-    or is in the queue.
+    A program that reads 75 sends everything again. So the code is 75 only if nothing was accepted,
+    is in doubt or is in the queue.
     """
     outcomes = list(outcomes)
     bad = [o for o in outcomes if not _is_taken_care_of(o)]
@@ -54,7 +54,7 @@ def code_of(outcomes: Iterable[Outcome]) -> SysExit:
 
 
 def _is_taken_care_of(outcome: Outcome) -> bool:
-    """True if it was accepted, or if the queue goes on with it."""
+    """Whether the server has accepted the mail, or the queue will send it."""
     return outcome.status is Status.ACCEPTED or (
         outcome.queued and outcome.status in (Status.UNSENT, Status.DEFERRED)
     )

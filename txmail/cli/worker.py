@@ -1,4 +1,4 @@
-"""``txmail worker``: sends what is in the queue, until it is told to stop."""
+"""``txmail worker``: sends the mail in the queue until a signal stops it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from ..common.logs import quiet_logger
 
 log = quiet_logger("txmail.worker")
 
-#: Those of a process manager, of the keyboard, and of a terminal that is closed. Not every system
-#: has all of them.
+#: The signals of process managers, of the keyboard and of a closed terminal, as far as the system
+#: has them.
 _SIGNALS = tuple(
     signal.Signals[name]
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
@@ -33,9 +33,10 @@ _SIGNALS = tuple(
 )
 
 _DESCRIPTION = """\
-Send what is in the queue, as long as it runs. Any number of them may work on one
-queue: on one host with SQLite, on many with PostgreSQL. Each line it writes to
-standard error is about one recipient, a route, or the queue.
+Send the mail in the queue until a signal stops the worker. Any number of workers
+may share a queue: on one host with SQLite, on many hosts with PostgreSQL. The
+worker logs to standard error: each line is about a recipient, a route or the
+queue.
 """
 
 _EPILOG = """\
@@ -43,22 +44,23 @@ examples:
   txmail worker -c app.ini
   txmail worker --queue-url sqlite:////var/lib/app/mail.db --url smtp://localhost
   txmail worker -c app.ini --once --seconds 50      # once a minute, from cron
-  txmail worker -c app.ini --metrics-port 0         # two on a host, each at a port
+  txmail worker -c app.ini --metrics-port 0         # each worker at a free port
 
-SIGTERM, SIGINT, SIGHUP and SIGQUIT let it finish what is on the wire, give back
-the rest and end with 0; the second one ends it at once, and what was on the wire
-is in doubt. What it was started to ignore (nohup), it ignores.
+After SIGTERM, SIGINT, SIGHUP or SIGQUIT the worker finishes the messages on the
+wire, gives back the rest and ends with 0. A second signal ends it at once, and
+messages on the wire are in doubt. Signals that were ignored at its start (nohup)
+stay ignored.
 
-A password does not belong on a command line, where every user of the machine
-can read it: put URLs into a file, or into TXMAIL_URL and TXMAIL_QUEUE_URL.
+Do not put a password on the command line, where every user of the machine can
+read it: put URLs into TXMAIL_URL and TXMAIL_QUEUE_URL, or into the file of -c.
 
 exit codes:
-  0  it was told to stop; --once: nothing is due any more, or its limit or its
-     time is over. What could not be sent is in the queue, see txmail doctor
+  0  a signal stopped it; --once: nothing is due, or the limit or the time is
+     over. The queue keeps unsent mail: see txmail doctor
   1  the tables are missing or of another version; --once: the queue cannot be
-     reached, or a route is paused and mail waits for it. Without --once it goes on
-     until it can
-  2  wrong arguments or settings, or something that it needs is not there
+     reached, or mail waits for a paused route. Without --once the worker goes on
+     in these two cases
+  2  wrong arguments or settings, or something that the command needs is missing
 """
 
 
@@ -66,23 +68,21 @@ def add_parser(subparsers: Any) -> None:
     """Add ``worker`` to the parser of ``txmail``."""
     parser = subparsers.add_parser(
         "worker",
-        help="send what is in the queue",
+        help="send the mail in the queue",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--once", action="store_true", help="end when nothing is due any more; runs may overlap"
+        "--once", action="store_true", help="end when nothing is due; runs may overlap"
     )
     parser.add_argument(
         "--limit", type=_count, metavar="N", help="with --once: try at most N recipients"
     )
     parser.add_argument(
-        "--seconds", type=_count, metavar="S", help="with --once: begin nothing after S seconds"
+        "--seconds", type=_count, metavar="S", help="with --once: begin no message after S seconds"
     )
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help="log only what is not as it should be"
-    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="log only warnings and errors")
     metrics.add_arguments(parser)
     settings.add_worker_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
@@ -96,10 +96,10 @@ def _count(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> Exit:
-    """Work. Raises `CannotRun`."""
+    """Run a worker. Raises `CannotRun`."""
     for name in ("limit", "seconds"):
         if getattr(arguments, name) is not None and not arguments.once:
-            arguments.parser.error(f"--{name} is for --once")
+            arguments.parser.error(f"--{name} is for --once: add that")
     require("queue", "sqlalchemy", "alembic")
     metrics.check(arguments)
     try:
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> Exit:
         with logging_to_stderr(quiet=arguments.quiet):
             return _run(found, arguments)
     except ConfigurationError as error:
-        # Of the settings, or of the place of the queue, which is looked at when it is used.
+        # The settings are wrong, or the place of the queue is, which only its use shows.
         raise CannotRun(printable(settings.said(error, arguments))) from None
 
 
@@ -140,7 +140,7 @@ def _run(found: Settings, arguments: argparse.Namespace) -> Exit:
 
 
 def _waits(queue: Any, ways: Any) -> Exit:
-    """Whether mail waits for a route of this worker that does not work; says so."""
+    """`Exit.FAILED`, and a line, if mail waits for a paused route of this worker."""
     from ..queue.inspect import read_health
     from ..worker.router import Route
 
@@ -157,7 +157,7 @@ def _waits(queue: Any, ways: Any) -> Exit:
 
 
 def _work(worker: Worker, work: Callable[[], object]) -> Exit:
-    """Do `work` in a thread of its own; this one waits for signals."""
+    """Do `work` in another thread; this thread waits for signals."""
     problems: list[BaseException] = []
     done = threading.Event()
 
@@ -181,7 +181,7 @@ def _work(worker: Worker, work: Callable[[], object]) -> Exit:
 
 @contextlib.contextmanager
 def _stopping(stop: Callable[[], object]) -> Iterator[None]:
-    """Call `stop` at the first signal; at the second, end as if nobody had cared for it."""
+    """Call `stop` at the first signal; the second one has its default effect."""
     before: dict[signal.Signals, Any] = {}
 
     def told(number: int, frame: object) -> None:
@@ -192,7 +192,7 @@ def _stopping(stop: Callable[[], object]) -> Iterator[None]:
 
     if threading.current_thread() is threading.main_thread():
         for each in _SIGNALS:
-            # Whoever started us in the background may have had us ignore the keyboard.
+            # A shell that starts us in the background may have us ignore the keyboard.
             if signal.getsignal(each) is not signal.SIG_IGN:
                 before[each] = signal.signal(each, told)
     try:

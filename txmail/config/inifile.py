@@ -220,7 +220,7 @@ class _File:
             return self._problem(
                 section,
                 option,
-                "write % as %%; or give the name in %(NAME)s a value with -D NAME=VALUE",
+                "a % has to be written as %%, or as %(NAME)s with -D NAME=VALUE",
             )
 
     def _problem(self, section: str, option: str, problem: str) -> ConfigurationError:

@@ -169,15 +169,9 @@ def _gauges(health: Health) -> Iterable[Metric]:
         ("workers", "Live processes with a worker", health.workers),
     ):
         yield GaugeMetricFamily(f"txmail_queue_{name}", what, value)
-    is_open = GaugeMetricFamily(
-        "txmail_route_open", "1 if workers pause the route", labels=["route"]
-    )
-    stopped = GaugeMetricFamily(
-        "txmail_route_stopped", "1 if the route needs a person", labels=["route"]
-    )
-    rate = GaugeMetricFamily(
-        "txmail_route_rate", "Messages a second after the server asked for less", labels=["route"]
-    )
+    is_open = _by_route("open", "1 if workers pause the route")
+    stopped = _by_route("stopped", "1 if the route needs a person")
+    rate = _by_route("rate", "Messages a second, after the server asked for less")
     for route in health.routes:
         if route.rate is not None:
             rate.add_metric([route.name], route.rate)
@@ -186,6 +180,10 @@ def _gauges(health: Health) -> Iterable[Metric]:
     yield is_open
     yield stopped
     yield rate
+
+
+def _by_route(name: str, what: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"txmail_route_{name}", what, labels=["route"])
 
 
 def serve(
