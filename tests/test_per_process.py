@@ -1,7 +1,10 @@
 """State that a forked child must not share with its parent: one mechanism, used everywhere."""
 
 import ast
+import contextlib
+import io
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from forking import in_child
 
 import txmail
 from txmail.common.per_process import PerProcess, this_process
+from txmail.transports.local.console import ConsoleTransport
 
 PACKAGE = Path(txmail.__file__).parent
 #: The files that may ask for the process or for forks themselves, and why.
@@ -79,3 +83,57 @@ def test_no_other_file_of_the_package_asks_for_the_process():
         or (isinstance(node, ast.Name) and node.id in ASKS)
     }
     assert found <= set(OWN_WAYS), "use txmail.common.per_process"
+
+
+@contextlib.contextmanager
+def held(lock):
+    """Another thread holds `lock`."""
+    holds, ends = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            holds.set()
+            ends.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert holds.wait(10)
+        yield
+    finally:
+        ends.set()
+        thread.join()
+
+
+def test_a_child_writes_to_the_console_although_a_thread_was_writing_at_the_fork():
+    stream = io.StringIO()
+    console = ConsoleTransport(stream)
+    with held(console._lock.get()):
+        assert in_child(lambda: console.write("one") or stream.getvalue()) == "one"
+
+
+def test_a_child_opens_its_queue_although_a_thread_was_told_of_the_file_at_the_fork(tmp_path):
+    pytest.importorskip("sqlalchemy")
+    from txmail.queue.database.sqlite_file import SqliteFile
+
+    file = SqliteFile(str(tmp_path / "mail.db"), own_checkpoints=False)
+    with held(file._telling.get()):
+        assert in_child(lambda: file.connect().in_transaction) == "False"
+
+
+def test_a_child_does_not_stop_its_parents_listening(tmp_path):
+    pytest.importorskip("sqlalchemy")
+    from txmail.queue.queue import Queue
+
+    queue = Queue(f"sqlite:///{tmp_path}/mail.db")
+    queue.counts()
+    told = threading.Event()
+    queue.subscribe(told.set)
+    listening = queue.host.notifier._listening
+    try:
+        assert in_child(lambda: listening.stop() or listening._bell.rung) == "False"
+        assert listening._thread.is_alive()
+        assert in_child(lambda: listening.start() or listening._thread.is_alive()) == "True"
+    finally:
+        queue.unsubscribe(told.set)
+        queue.close()

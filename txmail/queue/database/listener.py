@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 
 from ...common.logs import quiet_logger
+from ...common.per_process import this_process
 from ...exceptions import TxmailError
 from .backend import CannotListen
 from .database import Database
@@ -70,11 +71,16 @@ class Listening:
         self._bell: Bell | None = None
         self._thread: threading.Thread | None = None
         self._given_up = False
+        #: the process of the thread: a forked child has none, and leaves its parent's alone
+        self._process = this_process()
 
     def start(self) -> None:
         """Listen, unless that is being done, or has no use."""
         if self._given_up:
             return
+        if self._process != this_process():
+            self._bell = self._thread = None
+            self._process = this_process()
         alive = self._thread is not None and self._thread.is_alive()
         if alive and self._bell is not None and not self._bell.rung:
             return
@@ -86,6 +92,8 @@ class Listening:
 
     def stop(self) -> None:
         """Do so no more. Waits for the thread, which ends at once unless its database hangs."""
+        if self._process != this_process():
+            return
         if self._bell is not None:
             self._bell.ring()
         if self._thread is not None and self._thread is not threading.current_thread():

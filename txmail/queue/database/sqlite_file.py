@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
+from ...common.per_process import PerProcess
 from ...exceptions import ConfigurationError, QueueUnavailable
 from .backend import StoreChanged
 from .file_identity import FileIdentity
@@ -70,7 +71,7 @@ class SqliteFile:
         self.path = path
         self.name = f"sqlite:///{path}"
         self._own_checkpoints = own_checkpoints
-        self._telling = threading.Lock()
+        self._telling = PerProcess(threading.Lock)
         #: the file that was opened last; None if none was
         self._known: FileIdentity | None = None
         #: the last that was found to be gone
@@ -108,7 +109,7 @@ class SqliteFile:
 
     def _adopt(self, identity: FileIdentity | None) -> None:
         assert identity is not None
-        with self._telling:
+        with self._telling.get():
             known, self._known = self._known, identity
             if known is None or known.main in (None, identity.main):
                 return
@@ -235,7 +236,7 @@ class SqliteFile:
     def _tell(
         self, driver: sqlite3.Connection | None, known: FileIdentity, there: FileIdentity
     ) -> None:
-        with self._telling:
+        with self._telling.get():
             if known.main is None or self._known is None or self._known.main != known.main:
                 return  # it is told, by another thread perhaps
             if there.main != known.main:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from zope.interface import implementer
 
+from ...common.per_process import PerProcess
 from ...common.shown import printable
 from ...envelope import Envelope
 from ...interfaces import ITransport
@@ -104,7 +105,7 @@ class ConsoleTransport:
     def __init__(self, stream: TextIO | None = None) -> None:
         """`stream` is written to; None is `sys.stderr`, as it is at that time."""
         self._stream = stream
-        self._lock = threading.Lock()
+        self._lock = PerProcess(threading.Lock)
 
     def open(
         self,
@@ -125,7 +126,7 @@ class ConsoleTransport:
         stream = sys.stderr if self._stream is None else self._stream
         encoding = getattr(stream, "encoding", None) or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
-        with self._lock:
+        with self._lock.get():
             stream.write(text)
             stream.flush()
 
