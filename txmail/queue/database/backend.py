@@ -1,4 +1,4 @@
-"""What a kind of database does in its own way: the methods that `Database` calls."""
+"""The interface of a kind of database: the methods in which kinds differ."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import sqlalchemy as sa
 
 from ...exceptions import QueueUnavailable, TxmailError
 
-#: The table of versions: older ones have it without its second column.
+#: Reads the table of versions, which has one column less in older versions.
 VERSION_ROWS = "SELECT * FROM txmail_version"
 #: Why an engine of the application cannot be used.
 AUTOCOMMIT = "it commits each statement by itself: an engine with transactions is needed"
-#: Seconds that a look at the version of the tables counts for where each costs a round trip.
+#: Seconds between two looks at the version of the tables, where each costs a round trip.
 LOOK = 5.0
 
 
 class CannotListen(QueueUnavailable):
-    """Nobody will ever hear of mail over this connection: it has to be looked for."""
+    """This connection cannot hear of mail: workers have to look for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +39,18 @@ class Waker(Protocol):
 
     @property
     def rung(self) -> bool:
-        """True if nobody is to wait any more."""
+        """True if the thread must not wait any more."""
 
     def wait(self, descriptor: int | None = None) -> None:
-        """Wait for a moment, until there is something to read from `descriptor`, or a ring."""
+        """Wait for a moment; less if `descriptor` can be read, or the bell is rung."""
 
 
 class StoreChanged(QueueUnavailable):
-    """What a connection leads to is not the store at its URL any more."""
+    """A connection leads to another store than its URL does by now."""
 
 
 class Backend(Protocol):
-    """What one kind of database does in its own way."""
+    """One kind of database: the queue's own at a URL, or the application's."""
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class Backend(Protocol):
 
     @property
     def errors(self) -> tuple[type[BaseException], ...]:
-        """The root of its driver's errors."""
+        """The base classes of its driver's errors."""
 
     @property
     def one_writer(self) -> bool:
@@ -96,10 +96,10 @@ class Backend(Protocol):
         """False if connecting would make a new database."""
 
     def engine(self) -> sa.Engine:
-        """A new engine for this process, or the application's."""
+        """A new engine for this process, or the engine of the application."""
 
     def looking(self) -> sa.Engine | None:
-        """An engine whose connections change nothing; None if none do that only read."""
+        """An engine whose connections change nothing; None if reading never changes anything."""
 
     def begin_looking(self, connection: sa.Connection, seconds: float) -> None:
         """Begin on a connection of `looking`; wait for others for at most so many `seconds`."""
@@ -113,16 +113,16 @@ class Backend(Protocol):
     def begin(
         self, connection: sa.Connection, seconds: float, *, write: bool, durable: bool
     ) -> None:
-        """Begin, for a driver that has not begun."""
+        """Begin the transaction, which the driver has not done by itself."""
 
     def watch(self, key: object, connection: sa.Connection, seconds: float) -> None:
-        """End the connection, if it could wait for ever, unless `unwatch` comes before."""
+        """End the connection in `seconds` if it could wait for ever; `unwatch` prevents this."""
 
     def unwatch(self, key: object) -> None:
-        """The end of `watch`, if there was one."""
+        """End `watch`, if there was one."""
 
     def drop(self, driver: Any) -> None:
-        """End the driver's connection at once, and before that its transaction. Never raises."""
+        """End the driver's transaction, and its connection at once. Never raises."""
 
     def is_open(self, driver: Any) -> bool:
         """Whether a transaction is open on the driver's connection."""
@@ -131,32 +131,32 @@ class Backend(Protocol):
         """Whether the connection leads to another store than a new one would."""
 
     def check_same(self, connection: sa.Connection) -> None:
-        """Raise `StoreChanged` if it does."""
+        """Raise `StoreChanged` if the connection leads to another store than a new one would."""
 
     def changed(self, connection: sa.Connection) -> Callable[[], object]:
-        """It does, and is going to be dropped with all others: say so, and save what can be saved.
+        """The store has changed: say so, and save what can be saved.
 
-        Returns what is to be called when they are. Raises `QueueUnavailable` if they must not be
-        yet.
+        The caller then drops all connections, and calls the function that this returns. Raises
+        `QueueUnavailable` if the connections must not be dropped yet.
         """
 
     def store(self) -> object:
-        """Something that is equal as long as the store is the same."""
+        """A value that is equal as long as the store is the same."""
 
     def permit_new(self) -> None:
-        """Let a missing store be made, although it was there before."""
+        """Permit a missing store to be made, although it was there before."""
 
     def is_lost(self, connection: sa.Connection) -> bool:
-        """Whether the connection has ended by itself."""
+        """Whether the connection has ended without us."""
 
     def committed(self, engine: sa.Engine) -> None:
-        """A transaction that wrote has ended well, and its connection is free. Never raises."""
+        """A transaction that wrote has committed, and given its connection back. Never raises."""
 
     def keep_room(self, connection: sa.Connection) -> None:
         """The transaction is going to add mail. Raises `QueueFull` if only workers may write."""
 
     def give_room(self, driver: Any, error: BaseException) -> None:
-        """A transaction has ended with `error`: if the disk is full, give up the room kept for it.
+        """A transaction has ended with `error`: if the disk is full, give up the reserved room.
 
         `driver` is its connection, None if it got none. Never raises.
         """
@@ -167,9 +167,9 @@ class Backend(Protocol):
     def listen(
         self, connection: sa.Connection, channel: str, wait: Callable[[int | None], object]
     ) -> Iterator[bool]:
-        """True when others have written, False from time to time.
+        """Yield True when others have written, and False from time to time.
 
-        `wait` waits for a moment, but no longer than it takes until a descriptor can be read.
+        `wait` waits for a moment; less if the descriptor that it gets can be read.
         """
 
     def checkpoint(self, engine: sa.Engine, seconds: float) -> bool:
@@ -183,16 +183,16 @@ class Backend(Protocol):
 
     @property
     def look_interval(self) -> float:
-        """Seconds that a look at the version of the tables counts for: none where it is cheap."""
+        """Seconds between two looks at the version of the tables; 0 where a look is cheap."""
 
     def version_rows(self, connection: sa.Connection) -> Sequence[tuple[Any, ...]]:
-        """What is in the table of versions."""
+        """The rows of the table of versions."""
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep others from changing the tables until the transaction ends."""
 
     def lock_room(self, connection: sa.Connection) -> None:
-        """Keep others from writing what counts against a limit until the transaction ends."""
+        """Keep others from adding mail to a limited queue until the transaction ends."""
 
     def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
         """See `Database.reserve`."""
@@ -210,7 +210,7 @@ class Backend(Protocol):
         """See `Database.notify`."""
 
     def advice(self, read: Callable[[], AbstractContextManager[sa.Connection]]) -> Sequence[Advice]:
-        """What an administrator should know of it; `read` begins a transaction."""
+        """Advice for the administrator; `read` begins a transaction."""
 
     def translated(self, error: BaseException) -> TxmailError:
-        """What to raise for an error of the driver."""
+        """The error of ours for an error of the driver."""

@@ -153,7 +153,7 @@ class Database:
         self._backend.check_place()
 
     def advice(self, *, timeout: float = PATIENCE) -> Sequence[Advice]:
-        """What an administrator should know of the database. Raises what `read` raises."""
+        """Advice for the administrator of the database. Raises what `read` raises."""
         return self._backend.advice(lambda: self.read(timeout, prepared=False))
 
     def __repr__(self) -> str:
@@ -272,7 +272,7 @@ class Database:
         self._backend.keep_room(connection)
 
     def lock_room(self, connection: sa.Connection) -> None:
-        """Keep others from writing what counts against a limit until the transaction ends."""
+        """Keep others from adding mail to a limited queue until the transaction ends."""
         self._backend.lock_room(connection)
 
     def lock_schema(self, connection: sa.Connection) -> None:
@@ -287,7 +287,7 @@ class Database:
         return int(seconds * 1000)
 
     def lease_now_ms(self, connection: sa.Connection) -> int:
-        """What `now_ms` would say if nobody had set the machine's clock: for leases.
+        """The time for leases, in milliseconds: it goes on evenly when the machine's clock is set.
 
         A server has one clock for all. Without a server each process goes by its machine's clock,
         which may be set. Then leases count from the machine's start: the first process that asks
@@ -309,7 +309,7 @@ class Database:
     # -- rows, and waking others
 
     def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
-        """`count` ids of `table`, rising, that no row has or will get from anybody else."""
+        """`count` rising ids of `table`, which no other transaction will use."""
         return self._backend.reserve(connection, table, count) if count > 0 else ()
 
     def insert(

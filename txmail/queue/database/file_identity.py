@@ -1,8 +1,8 @@
-"""Which file an SQLite database is, so that a running process notices when it is another one.
+"""The identity of an SQLite file, by which a process notices that another file is in its place.
 
 SQLite goes on with a file that was deleted or replaced, and with a log (``-wal``) that was removed:
-what is committed there is gone when the process ends. So each connection knows the files that it
-opened, by device and inode, and they are compared with those at its path in every transaction.
+its commits are gone when the process ends. So each connection keeps device and inode of the files
+that it has opened, and each transaction compares them with the files at the path.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _Inode = tuple[int, int] | None
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """A database file and what is beside it: device and inode; None for what is not there."""
+    """Device and inode of a database file and the files beside it; None where a file is missing."""
 
     main: _Inode
-    #: the ``-wal``, and the ``-shm``: there while anybody has a database in WAL mode open
+    #: the ``-wal`` and the ``-shm``: they exist while a process has a database in WAL mode open
     log: _Inode
     index: _Inode
-    #: True if the file is there and has less in it than any database
+    #: true if the file is smaller than any database
     cut: bool
-    #: size and time of the last change of the main file: inodes are used again
+    #: size and time of the last change of the main file, because inodes are used again
     stamp: tuple[int, int] = field(default=(0, 0), compare=False)
 
     @classmethod
     def of(cls, path: str) -> FileIdentity:
-        """What is at `path` now."""
+        """The identity of the files at `path` now."""
         try:
             status = os.lstat(path)
         except OSError:
@@ -45,13 +45,13 @@ class FileIdentity:
         )
 
     def has_log_of(self, lost: FileIdentity) -> bool:
-        """Whether this is another file than `lost`, beside the log of that."""
+        """Whether this is another file than `lost`, beside the log of `lost`."""
         same = self.main == lost.main and self.stamp == lost.stamp
         return not same and self.log is not None and self.log == lost.log
 
     @property
     def usable(self) -> bool:
-        """Whether there is a file with something in it."""
+        """Whether there is a file that is not empty."""
         return self.main is not None and not self.cut
 
 

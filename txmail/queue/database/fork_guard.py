@@ -1,11 +1,12 @@
-"""Has forks wait until nobody in this process is in the middle of SQLite.
+"""Makes forks wait until no other thread is in a transaction of SQLite.
 
-SQLite knows the locks that it has on a file by process, and a forked child inherits what it knows:
-a lock of a thread that is not in the child is never given back there, and the child could not
-write any more. Between transactions there are none.
+SQLite keeps a list of the locks that a process has on a file, and a forked child inherits the list.
+Nobody gives back a lock there whose thread is not in the child, so the child could never write.
+Between transactions there are no locks.
 
-There is no lock here, which an exception out of the blue could leave behind. Who comes in says so
-before it looks for a fork, and a fork says so before it looks for who is in.
+There is no lock in this module, because an exception out of the blue could leave it locked. A
+thread enters its name before it looks for forks, and a fork enters its name before it looks for
+threads.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ import time
 
 from ...common.system import at_fork
 
-#: Seconds that a fork waits at most, and that it is waited for.
+#: Seconds that a fork waits at most for threads, and a thread for forks.
 PATIENCE = 5.0
 #: Seconds between two looks: forks are rare.
 _LOOK = 0.001
 
 
 class Forks:
-    """The forks of this process, and what they wait for."""
+    """The threads of this process that fork, and those that are in a transaction."""
 
     def __init__(self) -> None:
         self.in_child()
 
     def in_child(self) -> None:
-        """There is no thread but this: a fork has been, and this is the child."""
-        #: who is in the middle, by `id`, and in which thread
+        """This is a child after a fork: it has no thread but this one."""
+        #: by the `id` of an object that is in a transaction: its thread
         self._busy: dict[int, int] = {}
         #: the threads that fork
         self._forking: dict[int, bool] = {}
 
     def enter(self, who: object) -> None:
-        """Have forks wait until `leave`."""
+        """Make forks wait until `leave`."""
         me = threading.get_ident()
         deadline = time.monotonic() + PATIENCE
         inside = me in self._busy.copy().values()
@@ -46,20 +47,20 @@ class Forks:
             self._busy[id(who)] = me
 
     def leave(self, who: object) -> None:
-        """The end of that, if it was the beginning of anything."""
+        """End `enter`, if `who` has entered."""
         self._busy.pop(id(who), None)
 
     def before(self) -> None:
-        """A fork comes; until it is over, nobody gets in."""
+        """A fork begins: until it is over, no thread enters."""
         me = threading.get_ident()
         self._forking[me] = True
         deadline = time.monotonic() + PATIENCE
-        # This thread is in the child, and ends there what it is in the middle of.
+        # The thread that forks is in the child, and ends its transaction there.
         while set(self._busy.copy().values()) - {me} and time.monotonic() < deadline:
             time.sleep(_LOOK)
 
     def after(self) -> None:
-        """It has been, and this is the parent."""
+        """The fork is over, and this is the parent."""
         self._forking.pop(threading.get_ident(), None)
 
 

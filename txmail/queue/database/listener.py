@@ -1,6 +1,6 @@
 """Hearing from other processes that there is mail: PostgreSQL tells, SQLite has to be asked.
 
-Who hears nothing looks all the same after a while; this only makes it soon.
+A worker looks for mail from time to time in any case; this only makes it look sooner.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AGAIN = 5.0
 
 
 class Bell:
-    """Wakes one thread that waits, whatever else that waits for."""
+    """Wakes one thread that also waits for something else."""
 
     def __init__(self) -> None:
         self._rung = threading.Event()
@@ -36,7 +36,7 @@ class Bell:
         self._lock = threading.Lock()
 
     def ring(self) -> None:
-        """Wake it, now and for ever."""
+        """Wake the thread; it never waits again."""
         self._rung.set()
         with self._lock, contextlib.suppress(OSError):
             self._outside.send(b".")
@@ -55,7 +55,7 @@ class Bell:
         poll.poll(seconds * 1000)
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Close the bell, once the thread has ended."""
         with self._lock:
             self._inside.close()
             self._outside.close()
@@ -75,7 +75,7 @@ class Listening:
         self._process = this_process()
 
     def start(self) -> None:
-        """Listen, unless that is being done, or has no use."""
+        """Begin to listen, unless a thread listens already, or this database cannot tell."""
         if self._given_up:
             return
         if self._process != this_process():
@@ -91,7 +91,7 @@ class Listening:
         self._thread.start()
 
     def stop(self) -> None:
-        """Do so no more. Waits for the thread, which ends at once unless its database hangs."""
+        """Stop, and wait for the thread, which ends at once unless its database hangs."""
         if self._process != this_process():
             return
         if self._bell is not None:
@@ -110,7 +110,7 @@ class Listening:
             bell.close()
 
     def _listen(self, bell: Bell) -> None:
-        """Listen as long as that is possible. Never raises: mail would only be found by looking."""
+        """Listen as long as that is possible. Never raises: workers find mail by looking, too."""
         name = self._database.name
         try:
             self._database.listen(self._channel, self._heard, bell)

@@ -1,7 +1,7 @@
 """Engines for the application's database, by the settings that name it.
 
-Workers and commands have no session to learn it from. Theirs is an engine with an ordinary driver,
-whatever driver the application has: they have threads, and no event loop.
+Workers and commands have no session that could tell the database. They have threads and no event
+loop, so their engine has an ordinary driver, whatever driver the application has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...exceptions import ConfigurationError
 from ...secret import Secret, Unshown, bare
 from .postgresql_connect import typed_options
 
-#: What is not the application's to say for us: statements with mail in them do not go into a log.
+#: Settings of the application that we leave out: our statements must not go into a log.
 _OURS = ("echo", "echo_pool", "hide_parameters", "url")
 #: Drivers of SQLAlchemy by the module that they need, for names that leave the driver open.
 _POSTGRESQL = {"psycopg": "postgresql+psycopg", "psycopg2": "postgresql+psycopg2"}

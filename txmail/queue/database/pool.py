@@ -17,10 +17,10 @@ KEEP = 5
 
 
 class KeptConnections(Pool):
-    """Keeps idle connections, and makes any number of them: nobody waits here.
+    """Keeps idle connections, and makes any number of them: no thread waits here.
 
-    The one given back last is taken first. There is no lock in it that an exception could leave
-    behind: a list's `append` and `pop` are one step each.
+    The connection that was given back last is taken first. There is no lock that an exception could
+    leave locked: a list's `append` and `pop` are one step each.
     """
 
     #: SQLAlchemy's, for its own words: ours are not about checking connections out
@@ -59,8 +59,8 @@ class KeptConnections(Pool):
 def connect(engine: sa.Engine, seconds: float) -> sa.Connection:
     """A connection of `engine`, within so many `seconds`. Raises `QueueUnavailable`.
 
-    An application's pool has a time-out of its own, which may be longer: it is waited for in
-    another thread then, which gives back what comes too late.
+    An application's pool has a time-out of its own, which may be longer. Then another thread waits
+    for the pool, and gives back a connection that comes too late.
     """
     pool = engine.pool
     if not isinstance(pool, sa.QueuePool) or pool.checkedin() or pool.timeout() <= seconds:
@@ -95,7 +95,7 @@ def connect(engine: sa.Engine, seconds: float) -> sa.Connection:
 
 
 def _give_back(found: queue.SimpleQueue[sa.Connection | BaseException]) -> None:
-    """Give back the connection that nobody waits for any more, if it is there."""
+    """Give back a connection that has come too late."""
     with suppress(queue.Empty):
         got = found.get_nowait()
         if isinstance(got, sa.Connection):

@@ -1,8 +1,8 @@
-"""What PostgreSQL does in its own way: a server that may be far away, and hang.
+"""The backend for PostgreSQL: a server that may be far away, and hang.
 
-Connections are in psycopg's autocommit mode, and a transaction begins where we say so: BEGIN and
-the bounds of its time travel together. Errors are named as psycopg names them, with their SQLSTATE;
-what the server says beside that may repeat a row.
+Connections are in psycopg's autocommit mode, and we begin each transaction: BEGIN and its time-outs
+travel together. Errors have psycopg's names and their SQLSTATE, and not the words of the server,
+which may repeat a row.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
 _MANY = 5
 #: Held while tables are made or changed: "txmail" in ASCII, read as a number.
 _SCHEMA_LOCK = 0x74786D61696C
-#: Held while it is found out how much room there is, until what is written is committed.
+#: Held from counting the room until the transaction ends.
 _ROOM_LOCK = _SCHEMA_LOCK + 1
-#: Seconds that the server has to say by itself that the time is over.
+#: Seconds that the server gets to end a transaction by itself.
 _GRACE = 1.0
 #: SQLSTATEs: disk_full, out_of_memory.
 _FULL = {"53100", "53200"}
-#: How texts begin that libpq and psycopg make themselves.
+#: The beginnings of texts that libpq and psycopg make themselves.
 _ABOUT_CONNECTING = (
     "connection ",
     "consuming input failed",
@@ -61,7 +61,7 @@ _ABOUT_CONNECTING = (
     "could not translate host name",
     "could not match ",
 )
-#: The class of SQLSTATEs of what another try may mend: two transactions could not have both been.
+#: The class of SQLSTATEs for conflicts between transactions: another try may succeed.
 _CONFLICT = "40"
 #: SQLSTATEs: undefined_table, undefined_column, invalid_schema_name.
 _MISSING = {"42P01", "42703", "3F000"}
@@ -213,10 +213,10 @@ class Postgresql:
         return bool(status != 0)  # 0 is IDLE; an application's driver may be another
 
     def differs(self, connection: sa.Connection) -> bool:
-        return False  # who drops a database ends its connections
+        return False  # dropping a database ends its connections
 
     def check_same(self, connection: sa.Connection) -> None:
-        """Nothing: it is."""
+        """Nothing: a connection leads to one store."""
 
     def changed(self, connection: sa.Connection) -> Callable[[], object]:
         raise AssertionError("it never is")
@@ -306,7 +306,7 @@ class Postgresql:
         if settings.has_idle_timeout(connection.dialect.server_version_info):
             driver.execute("SET idle_session_timeout = 0")
         driver.execute(f"LISTEN {channel}")
-        yield True  # what was told before that, nobody has heard
+        yield True  # nobody has heard of mail that came before
         while True:
             wait(driver.fileno())
             yield bool(list(driver.notifies(timeout=0, stop_after=1)))
@@ -340,7 +340,7 @@ class Postgresql:
 
 
 def _is_psycopg(connection: sa.Connection) -> bool:
-    """Whether its driver is psycopg itself, and not its form for event loops."""
+    """Whether its driver is psycopg, and not the variant for event loops."""
     return connection.dialect.driver == "psycopg" and not connection.dialect.is_async
 
 
@@ -361,5 +361,5 @@ def _copy(
 
 
 def _is_about_connecting(error: BaseException) -> bool:
-    """Whether its text comes from libpq, and not from a statement with somebody's mail in it."""
+    """Whether its text comes from libpq, and not from a statement with mail in it."""
     return str(error).startswith(_ABOUT_CONNECTING)

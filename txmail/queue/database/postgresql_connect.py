@@ -17,7 +17,7 @@ from ...common.shown import echo
 from ...exceptions import ConfigurationError, TxmailError
 from ...secret import Unshown, bare
 
-#: seconds that the connection being made may take
+#: seconds that connecting may take now
 _left: ContextVar[float] = ContextVar("_left", default=30.0)
 
 #: Options of psycopg itself. libpq tells its own.
@@ -31,14 +31,14 @@ _NUMBERS = (
     "keepalives_interval",
     "tcp_user_timeout",
 )
-#: What is used where the URL does not say otherwise.
+#: The options where the URL does not say otherwise.
 _DEFAULTS: dict[str, Any] = {
     "application_name": "txmail",
-    # A role or a database may have another, in which addresses cannot be written.
+    # A role or a database may have an encoding in which addresses cannot be written.
     "client_encoding": "UTF8",
-    # A pooler gives each transaction another server, which does not have what was prepared.
+    # A pooler gives each transaction another server, without the prepared statements.
     "prepare_threshold": None,
-    # A connection that a firewall has forgotten, or whose other end has lost its power.
+    # For connections that a firewall has forgotten, or whose other end has lost power.
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "tcp_user_timeout": 30_000,
@@ -47,7 +47,7 @@ _DEFAULTS: dict[str, Any] = {
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Connections that are made within may take `seconds`."""
+    """Inside of it, connecting may take `seconds`."""
     token = _left.set(seconds)
     try:
         yield
@@ -67,10 +67,10 @@ def printable(url: sa.URL) -> str:
 def connector(
     url: sa.URL, field: str, translated: Callable[[BaseException], TxmailError]
 ) -> Callable[[], Any]:
-    """A function that connects. It has the password in a closure.
+    """A function that connects, with the password in a closure.
 
-    Raises `ConfigurationError`, about `field`. The function raises what `translated` makes of the
-    error of the driver.
+    Raises `ConfigurationError`, about `field`. The function raises the error that `translated`
+    makes of the driver's.
     """
     try:
         import psycopg
@@ -105,9 +105,9 @@ def _bounded(given: Unshown, left: int) -> Unshown:
 
 
 def typed_options(url: sa.URL, field: str) -> tuple[sa.URL, dict[str, Any]]:
-    """`url` without the options of psycopg, which SQLAlchemy passes on as text, and these.
+    """`url` without the options of psycopg, and these options with their types.
 
-    For engines of SQLAlchemy. Raises `ConfigurationError`, about `field`.
+    SQLAlchemy would pass them on as text. Raises `ConfigurationError`, about `field`.
     """
     found = {name: _typed(name, url.query[name], field) for name in _PSYCOPG if name in url.query}
     defaults = {name: _DEFAULTS[name] for name in ("client_encoding", "prepare_threshold")}
@@ -116,7 +116,7 @@ def typed_options(url: sa.URL, field: str) -> tuple[sa.URL, dict[str, Any]]:
 
 
 def _options(url: sa.URL, field: str) -> dict[str, Any]:
-    """The arguments for psycopg that `url` says."""
+    """The arguments for psycopg in `url`."""
     import psycopg
 
     known = [option.keyword.decode("ascii") for option in psycopg.pq.Conninfo.get_defaults()]
@@ -139,7 +139,7 @@ def _options(url: sa.URL, field: str) -> dict[str, Any]:
 
 
 def _typed(name: str, value: Any, field: str) -> Any:
-    """The `value` of an option as what the driver wants. Raises `ConfigurationError`."""
+    """The `value` of an option in the type that the driver wants. Raises `ConfigurationError`."""
     if name == "host" or (name == "port" and isinstance(value, int)):
         return value
     if not isinstance(value, str):

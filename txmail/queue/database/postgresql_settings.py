@@ -1,8 +1,8 @@
 """Settings of PostgreSQL that an administrator may have made for a server, database or role.
 
-Each transaction of ours says what it needs: its isolation, its bounds of time, and that what counts
-is on the disk before it is acknowledged. `REASONS` says what an administrator has to change where
-that is not enough.
+Each of our transactions sets what it needs: its isolation, its time-outs, and that a commit is on
+the disk before it is acknowledged. Where that is not enough, `REASONS` says what an administrator
+has to change.
 """
 
 from __future__ import annotations

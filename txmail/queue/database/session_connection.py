@@ -3,15 +3,15 @@
 SQLAlchemy is not made for exceptions that a signal's handler raises in the middle of it. Observed:
 
 - A COMMIT that is interrupted before it is sent: the connection goes back to the pool with the
-  transaction open. Others cannot write to SQLite meanwhile, and who takes that connection next
+  transaction open. Others cannot write to SQLite meanwhile, and the next user of that connection
   commits our rows with its own.
 - A session that is interrupted in the middle of a step refuses to be closed
   (`IllegalStateChangeError`), or forgets its connection: the transaction stays open.
 - A pool that is interrupted at the end of a ``with`` statement keeps its lock, and no other thread
   gets a connection any more.
 
-So `watch_returns` looks at each connection that goes back, and `SessionConnection.release` ends one
-that has not.
+So `watch_returns` looks at each connection that goes back to the pool, and
+`SessionConnection.release` ends a connection that has not gone back.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from .database import Database
 
-#: Names in the `info` of a connection who writes on it; not there once it was given back.
+#: The key of the present `SessionConnection` in the `info` of a connection.
 _KEY = "txmail_session"
 
 
 class SessionConnection:
-    """What is known of `connection`, which a session has in its present transaction.
+    """The state of `connection`, which a session uses in its present transaction.
 
     `owned` if the session has taken it from the pool, and gives it back.
     """
@@ -40,7 +40,7 @@ class SessionConnection:
         self._pooled = connection.connection
         self._driver: Any = self._pooled.dbapi_connection
         self._info = connection.info
-        #: true from the moment when COMMIT may be sent
+        #: true once COMMIT may have been sent
         self._committing = False
         if owned:
             self._info[_KEY] = self
@@ -77,7 +77,7 @@ def watch_returns(engine: sa.Engine, database: Database) -> None:
     """Have no connection go back to the pool of `engine` with its transaction open."""
 
     def reset(driver: Any, record: Any, state: Any) -> None:
-        # Otherwise the pool rolls back itself. What cannot be rolled back is closed by it.
+        # Otherwise the pool rolls back itself; it closes a connection where that fails.
         if state.transaction_was_reset and database.is_open(driver):
             driver.rollback()
 

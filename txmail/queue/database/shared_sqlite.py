@@ -1,8 +1,8 @@
-"""A database of SQLite in memory, of which there is one connection for everybody (`StaticPool`).
+"""A database of SQLite in memory, with one connection for everybody (`StaticPool`).
 
 The queue borrows the connection of the application: a commit, a rollback or a close of ours reaches
-it only if it is a transaction of ours that ends. For tests and for one thread at a time: nothing
-can keep apart what two threads do on one connection at the same moment.
+it only in a transaction of ours. This is for tests, and for one thread at a time: nothing keeps
+apart what two threads do on one connection at the same moment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from ...exceptions import QueueUnavailable
 from .sqlite import Sqlite
 
-#: Seconds that a transaction of ours waits for one of the application, at most.
+#: Seconds that a transaction of ours waits at most for one of the application.
 _PATIENCE = 1.0
 _PAUSE = 0.01
 

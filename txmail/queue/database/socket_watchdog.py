@@ -1,8 +1,8 @@
 """Ends connections whose time is over, from another thread.
 
-A server that hangs, or one behind a network that swallows everything, answers nothing, and then
-libpq waits for ever: the bounds that we set there are the server's to keep. Shutting the socket
-down makes the waiting thread find its connection at an end.
+A server that hangs, or a network that drops everything, gives no answer, and libpq waits for ever:
+only the server keeps the time-outs that we have set. When this thread shuts the socket down, the
+waiting thread finds that its connection has ended.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        #: what is watched: when its time is over, by `time.monotonic`, and its descriptor
+        #: by key: when its time is over, by `time.monotonic`, and its descriptor
         self._watched: dict[object, tuple[float, Callable[[], int]]] = {}
         #: when the thread looks next; None if there is none
         self._next: float | None = None
@@ -38,7 +38,7 @@ class Watch:
     def _begin(self, key: object, deadline: float, descriptor: Callable[[], int]) -> None:
         self._watched[key] = deadline, descriptor
         if self._next is None:
-            # The interpreter is shutting down: then nobody waits for long anyway.
+            # No thread can start while the interpreter shuts down; nobody waits for long then.
             with suppress(RuntimeError):
                 threading.Thread(target=self._run, name="txmail-watch", daemon=True).start()
                 self._next = deadline
@@ -46,7 +46,7 @@ class Watch:
             self._changed.notify()
 
     def end(self, key: object) -> None:
-        """The end of that; the connection may be given back."""
+        """End `begin`: the connection may be given back."""
         hold(self._changed, lambda: self._watched.pop(key, None))
 
     def _run(self) -> None:

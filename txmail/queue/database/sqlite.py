@@ -1,4 +1,4 @@
-"""What SQLite does in its own way: one file, one writer, a log that has to be looked after.
+"""The backend for SQLite: one file, one writer, and a log that needs checkpoints.
 
 ``synchronous=FULL`` has a commit wait for the disk; NORMAL would not. Without mmap, a disk that
 fails is an error and not a signal.
@@ -40,11 +40,11 @@ SCHEMES = ("sqlite", "sqlite+pysqlite")
 
 _RESERVE = sa.text("UPDATE sqlite_sequence SET seq = seq + :count WHERE name = :name RETURNING seq")
 _RESERVE_FIRST = sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :count)")
-#: RETURNING came with this one.
+#: The first version with RETURNING.
 _OLDEST = (3, 35, 0)
-#: Octets of the log from which we checkpoint, where SQLite is not to do it by itself.
+#: Octets of the log from which we make a checkpoint, where SQLite must not do it.
 _LONG_LOG = 4 * 1024 * 1024
-#: Octets that have to be free for an I/O error not to be the disk's being full.
+#: Free octets below which an I/O error counts as a full disk.
 _SOME_ROOM = 256 * 1024
 
 
@@ -156,7 +156,7 @@ class Sqlite:
     ) -> None:
         driver: Any = connection.connection.dbapi_connection
         if self._path is None:
-            # The application's: its engine may begin by itself.
+            # The engine of an application may begin by itself.
             if getattr(driver, "autocommit", None) is True:
                 raise ConfigurationError(AUTOCOMMIT, field="engine")
             if write and not driver.in_transaction:
@@ -213,7 +213,7 @@ class Sqlite:
         given = self._reserve is not None and self._reserve.given
         if not self._own_checkpoints and not given:
             return
-        # The mail is safe: what goes wrong here goes wrong again where it can be told.
+        # The mail is safe. A problem here comes again where it can be reported.
         with suppress(OSError, sqlite3.Error, sa.exc.DBAPIError, TxmailError):
             longest = SHORT_LOG if given else _LONG_LOG
             if os.stat(f"{self._path}-wal").st_size > longest:
@@ -234,11 +234,11 @@ class Sqlite:
             self._reserve.give()
 
     def failed(self, engine: sa.Engine, error: BaseException) -> None:
-        """Take back a commit that is in the log and did not reach the disk for certain.
+        """Take back a commit that is in the log, and perhaps not on the disk.
 
-        It was reported as failed. Nobody sees it while anybody has the file open; but should all
-        of them be killed now, the next one would find it in the log, complete (observed). The next
-        commit is written over it: so there has to be one at once.
+        It was reported as failed. No process sees it while a process has the file open. But should
+        all of them be killed now, the next one would find it in the log, complete (observed). The
+        next commit overwrites it, so this makes one at once.
         """
         code = getattr(error, "sqlite_errorcode", 0)
         if self._path is None or sqlite_errors.primary(code) != sqlite3.SQLITE_IOERR:
@@ -300,7 +300,7 @@ class Sqlite:
         """Nothing: one process writes at a time."""
 
     def reserve(self, connection: sa.Connection, table: sa.Table, count: int) -> Sequence[int]:
-        # An UPDATE that finds nothing has the right to write from then on, too.
+        # An UPDATE that finds nothing takes the right to write, too.
         values = {"count": count, "name": table.name}
         last = connection.execute(_RESERVE, values).scalar()
         if last is None:
@@ -367,12 +367,12 @@ class Sqlite:
             return False
         free = disk.f_bavail * disk.f_frsize
         if self._reserve is not None:
-            free -= self._reserve.octets_given(disk)  # there was less a moment ago
+            free -= self._reserve.octets_given(disk)  # they were not free a moment ago
         return free < _SOME_ROOM or (disk.f_files > 0 and disk.f_favail == 0)
 
 
 def _checkpoint(holding: Any, moving: Any, seconds: float) -> bool:
-    """Move the log into the file while nobody writes: `holding` keeps the right to, for now."""
+    """Move the log into the file, while `holding` keeps others from writing."""
     holding.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
     try:
         holding.execute("BEGIN IMMEDIATE")

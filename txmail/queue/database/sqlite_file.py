@@ -1,7 +1,7 @@
-"""The SQLite file of a queue: opened, and still the same as when it was.
+"""The SQLite file of a queue: opening it, and noticing when another file is in its place.
 
-A process that has had the file open never makes it anew: who deleted it may put it back, and a new,
-empty one would hide that mail is lost. A file that is another one is used from then on.
+A process that has had the file open never makes it again: a person may put back the file, and a
+new, empty one would hide that mail is lost. If there is another file, the process uses that.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ log = logging.getLogger("txmail.queue")
 
 #: Seconds between tries to switch a new file to WAL, which SQLite does not wait for.
 _PAUSE = 0.01
-#: Seconds for which that, and what others have just dropped, is waited for.
+#: Seconds to wait for that, and for a file that others are replacing.
 _PATIENCE = 5.0
 _UNSENT = (
     "SELECT count(*) FROM txmail_delivery"
     " WHERE state NOT IN ('sent', 'failed', 'cancelled', 'expired')"
 )
-#: Tables that are not ours, nor SQLite's own.
+#: Finds a table that is neither ours nor SQLite's own.
 _OTHERS = (
     "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'txmail\\_%' ESCAPE '\\'"
     " AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' LIMIT 1"
@@ -39,7 +39,7 @@ _OTHERS = (
 
 
 class OpenedFile(sqlite3.Connection):
-    """A connection that knows which file it has opened."""
+    """A connection that keeps the identity of its file."""
 
     identity: FileIdentity | None = None
     #: True if it is in WAL mode
@@ -48,7 +48,7 @@ class OpenedFile(sqlite3.Connection):
     adds = False
 
     def close(self) -> None:
-        """Whoever closes it, SQLAlchemy as well as we, has its transaction ended first."""
+        """End the transaction, and close. SQLAlchemy calls this, too."""
         roll_back(self)
         super().close()
 
@@ -56,8 +56,8 @@ class OpenedFile(sqlite3.Connection):
 def roll_back(driver: Any, *_: object) -> None:
     """End the transaction of `driver`, a connection that is about to be closed.
 
-    One with a statement that an exception has kept from its end lives on when it is closed, until
-    the statement is collected, and keeps all its locks for so long.
+    A connection with a statement that an exception has interrupted lives on after `close`, until
+    the statement is collected, and keeps all its locks until then.
     """
     with suppress(sqlite3.Error):
         driver.rollback()
@@ -67,26 +67,26 @@ class SqliteFile:
     """The file at `path`. Shared by threads, and copied by forks."""
 
     def __init__(self, path: str, *, own_checkpoints: bool) -> None:
-        """With `own_checkpoints`, SQLite makes none by itself."""
+        """With `own_checkpoints`, we make checkpoints, and SQLite does not."""
         self.path = path
         self.name = f"sqlite:///{path}"
         self._own_checkpoints = own_checkpoints
         self._telling = PerProcess(threading.Lock)
-        #: the file that was opened last; None if none was
+        #: the file that was opened last; None if none was opened
         self._known: FileIdentity | None = None
-        #: the last that was found to be gone
+        #: the last file that was found to be gone
         self._lost: FileIdentity | None = None
-        #: how often it was another one
+        #: how often another file was found in its place
         self.generation = 0
 
     def permit_new(self) -> None:
-        """The file may be made, although this process has had one."""
+        """Permit the file to be made, although this process has had one."""
         self._known = None
 
     # -- opening
 
     def connect(self) -> OpenedFile:
-        """A new connection, its file made if there is none and never was.
+        """A new connection; the file is made if this process has never seen one.
 
         Raises `QueueUnavailable` if the file that was there is gone, and what `guard` raises.
         """
@@ -117,7 +117,7 @@ class SqliteFile:
         log.critical("%s: the file was replaced since this process closed it", self.name)
 
     def _open(self) -> OpenedFile | None:
-        """A connection; None if the file was exchanged meanwhile."""
+        """A connection; None if the file was replaced meanwhile."""
         before = FileIdentity.of(self.path)
         connection = sqlite3.connect(
             # Transactions begin where we say so.
@@ -133,7 +133,7 @@ class SqliteFile:
         except BaseException:
             connection.close()
             raise
-        # Another thread may have a log open that was removed: SQLite shares what belongs to it.
+        # Another thread may have a removed log open, which SQLite shares with this connection.
         complete = not connection.wal or (identity.log and identity.index)
         if identity.main != before.main or not complete:
             connection.close()
@@ -142,10 +142,10 @@ class SqliteFile:
         return connection
 
     def _set_up(self, connection: OpenedFile) -> None:
-        # Octets that are no text spoil the row they are in, and not every query that finds it.
+        # Octets that are not UTF-8 must not make a whole query fail.
         connection.text_factory = _text
         if connection.execute(_OTHERS).fetchone():
-            # The application's: it stays as the application has it.
+            # An application has tables here: its settings stay.
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             connection.wal = mode == "wal"
         else:
@@ -156,11 +156,11 @@ class SqliteFile:
         connection.execute("PRAGMA mmap_size = 0")
         if self._own_checkpoints:
             connection.execute("PRAGMA wal_autocheckpoint = 0")
-            # Cut the log when it begins anew, so that its size tells how much is in it.
+            # SQLite cuts the log when it begins again, so that its size tells how much is in it.
             connection.execute("PRAGMA journal_size_limit = 0")
 
     def connect_to_look(self) -> OpenedFile:
-        """A connection that changes nothing, nor makes a file. Raises `QueueUnavailable`."""
+        """A connection that changes nothing and makes no file. Raises `QueueUnavailable`."""
         check_cut(self.path)
         # With "ro" SQLite leaves a log behind where there was none.
         mode = "ro" if os.path.lexists(f"{self.path}-wal") else "rw"
@@ -178,15 +178,15 @@ class SqliteFile:
     # -- still the same
 
     def differs(self, driver: Any) -> bool:
-        """Whether the file of a connection is not the one at its path any more."""
+        """Whether there is another file at the path than the connection has open."""
         there = FileIdentity.of(self.path)
         if driver.identity != there:
             return True
-        self._known = there  # and when it was changed last
+        self._known = there  # with the time of its last change
         return False
 
     def check(self, driver: Any) -> None:
-        """Raise `StoreChanged` if it is not."""
+        """Raise `StoreChanged` if there is."""
         if self.differs(driver):
             raise StoreChanged(
                 f"{self.name}: the file was deleted or replaced, or its -wal or -shm was: nothing "
@@ -194,10 +194,10 @@ class SqliteFile:
             )
 
     def changed(self, driver: Any) -> sqlite3.Connection | None:
-        """Say that the file of a connection is not the same, and save what can be saved.
+        """Log that the file of a connection was replaced, and save what can be saved.
 
-        Returns a connection that has to stay open until all others are closed, if one has.
-        Raises `QueueUnavailable` if that has to wait for others.
+        Returns a connection that has to stay open until all others are closed, or None. Raises
+        `QueueUnavailable` if this has to wait for other processes.
         """
         with suppress(sqlite3.Error):
             driver.rollback()
@@ -213,13 +213,13 @@ class SqliteFile:
             "Stop all of them, and run PRAGMA integrity_check",
             self.name,
         )
-        # As long as it is open, none of the others moves what is in its log into the file.
+        # As long as it is open, no other connection moves its log into the file.
         return self.connect()
 
     def _save(self, driver: Any) -> None:
         """Move the log, which has no name any more, into the file.
 
-        Nobody else has opened a new one yet: all who use the file have the same log and index.
+        No process has opened a new log yet: all that use the file have the same log and index.
         """
         busy = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
@@ -238,7 +238,7 @@ class SqliteFile:
     ) -> None:
         with self._telling.get():
             if known.main is None or self._known is None or self._known.main != known.main:
-                return  # it is told, by another thread perhaps
+                return  # it was logged before, perhaps by another thread
             if there.main != known.main:
                 self._lost = self._known
             self._known = FileIdentity(None, None, None, False)
@@ -276,7 +276,7 @@ def _switch_to_wal(connection: OpenedFile) -> None:
         try:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError as error:
-            # Whoever makes the file has it for a moment, and SQLite does not wait for that.
+            # A process that makes the file locks it for a moment; SQLite does not wait for it.
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(_PAUSE)

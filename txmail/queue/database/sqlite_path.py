@@ -1,7 +1,8 @@
-"""The file of an SQLite queue and its folder, which nobody else gets at.
+"""The file of an SQLite queue and its folder, kept from other users.
 
-They are made with modes that keep others out, whatever the umask, and refused if somebody else
-could put his own in their place. SQLite gives what it makes beside the file the mode of the file.
+Both are made with modes that keep other users out, whatever the umask. They are refused if another
+user could put a file of their own in their place. SQLite makes the files beside the database with
+the mode of the database.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .file_identity import SMALLEST
 
 log = logging.getLogger("txmail.queue")
 
-#: What is wrong with a folder, and what to do.
+#: The problem with a folder that any user may write to, and what to do.
 _OPEN_TO_ALL = (
     "anybody may write to this folder, and put another file in the place of the queue: take that "
     "right away (chmod o-w), or let only owners delete files (chmod +t); a Kubernetes emptyDir "
@@ -30,16 +31,16 @@ _OPEN_TO_ALL = (
 )
 #: Held while a file is made.
 _making = PerProcess(threading.Lock)
-#: What is beside a database file, and is as secret.
+#: The files beside a database file, which are as secret.
 _BESIDE = ("-wal", "-shm", "-journal")
 
 
 def guard(path: str, *, create: bool = True) -> None:
-    """Make the file and its folders if they are missing; see to it that they are for us alone.
+    """Make the file and its folders if they are missing, and check that they are ours alone.
 
-    Without `create`, they are not made. `tighten` takes the rights of others, once the file has
-    been looked into. Raises `ConfigurationError` for what others could have put there, `QueueFull`,
-    and `QueueUnavailable` if the disk fails or the file was cut to nothing.
+    Without `create`, nothing is made. `tighten` takes away the rights of other users, once the file
+    has been looked into. Raises `ConfigurationError` for a file that another user could have put
+    there, `QueueFull`, and `QueueUnavailable` if the disk fails or the file was cut to nothing.
     """
     if problem := system.lacks("O_DIRECTORY", "geteuid"):
         raise ConfigurationError(problem, field=f"sqlite:///{path}")
@@ -62,18 +63,18 @@ def guard(path: str, *, create: bool = True) -> None:
 
 
 def _make_file(path: str) -> int:
-    """The id of its owner: us, or the owner of the folder, whom root may serve."""
+    """Make the file; the id of its owner: ours, or that of the owner of the folder."""
     if not os.path.lexists(path):
         _keep_log(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    # Nobody in this process opens it before our descriptor is closed: see `_check`.
+    # No thread may open it before our descriptor is closed: see `_check`.
     with _making.get():
         try:
             descriptor = os.open(path, flags, 0o600)
         except FileExistsError:
             return _check(path, _owner(os.path.dirname(path)))
         try:
-            os.fchmod(descriptor, 0o600)  # the umask may have taken some of it
+            os.fchmod(descriptor, 0o600)  # the umask may have removed some rights
         finally:
             os.close(descriptor)
     sync_folder(os.path.dirname(path))
@@ -93,7 +94,7 @@ def _keep_log(path: str) -> None:
 
 
 def set_log_aside(path: str) -> None:
-    """Keep the log by another name: SQLite would write what is in it into a file it is not of."""
+    """Rename the log: SQLite would write it into another file than it belongs to."""
     kept = f"{path}-wal.orphan-{time.time_ns()}"
     with suppress(FileNotFoundError):
         os.rename(f"{path}-wal", kept)
@@ -113,7 +114,7 @@ def check_cut(path: str) -> None:
 
 
 def tighten(path: str) -> None:
-    """Take the rights of all others to a file with only our mail in it, and what is beside it.
+    """Take away the rights of other users to the file and to those beside it.
 
     Raises OSError.
     """
@@ -124,7 +125,7 @@ def tighten(path: str) -> None:
 
 
 def check_place(path: str) -> None:
-    """Raise `ConfigurationError` if a file that is not there yet would be refused there."""
+    """Raise `ConfigurationError` if `guard` would refuse a new file at `path`."""
     here = os.path.realpath(os.path.dirname(path))
     while not os.path.lexists(here):
         here = os.path.dirname(here)
@@ -136,10 +137,10 @@ def check_place(path: str) -> None:
 
 
 def _check(path: str, *owners: int) -> int:
-    """The id of the owner of a file, who has to be we or one of `owners`.
+    """The id of the owner of a file, which has to be ours or one of `owners`.
 
-    Never opens the file: closing it would end the locks that SQLite has on it in this process, in
-    another thread (POSIX fcntl). Between looking and changing only he and we could exchange it.
+    It never opens the file: closing it would end the locks that SQLite has on it in other threads
+    (POSIX fcntl). Only we and the owner could replace the file after this.
     """
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):

@@ -1,9 +1,9 @@
-"""Room on the disk of an SQLite queue that is given up when the disk is full.
+"""Reserved room on the disk of an SQLite queue, which is given up when the disk is full.
 
-Whoever drains a queue writes to it: what was sent has to be settled, or it is sent again. So a file
-beside the database keeps some room from everybody. When a write fails because the disk is full, and
-it is none that adds mail, the file gets shorter and the next try succeeds. Nothing is added to the
-queue until there is room to have it back.
+A worker that drains a queue writes to it: unless it settles what it has sent, that is sent again.
+So a file beside the database keeps some room free. When a write fails because the disk is full, and
+the write adds no mail, the file gets shorter, and the next try succeeds. No mail is added to the
+queue until there is room for the file again.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import suppress
 
 from ...exceptions import QueueFull
 
-#: Octets that are kept, and the share of the whole disk that they are at most.
+#: Octets that are reserved; at most one in so many of the disk.
 SIZE, SHARE = 4 * 1024 * 1024, 4
-#: It is given up in so many parts.
+#: The number of parts in which the room is given up.
 PARTS = 4
-#: Octets that have to be free beside it for mail to be added.
+#: Octets that have to be free beside the reserve for mail to be added.
 LOW = 64 * 1024
-#: Octets of the log from which it is moved into the file as long as the room is given up.
+#: Octets of the log from which a checkpoint is made while the room is given up.
 SHORT_LOG = 64 * 1024
 
 
@@ -30,11 +30,11 @@ class Reserve:
         self._folder = os.path.dirname(path)
         self._name = f"sqlite:///{path}"
         self.path = f"{path}-reserve"
-        #: True if this process has given it up
+        #: true if this process has given up some of it
         self.given = False
 
     def keep(self) -> None:
-        """See to it that it is there. Raises `QueueFull` if there is no room for that."""
+        """Make the file, if it is not there. Raises `QueueFull` if there is no room for it."""
         disk = os.statvfs(self._folder)
         free = disk.f_bavail * disk.f_frsize
         size = _size(disk)
@@ -47,11 +47,11 @@ class Reserve:
         if there:
             self.given = False
             return
-        self._remove()  # what is left of it
+        self._remove()  # a part may be left of it
         try:
             self._make(size)
         except FileExistsError:
-            pass  # by another process
+            pass  # another process was faster
         except OSError as error:
             self._remove()
             raise QueueFull(f"{self._name}: the disk is full: {error.strerror}") from None
@@ -72,13 +72,13 @@ class Reserve:
             else:
                 left = size
                 while left > 0:
-                    # Not zeros, which some file systems keep no room for.
+                    # Not zeros: some file systems store none.
                     left -= os.write(descriptor, os.urandom(min(left, 1024 * 1024)))
         finally:
             os.close(descriptor)
 
     def give(self) -> None:
-        """The disk is full: give up a part of it. Never raises."""
+        """Give up a part of the room, because the disk is full. Never raises."""
         self.given = True
         with suppress(OSError):
             part = -(-_size(os.statvfs(self._folder)) // PARTS)
@@ -89,7 +89,7 @@ class Reserve:
                 os.unlink(self.path)
 
     def octets_given(self, disk: os.statvfs_result) -> int:
-        """How many octets of what is free on `disk` were kept, and are given up."""
+        """How many of the free octets on `disk` were reserved, and are given up."""
         if not self.given:
             return 0
         try:

@@ -1,10 +1,9 @@
 """One transaction on a connection of ours, and the way to give back everything that it holds.
 
 An exception can come between any two instructions: the handler of a signal raises wherever the main
-thread happens to be. So a block notes what it takes before that can be lost, `abandon` gives back
-what it finds noted, and doing so twice does no harm. A lock is never taken for longer than its
-owner can be asked for, and where a thread comes back after such an exception, it ends the block it
-left behind first.
+thread happens to be. So a block notes each thing before it takes it, `abandon` gives back what is
+noted, and doing so twice does no harm. Each lock knows its owner. When a thread comes back after
+such an exception, it first ends the block that it has left behind.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .process_state import ProcessState
 
 
 class Checks(Protocol):
-    """What a transaction makes sure of before it uses the tables of a queue: `tables.Tables`."""
+    """The checks before a transaction uses the tables of a queue: `tables.Tables`."""
 
     def prepare(self, timeout: float) -> None:
         """Before the transaction: see to it that the tables are there."""
@@ -48,17 +47,17 @@ class Block(AbstractContextManager["sa.Connection"]):
     ) -> None:
         self._connections = connections
         self._timeout = timeout
-        #: whether it is one that writes
+        #: true if it writes
         self.writes = write
         self._durable = durable
         self._checks = checks
         self._connection: sa.Connection | None = None
-        #: the driver's own
+        #: the connection of the driver
         self._driver: Any = None
         self._committed = False
-        #: of the process's connections, when this one was taken
+        #: the generation of connections when this one was taken
         self._generation = 0
-        #: until it has given back everything
+        #: None before the beginning, and once everything is given back
         self._state: ProcessState | None = None
 
     def __enter__(self) -> sa.Connection:
@@ -90,7 +89,7 @@ class Block(AbstractContextManager["sa.Connection"]):
             if self._connections.translated(error) is None:
                 raise
         finally:
-            # Once more: the first call may be where an exception comes.
+            # Twice: another exception may interrupt the first call.
             try:
                 self._ended(error)
             finally:
@@ -110,7 +109,7 @@ class Block(AbstractContextManager["sa.Connection"]):
         backend = self._connections.backend
         left = self._timeout
         if self.writes and backend.one_writer:
-            # One that an exception has kept from its end would be waited for in vain.
+            # This thread would wait in vain for a block that an exception has interrupted.
             state.abandon(writing=True)
         state.enter(self)
         if self.writes and backend.one_writer:
@@ -137,8 +136,8 @@ class Block(AbstractContextManager["sa.Connection"]):
                 over = time.monotonic() >= deadline or isinstance(error, StoreChanged)
                 if over or not kept or not backend.is_lost(connection):
                     raise
-                # The server was started anew since it was used last. So we notice without
-                # asking each time whether it is still there.
+                # The server was started again since the last use. Trying is cheaper than asking
+                # each time whether the connection is still alive.
                 self._close(state, error)
                 continue
             if self._checks is not None:
@@ -146,7 +145,7 @@ class Block(AbstractContextManager["sa.Connection"]):
             return connection
 
     def _drop_all(self, state: ProcessState, connection: sa.Connection) -> None:
-        """End this and all other connections: the store is not the same any more."""
+        """End this and all other connections, because the store has changed."""
         last = self._connections.backend.changed(connection)
         state.generation += 1
         state.prepared = False
@@ -157,7 +156,7 @@ class Block(AbstractContextManager["sa.Connection"]):
     def _wait(self, state: ProcessState, timeout: float) -> float:
         """Wait for the turn to write; the seconds that are left.
 
-        SQLite lets those that wait poll, with pauses of up to 100 ms; a lock wakes them.
+        Waiting for SQLite would be polling, with pauses of up to 100 ms; a lock wakes at once.
         """
         started = time.monotonic()
         if not state.turn.take(timeout):
@@ -169,11 +168,11 @@ class Block(AbstractContextManager["sa.Connection"]):
     # -- the end
 
     def abandon(self) -> None:
-        """An exception has kept it from its end: roll it back, and give back what it has."""
+        """Roll back, and give back everything: an exception has interrupted the block."""
         self._ended(KeyboardInterrupt())
 
     def _ended(self, error: BaseException | None) -> None:
-        """Give back what it still has; `error` is why it ends, if it did not commit."""
+        """Give back what it still has; `error` is the reason if it did not commit."""
         state = self._state
         if state is None:
             return
@@ -191,7 +190,7 @@ class Block(AbstractContextManager["sa.Connection"]):
         self._state = None
 
     def _close(self, state: ProcessState, error: BaseException | None) -> None:
-        """Give the connection back, or end it. The transaction is over before anything else."""
+        """Give the connection back, or end it; the transaction ends first."""
         connection, driver, backend = self._connection, self._driver, self._connections.backend
         assert connection is not None
         keep = error is None or isinstance(error, TxmailError)
@@ -199,8 +198,7 @@ class Block(AbstractContextManager["sa.Connection"]):
             keep = _is_rolled_back(driver)
         keep = keep and not state.closed and self._generation == state.generation
         if not keep and driver is not None:
-            # After a commit that failed, or an exception out of the blue, nobody knows what the
-            # driver is in the middle of.
+            # After a failed commit or an interruption, the state of the driver is not known.
             backend.drop(driver)
         backend.unwatch(self)
         with suppress(Exception):
@@ -216,7 +214,7 @@ class Block(AbstractContextManager["sa.Connection"]):
 
 
 def _is_rolled_back(driver: Any) -> bool:
-    """Roll back; True if that went well."""
+    """Roll back; True if that succeeds."""
     try:
         driver.rollback()
     except Exception:

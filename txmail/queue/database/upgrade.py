@@ -1,7 +1,7 @@
-"""Making the tables, and bringing older ones up to this version: what ``txmail db`` does.
+"""Making the tables, and upgrading older ones to this version: ``txmail db``.
 
-All of it happens in one transaction: after a failure the tables are what they were. Two who try at
-once come one after the other, and the second finds nothing to do.
+All of it happens in one transaction: after a failure the tables are as before. Of two processes
+that upgrade at once, the second waits, and then finds nothing to do.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ except ModuleNotFoundError:
         "the queue needs Alembic for this: pip install 'txmail[queue]'", field="queue_url"
     ) from None
 
-#: Seconds that each statement may take: a large table is copied for some changes.
+#: Seconds that each statement may take: some changes copy a large table.
 TIMEOUT = 3600.0
 
 #: The first revision that has a column for the oldest version that may go on.
 _FIRST_WITH_MINIMUM = "0003"
 _SCRIPTS = Path(__file__).parents[1] / "migrations"
-#: What Alembic knows of a run is in its modules.
+#: Alembic keeps the state of a run in its modules: one run at a time.
 _alembic = PerProcess(threading.Lock)
 
 
