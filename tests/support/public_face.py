@@ -12,7 +12,7 @@ from zope.interface.interface import InterfaceClass, Method
 
 from txmail.cli.command import _parser
 from txmail.config import settings
-from txmail.transports.url import URL_OPTIONS
+from txmail.transports.url_options import URL_OPTIONS
 
 #: Modules from which applications import.
 MODULES = (

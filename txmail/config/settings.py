@@ -25,7 +25,7 @@ from ..exceptions import ConfigurationError
 from ..interfaces import IQueue, ITransport, IWitness
 from ..secret import Unshown, bare
 from ..submission import PRIORITIES
-from ..transports.url import URL_OPTIONS
+from ..transports.url_options import URL_OPTIONS
 from .optional import queue_module
 from .queue import QUEUE_SETTINGS, read_queue
 from .server import ABOUT_SERVER, SERVER, read_server

@@ -1,7 +1,7 @@
-"""Opens a connection: greeting, EHLO, TLS and login, as the options want it.
+"""Opens a connection as the options say: greeting, EHLO, TLS and login.
 
-The conversations are those of `opening`; here they are driven over a stream, and the password goes
-to a server that has proved who it is, or to none (CWE-295).
+The handshake drives the conversations of `opening` over a stream. It gives the password to a server
+that has proved who it is, and to no other (CWE-295).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .tls import SpeaksInClear, TlsMode
 
 
 class Handshake:
-    """The opening of one connection, over a stream that is connected."""
+    """Opens one connection, over a stream that is connected."""
 
     def __init__(
         self, stream: Stream, protocol: Protocol, driver: Driver, options: Options, name: str
     ) -> None:
-        """`name` is how we introduce ourselves (RFC 5321 section 4.1.1.1)."""
+        """`name` is the client's name in EHLO (RFC 5321 section 4.1.1.1)."""
         self._stream = stream
         self._protocol = protocol
         self._driver = driver
@@ -33,9 +33,10 @@ class Handshake:
         self._opening = Opening(protocol, options, name)
 
     def run(self, tls: ssl.SSLContext | None, password: Secret | None) -> Extensions:
-        """What the server offers, when it may be sent to. See `txmail.smtp.session.Session.greet`.
+        """Open the connection; the extensions that the server offers.
 
-        Raises `TransportError`, or `ConfigurationError` if there is no password any more.
+        See `txmail.smtp.connection.Connection.greet`. Raises `TransportError`, or
+        `ConfigurationError` if the source of the password has none any more.
         """
         opening, run = self._opening, self._driver.run
         password = self._reveal(password)
@@ -53,10 +54,10 @@ class Handshake:
         return opening.extensions
 
     def _reveal(self, given: Secret | None) -> Secret | None:
-        """The password, asked once for a connection: a token may be another one the next time.
+        """The password, asked once for each connection: a token may differ the next time.
 
-        It is asked before anything is read: a server that has heard it on another connection may
-        have it in its greeting.
+        It is asked before anything is read, so that it can be censored: a server that got it on
+        another connection may repeat it in its greeting.
         """
         given, account = given or self._options.password, self._options.account
         if given is None:

@@ -1,7 +1,10 @@
-"""Connects to the first address of a host that answers (RFC 8305, "happy eyeballs"). No threads.
+"""Connects to the first address of a host that answers (RFC 8305, "happy eyeballs").
 
-An address that swallows what is sent to it costs a quarter of a second, and no more: then the next
-one is tried beside it, and the first to answer is used. What did not answer comes last for a while.
+After a quarter of a second without an answer, the connector tries the next address beside the first
+one, and uses the first that answers. For a while it tries an address last that did not answer.
+
+This is one of three files with sockets: it opens them and gives them to `stream`. It starts no
+threads.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from collections.abc import Callable, Sequence
 from ..exceptions import TransportError
 from .resolver import RESOLVER, Address, Resolver
 
-#: Seconds after which the next address is tried beside those that do not answer: the "Connection
-#: Attempt Delay" of RFC 8305 section 5.
+#: Seconds after which the next address is tried beside an address that does not answer: the
+#: "Connection Attempt Delay" of RFC 8305 section 5.
 ATTEMPT_DELAY = 0.25
 #: Seconds for which an address that did not answer is tried last.
 DEAD_FOR = 600.0
@@ -27,7 +30,7 @@ _MOST = 64
 
 
 class Connector:
-    """Opens sockets, and remembers which addresses did not answer. Shared by threads."""
+    """Opens sockets, and remembers which addresses did not answer. Threads share it."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, resolver: Resolver = RESOLVER
@@ -58,7 +61,7 @@ class Connector:
         raise TransportError(f"cannot connect to {host}:{port}: {reason}") from problem
 
     def _ordered(self, found: Sequence[Address]) -> list[Address]:
-        """The families in turn (RFC 8305 section 4), and what did not answer of late at the end."""
+        """The addresses in the order to try them (RFC 8305 section 4); the silent ones last."""
         now = self._clock()
         ordered = interleaved(found)
         return sorted(ordered, key=lambda address: self._dead.get(address, now) > now)
@@ -75,7 +78,7 @@ class Connector:
 
 
 def interleaved(found: Sequence[Address]) -> list[Address]:
-    """`found`, each once, with the families in turn; the first family is the system's choice."""
+    """`found`, each once, the families by turns. The system chooses the first family."""
     families: dict[int, list[Address]] = {}
     for address in dict.fromkeys(found):
         families.setdefault(address[0], []).append(address)
@@ -94,14 +97,14 @@ class _Attempts:
         self._open: dict[int, tuple[socket.socket, Address, float]] = {}
         #: by the monotonic clock, when the next address is tried
         self._next = 0.0
-        #: what was wrong with the last that failed
+        #: the error of the last attempt that failed
         self.problem: OSError | None = None
-        #: addresses that did not answer in the time that one has
+        #: addresses that did not answer in time
         self.silent: list[Address] = []
         self.answered: Address | None = None
 
     def run(self) -> socket.socket | None:
-        """The first socket that is connected, None if there is none in time."""
+        """The first socket that is connected, None if none is in time."""
         while True:
             now = time.monotonic()
             if self._waiting and now >= self._next and (now < self._deadline or not self._open):
@@ -117,14 +120,14 @@ class _Attempts:
                 return None
 
     def _begin(self, address: Address, now: float) -> None:
-        """Try `address`; the next one is due after a while, or at once if this one fails."""
+        """Try `address`. The next one is due after a while, or at once if this one fails."""
         sock: socket.socket | None = None
         try:
             sock = socket.socket(address[0], socket.SOCK_STREAM)
             sock.setblocking(False)
             self._open[sock.fileno()] = sock, address, now
             code = sock.connect_ex(address[1])
-        except OSError as error:  # the family is not there
+        except OSError as error:  # the system does not have the address family
             code, self.problem = error.errno or errno.EIO, error
         if sock is not None and code in (0, errno.EINPROGRESS, errno.EINTR):
             self._poll.register(sock, select.POLLOUT)
@@ -136,7 +139,7 @@ class _Attempts:
             sock.close()
 
     def _answers(self, seconds: float) -> socket.socket | None:
-        """Wait for an answer; the socket that is connected by then, if one is."""
+        """Wait for an answer; the socket that is connected then, else None."""
         for fd, _ in self._poll.poll(math.ceil(seconds * 1000)):
             sock, address, _ = self._open[fd]
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -154,7 +157,7 @@ class _Attempts:
         return None
 
     def close(self) -> None:
-        """Give up what is still open."""
+        """Close all sockets that are not connected."""
         now = time.monotonic()
         for sock, address, begun in self._open.values():
             sock.close()

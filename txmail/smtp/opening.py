@@ -1,7 +1,8 @@
 """The conversations that open a connection: greeting, EHLO, STARTTLS, AUTH. No I/O.
 
-What the server sees of us before TLS is our name; what we believe of it before TLS is forgotten
-(RFC 3207 section 4.2). Whatever goes wrong here is about the route, and no message fails for it.
+Before TLS the client tells the server nothing but its name. After the handshake it forgets what the
+server said before (RFC 3207 section 4.2). Any error here is about the route: no message fails for
+it.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from .replies import MalformedReply
 from .tls import TlsMode
 from .transactions import ConnectionEnded, Conversation, answer
 
-#: What a server says that does not know a mechanism (RFC 4954 section 4, RFC 5321 section 4.2.4).
+#: Codes of a server that does not know a mechanism (RFC 4954 section 4, RFC 5321 section 4.2.4).
 _NOT_THERE = (500, 502, 504)
 
 
 class Opening:
-    """One connection being opened."""
+    """The opening of one connection."""
 
     def __init__(self, protocol: Protocol, options: Options, name: str) -> None:
-        """`name` is ours in EHLO."""
+        """`name` is the client's name in EHLO."""
         self._protocol = protocol
         self._options = options
         self._name = name
-        #: what the server has last said it can do
+        #: the extensions in the server's last reply to EHLO
         self.extensions = Extensions()
 
     def greeting(self) -> Conversation:
@@ -52,7 +53,7 @@ class Opening:
             raise _refused(f"turned away by {self._options.name}", Step.GREETING, reply)
 
     def introduction(self) -> Conversation:
-        """EHLO; HELO to a server that does not know it, unless we need what only EHLO can offer."""
+        """Say EHLO; HELO to a server that does not know EHLO, unless TLS or AUTH is needed."""
         self.extensions = Extensions()
         self._protocol.issue(Step.EHLO, commands.ehlo(self._name))
         reply = yield from answer(self._protocol)
@@ -73,7 +74,7 @@ class Opening:
         raise _refused(f"{self._options.name} refused our EHLO", Step.EHLO, reply)
 
     def starttls(self) -> Conversation:
-        """STARTTLS (RFC 3207); on return the handshake has to follow."""
+        """Say STARTTLS (RFC 3207). The caller then does the TLS handshake."""
         self._protocol.issue(Step.STARTTLS, commands.STARTTLS)
         reply = yield from answer(self._protocol)
         if reply.code != 220:
@@ -88,10 +89,10 @@ class Opening:
     def authentication(
         self, password: Secret, binding: tuple[str, bytes] | None = None
     ) -> Conversation:
-        """AUTH (RFC 4954) with one mechanism; with another one if the server does not know it.
+        """Log in (RFC 4954) with one mechanism; with another one if the server does not know it.
 
-        See `choose`. `binding` is the TLS connection's, if it has one. Raises
-        `AuthenticationFailed`, or a temporary `TransportError` where the server says so.
+        See `choose`. `binding` is the channel binding of the TLS connection, if it has one. Raises
+        `AuthenticationFailed`, or a temporary `TransportError` if the server's reply is temporary.
         """
         account, refused = self._options.account, _Refused()
         while True:
@@ -121,7 +122,7 @@ class Opening:
             raise MalformedReply(f"{reply.code} to AUTH")
 
     def _choose(self, binding: bool, refused: _Refused) -> str:
-        """The mechanism to try next. Raises `TransportError` if there is none."""
+        """The mechanism to try next. Raises `TransportError` if no mechanism is left."""
         options = self._options
         try:
             return choose(
@@ -138,10 +139,10 @@ class Opening:
             raise AuthenticationFailed(problem, refused.reply) from none
 
     def _exchange(self, mechanism: Mechanism) -> Generator[None, None, Reply]:
-        """One exchange, up to the reply that ends it. Raises `TransportError`."""
+        """Do one exchange; the reply that ends it. Raises `TransportError`."""
         first_is_due = self._begin(mechanism)
         while (reply := (yield from answer(self._protocol))).intermediate:
-            # Checked before there is a secret in the arguments of a call that could fail.
+            # Before a secret is an argument of a call that could fail.
             self._protocol.check_silence()
             problem = self._answer_challenge(mechanism, first_is_due)
             if problem is not None:
@@ -152,7 +153,7 @@ class Opening:
         return reply
 
     def _begin(self, mechanism: Mechanism) -> bool:
-        """Say AUTH; True if the mechanism's first words have to wait for a challenge."""
+        """Say AUTH; True if the mechanism's first octets have to wait for a challenge."""
         self._protocol.check_silence()
         if not mechanism.initial:
             self._protocol.issue(Step.AUTH, commands.auth(mechanism.name))
@@ -164,9 +165,10 @@ class Opening:
         return False
 
     def _answer_challenge(self, mechanism: Mechanism, first_is_due: bool) -> TxmailError | None:
-        """Answer a challenge; what is wrong with it, if anything.
+        """Answer a challenge, or return the error in it.
 
-        Not raised from here: a challenge may be our own secret, in the variables of the frames.
+        The caller raises the error: a challenge may repeat the password, which this frame has in
+        its variables.
         """
         challenge = _decoded(self._protocol.take_challenge())
         malformed = MalformedReply("a challenge that is not base64")
@@ -193,7 +195,7 @@ class _Refused:
 
 
 def _decoded(challenge: str) -> bytes | None:
-    """What is in a challenge, None if it is no base64. Blanks and missing padding do no harm."""
+    """The octets of a challenge, None if it is no base64. Ignores blanks and missing padding."""
     text = challenge.strip(" \t")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

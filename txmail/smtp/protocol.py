@@ -136,7 +136,7 @@ class Protocol:
     def check_silence(self) -> None:
         """Raise `MalformedReply` if there is a reply nothing asked for."""
         if not (self._unanswered or self._streaming) and self._parser.pending:
-            raise MalformedReply("one that nothing asked for")
+            raise MalformedReply("nothing asked for it")
 
     # -- what the socket took
 
@@ -250,10 +250,10 @@ class Protocol:
         if reply is None:
             return None
         if not self._unanswered:
-            raise MalformedReply("one that nothing asked for")
+            raise MalformedReply("nothing asked for it")
         step, left_at = self._unanswered.popleft()
         if self._taken < left_at and not (step is Step.FINAL and reply.code >= 400):
-            raise MalformedReply(f"an answer to {step} that had not been sent")
+            raise MalformedReply(f"it answers {step}, which had not been sent")
         if step is Step.DATA:
             self._data_answered(reply)
         elif step is Step.AUTH:
@@ -263,7 +263,7 @@ class Protocol:
         if self._protocol_log.active:
             self._protocol_log.reply(reply)
         if step is Step.FINAL and self._parser.has_surplus(len(self._unanswered)):
-            raise MalformedReply("one that nothing asked for")
+            raise MalformedReply("nothing asked for it")
         return reply
 
     def _auth_answered(self, reply: Reply) -> Reply:

@@ -1,8 +1,10 @@
-"""Looks up the names of hosts, within the time that the caller has.
+"""Looks up the addresses of hosts, within a time limit.
 
-The resolver of the system takes as long as it likes, and cannot be stopped: so it runs in a thread
-that is left behind when the time is over. All who ask for one name wait for the same thread, and no
-more than `THREADS_LIMIT` are left behind at once.
+The resolver of the system has no time limit and cannot be stopped. So a thread calls it, and the
+caller leaves the thread behind when the time is over. All callers that ask for one name wait for
+the same thread, and `THREADS_LIMIT` bounds the threads that hang at once.
+
+This is one of three files that use the `socket` module: it opens no socket.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from ..exceptions import TransportError
 
 log = quiet_logger("txmail")
 
-#: Lookups that may hang at once, of all names: each is a thread of this process.
+#: Lookups that may hang at once, of all names. Each is a thread of this process.
 THREADS_LIMIT = 16
-#: Seconds after which a lookup that hangs is given up for another of the same name: the resolver
-#: may have been told of another server meanwhile.
+#: Seconds after which another lookup of the same name is started beside one that hangs: the system
+#: may use another name server meanwhile.
 HOPELESS_AFTER = 30.0
-#: Seconds within which a route is tried again whose name does not resolve: a container that is
-#: started again has its name back soon.
+#: Seconds within which to try a route again whose name does not resolve: a container that restarts
+#: has its name back soon.
 RETRY_WITHIN = 30.0
 
 #: What `socket.connect` takes.
@@ -33,11 +35,11 @@ Address = tuple[socket.AddressFamily, SocketAddress]
 
 
 class NameNotResolved(TransportError):
-    """A host has no address now: always temporary, for names come back."""
+    """A host has no address now. Always temporary, because names come back."""
 
 
 class _Lookup:
-    """One question to the resolver, in a thread of its own."""
+    """One call of the system's resolver, in a thread of its own."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
@@ -48,7 +50,7 @@ class _Lookup:
         self.problem: Exception | None = None
 
     def run(self) -> None:
-        """Ask; what comes out is in `found` or `problem`."""
+        """Ask, and put the answer into `found` or `problem`."""
         try:
             self.found = look_up(self._host, self._port)
         except Exception as error:
@@ -58,7 +60,7 @@ class _Lookup:
 
     @property
     def hangs(self) -> bool:
-        """True if it is not done."""
+        """True while it has no answer."""
         return not self.done.is_set()
 
 
@@ -69,7 +71,7 @@ def look_up(host: str, port: int) -> list[Address]:
 
 
 class Resolver:
-    """The lookups of a process. Shared by threads; a forked child has none of its parent's."""
+    """The lookups of a process. Threads share it; a forked child begins with none."""
 
     def __init__(self) -> None:
         self._begin()
@@ -113,7 +115,7 @@ class Resolver:
         return lookup.found
 
     def _lookup(self, host: str, port: int) -> _Lookup | None:
-        """The lookup to wait for; None if this process, which is ending, starts no thread."""
+        """The lookup to wait for; None if this process is ending and starts no thread."""
         key, now = (host, port), time.monotonic()
         with self._lock:
             self._lookups = [known for known in self._lookups if known[1].hangs]
@@ -134,13 +136,13 @@ class Resolver:
             return lookup
 
     def _tell(self, host: str, problem: str) -> None:
-        """A name that never was there may be a typing error: somebody should look."""
+        """Log a name that never resolved as an error: it may be a typing error."""
         if host not in self._resolved:
             log.error("%s; it has not resolved since this process began", problem)
 
 
 def is_address(host: str) -> bool:
-    """True if `host` is an IP address, with or without a zone: nobody has to be asked."""
+    """True if `host` is an IP address, with or without a zone: it needs no lookup."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, host.partition("%")[0])
@@ -150,5 +152,5 @@ def is_address(host: str) -> bool:
     return False
 
 
-#: The lookups of this process: the bound on threads is for all transports.
+#: The lookups of this process. All transports share the limit on threads.
 RESOLVER = Resolver()

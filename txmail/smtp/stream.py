@@ -1,4 +1,7 @@
-"""Octets over TCP or TLS: never blocks longer than it is told."""
+"""Reads and writes octets over TCP or TLS, without blocking.
+
+This is one of three files with sockets, beside `happy_eyeballs` and `resolver`.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from collections.abc import Sequence
 from ..exceptions import TransportError
 from .happy_eyeballs import Connector
 
-#: Octets asked of the kernel at once.
+#: Octets to ask of the kernel at once.
 RECEIVE_SIZE = 64 * 1024
-#: Buffers in one `sendmsg`, below the kernel's limit of 1024.
+#: Buffers in one `sendmsg`. The kernel's limit is 1024.
 _BUFFERS = 512
 #: Octets in one TLS record at most (RFC 8446 section 5.1).
 _RECORD_SIZE = 16 * 1024
@@ -33,7 +36,7 @@ class Stream:
         self._own(sock)
         self._poll = select.poll()
         self._interest = 0
-        #: True if something came since we last sent something, or acknowledged it
+        #: True if octets came that were not acknowledged yet
         self._owes = False
 
     @classmethod
@@ -42,17 +45,17 @@ class Stream:
     ) -> Stream:
         """Connect to the first address of `host` that answers, within `timeout` seconds.
 
-        `connector` remembers which did not. Raises `TransportError`.
+        `connector` remembers the addresses that did not answer. Raises `TransportError`.
         """
         connector = connector if connector is not None else Connector()
         return cls(connector.connect(host, port, timeout))
 
     def start_tls(self, context: ssl.SSLContext, hostname: str, timeout: float) -> None:
-        """Do the TLS handshake as client. Raises `TransportError`; then only `close` is left."""
+        """Do the TLS handshake as client. After a `TransportError` only `close` may be called."""
         self._socket.settimeout(max(timeout, 0.001))
         try:
-            self._socket.getpeername()  # of one that was reset, `wrap_socket` leaves a twin open
-            # Ours before the handshake, so that an interrupted one leaves no socket open.
+            self._socket.getpeername()  # `wrap_socket` leaks a copy of a socket that was reset
+            # Owned before the handshake, so that an interrupt leaves no socket open.
             self._own(
                 context.wrap_socket(
                     self._socket, server_hostname=hostname, do_handshake_on_connect=False
@@ -76,13 +79,13 @@ class Stream:
 
     @property
     def local_literal(self) -> str:
-        """Our end's address as a literal for EHLO (RFC 5321 section 4.1.3)."""
+        """The local address as a literal for EHLO (RFC 5321 section 4.1.3)."""
         address = str(self._socket.getsockname()[0])
         return f"[IPv6:{address.partition('%')[0]}]" if ":" in address else f"[{address}]"
 
     @property
     def loopback(self) -> bool:
-        """True if the other end is on this machine, whatever its name is; False if it is gone."""
+        """True if the server is on this machine, whatever its name. False if it is gone."""
         try:
             address = ipaddress.ip_address(str(self._socket.getpeername()[0]))
         except OSError:
@@ -95,9 +98,9 @@ class Stream:
         return isinstance(self._socket, ssl.SSLSocket)
 
     def channel_binding(self) -> tuple[str, bytes] | None:
-        """Type and data of a channel binding (RFC 5929), None if there is none.
+        """Type and data of the channel binding (RFC 5929), None without TLS 1.2.
 
-        Under TLS 1.3 that would be ``tls-exporter`` (RFC 9266), which `ssl` does not give.
+        TLS 1.3 has ``tls-exporter`` (RFC 9266), which the `ssl` module does not offer.
         """
         if not isinstance(self._socket, ssl.SSLSocket) or self._socket.version() != "TLSv1.2":
             return None
@@ -105,7 +108,7 @@ class Stream:
         return None if data is None else ("tls-unique", data)
 
     def send(self, buffers: Sequence[bytes | memoryview]) -> int:
-        """Write as much of `buffers` as the socket takes; return the number of octets, perhaps 0.
+        """Write as much of `buffers` as the socket takes; the number of octets, perhaps 0.
 
         Raises OSError if the connection cannot be written to any more.
         """
@@ -123,8 +126,8 @@ class Stream:
     def _send_record(self, buffers: Sequence[bytes | memoryview]) -> int:
         """Send the head of `buffers` as one TLS record.
 
-        If the socket is full, OpenSSL keeps the record and wants the same octets again: they are,
-        because nothing but what it took is ever removed from the head.
+        If the socket is full, OpenSSL keeps the record and wants the same octets again. It gets
+        them, because only octets that it took are ever removed from the head.
         """
         record = bytearray()
         for buffer in buffers:
@@ -137,7 +140,7 @@ class Stream:
             return 0
 
     def receive(self) -> bytes | None:
-        """What has arrived; None if nothing has, ``b""`` if the server has closed.
+        """The octets that have arrived; None if none have, ``b""`` if the server has closed.
 
         Raises OSError if the connection was reset.
         """
@@ -151,10 +154,10 @@ class Stream:
         return data
 
     def acknowledge(self) -> None:
-        """Acknowledge what came, before we wait for more: what we send does it as well.
+        """Acknowledge at once what came, before waiting for more. To send acknowledges as well.
 
-        A server that does not send small segments before the last is acknowledged (Nagle's
-        algorithm) and a client that acknowledges late would wait 40 ms for each other.
+        A server with Nagle's algorithm sends no small segment before the last one is acknowledged.
+        A client that acknowledges late would wait 40 ms for it each time.
         """
         if self._owes and _QUICKACK is not None:
             self._owes = False
@@ -164,9 +167,9 @@ class Stream:
                 pass
 
     def wait(self, write: bool, timeout: float) -> bool:
-        """Wait for something to read, or, with `write`, for room to write. False on time-out.
+        """Wait `timeout` seconds for octets to read or, with `write`, for room to write.
 
-        `timeout` in seconds.
+        False if neither came.
         """
         if self.buffered:
             return True
@@ -178,30 +181,30 @@ class Stream:
         return bool(self._poll.poll(max(0.0, timeout) * 1000))
 
     def fileno(self) -> int:
-        """For `select.poll`, of one who waits for several connections at once."""
+        """The descriptor, for a caller that polls several connections at once."""
         return self._socket.fileno()
 
     @property
     def buffered(self) -> bool:
-        """True if there is something to read that `select.poll` does not know of."""
+        """True if there are octets to read that `select.poll` does not see."""
         return isinstance(self._socket, ssl.SSLSocket) and bool(self._socket.pending())
 
     @property
     def quiet(self) -> bool:
-        """True if the connection is open and has nothing to read: neither EOF nor a stray reply."""
+        """True if the connection is open with nothing to read: neither EOF nor a stray reply."""
         try:
-            # Within TLS what came may be a session ticket, which is nobody's reply.
+            # Under TLS the octets may be a session ticket, which is no reply.
             return not self.wait(False, 0) or (self.encrypted and self.receive() is None)
         except (OSError, ValueError):
             return False
 
     def close(self) -> None:
-        """Close without ceremony. Never blocks, never raises; may be called again."""
+        """Close the socket. Never blocks, never raises; may be called again."""
         with contextlib.suppress(OSError):
             self._socket.close()
 
     def _own(self, sock: socket.socket) -> None:
-        # A transaction or a transport that was dropped without an end is no cause for a warning.
-        # (In a reference cycle the socket's own __del__ could come before one of ours.)
+        # A stream that is dropped without `close` must not cause a ResourceWarning. (A finalizer:
+        # in a reference cycle the socket's own __del__ could run before ours.)
         self._socket = sock
         weakref.finalize(self, sock.close)

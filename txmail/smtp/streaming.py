@@ -133,7 +133,7 @@ class Streaming:
         """
         messages, protocol = self._messages, self._protocol
         if protocol.has_surplus:
-            raise MalformedReply("one that nothing asked for")
+            raise MalformedReply("nothing asked for it")
         before, came = protocol.streamed_replies()
         refused = None
         last = 0
@@ -143,14 +143,14 @@ class Streaming:
             end = start + message.reply_count
             if end > len(came):
                 if protocol.out_of_step:
-                    raise MalformedReply("one that has no place in a stream")
+                    raise MalformedReply("it has no place in a stream")
                 break
             replies = came[start:end]
             final = replies[-1]
             if self._is_early(message, replies):
-                raise MalformedReply("an answer to a message that had not been sent")
+                raise MalformedReply("it answers a message that had not been sent")
             if self.bdat_unknown and not _is_the_same_again(replies):
-                raise MalformedReply("one that may be about the octets of a content")
+                raise MalformedReply("it may be about the octets of a content")
             if not self._is_accepted(message, replies):
                 refused = message, replies
                 break
@@ -182,7 +182,7 @@ class Streaming:
         else:
             return True
         if is_out_of_step(message, replies):
-            raise MalformedReply("one that has no place in a stream")
+            raise MalformedReply("it has no place in a stream")
         if not message.refuses_reset(replies):
             return False
         self.reset_refused = replies[0]

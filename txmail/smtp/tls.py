@@ -52,8 +52,7 @@ class SpeaksInClear(TransportError, ConfigurationError):
         """`url` is the printable name of the server."""
         right = url.replace("smtps://", "smtp://")
         super().__init__(
-            f"{url}: the server speaks first, in clear, so that this port is {right}; "
-            "TLS begins with STARTTLS there"
+            f"{url}: the server speaks first, in clear, and TLS begins with STARTTLS: say {right}"
         )
         self.field = url
 

@@ -1,4 +1,4 @@
-"""Ways for envelopes to leave now; `from_url` makes one from its URL."""
+"""Transports: they carry envelopes out now. `from_url` makes one from its URL."""
 
 from .url import from_url, from_urls, transport_from_url
 

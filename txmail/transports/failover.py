@@ -1,8 +1,8 @@
-"""Several routes, in the order in which they are wanted: the first that works is used.
+"""Uses the first of several routes that works, in the order of the settings.
 
-Another route is taken only while nothing irrevocable has happened: when a route cannot be opened,
-or fails, or says that it is not to be used now, in the preflight. What one route has accepted, or
-may have, is never sent over another.
+The transport takes another route only while nothing irrevocable has happened: when a route cannot
+be opened, or fails in the preflight, or says there that it must not be used now. It never sends
+over another route what one route has accepted or may have accepted.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..outcome import Outcome, Scope, Status
 from ..smtp.shared_evidence import SharedEvidence
 from .login_limit import Logins, close_idle, logins_of
 
-#: Seconds for which a route that failed is passed over. Long enough that not every transaction
-#: pays for trying a host that is down; short enough that it is soon used again when it is up.
+#: Seconds for which a route that failed is tried last. Long enough that not every transaction waits
+#: for a host that is down; short enough that a host is used soon after it is up again.
 PAUSE = 60.0
 
 
@@ -41,7 +41,7 @@ class FailoverTransport:
             raise ConfigurationError("at least one ITransport is needed", field="routes")
         self._pause = pause
         self._clock = clock
-        #: by index, until when a route is passed over
+        #: by index, until when a route is tried last
         self._resting: dict[int, float] = {}
 
     @property
@@ -51,7 +51,7 @@ class FailoverTransport:
 
     @property
     def connections(self) -> int:
-        """How many one `ISession.send` uses at most, whichever route it is."""
+        """The number of connections that one `ISession.send` uses at most, over any route."""
         return max(getattr(route, "connections", 1) for route in self.routes)
 
     @property
@@ -68,18 +68,18 @@ class FailoverTransport:
 
     @property
     def is_barred(self) -> bool:
-        """True if none of the routes can do anything before there is another password."""
+        """True if no route can log in before its password changes."""
         return all(getattr(route, "is_barred", False) for route in self.routes)
 
     @property
     def retry_within(self) -> float | None:
-        """As that of `SmtpTransport`: the shortest of its routes."""
+        """The shortest `SmtpTransport.retry_within` of its routes."""
         known = [getattr(route, "retry_within", None) for route in self.routes]
         return min([seconds for seconds in known if seconds is not None], default=None)
 
     @property
     def asks_server(self) -> bool:
-        """True if one of the routes asks."""
+        """True if the preflight of a route asks a server."""
         return any(route.asks_server for route in self.routes)
 
     def open(
@@ -90,13 +90,13 @@ class FailoverTransport:
         fresh: bool = False,
         verify: bool = True,
     ) -> FailoverSession:
-        """See `ITransport`. Each route gets an equal share of the time that is left."""
+        """See `ITransport`. Each route gets an equal share of the remaining time."""
         deadline = None if timeout is None else self._clock() + timeout
         index, session = self.first(self.order(), deadline, wait, fresh, verify)
         return FailoverSession(self, index, session)
 
     def order(self) -> list[int]:
-        """All routes, by index: those that failed lately come last, if there is nothing better."""
+        """The indexes of all routes; those that failed lately come last."""
         now = self._clock()
         indexes = range(len(self.routes))
         return sorted(indexes, key=lambda index: self._resting.get(index, now) > now)
@@ -163,7 +163,7 @@ class FailoverTransport:
 
 @implementer(ISession)
 class FailoverSession:
-    """A session of one route; of another, if that one fails in the preflight. See `ISession`."""
+    """A session of one route, or of another if that one fails in the preflight."""
 
     def __init__(self, transport: FailoverTransport, index: int, session: ISession) -> None:
         self._transport = transport
@@ -189,7 +189,7 @@ class FailoverSession:
 
     @property
     def restartable(self) -> bool:
-        """See `ISession`: the next session may be one of another route."""
+        """See `ISession`. The next session may be one of another route."""
         return bool(self._session.restartable)
 
     def preflight(
@@ -200,7 +200,7 @@ class FailoverSession:
         keep_open: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
-        """See `ISession`. Asks the next route if this one has failed or will not be used now."""
+        """See `ISession`. Asks the next route if this one fails or must not be used now."""
         transport = self._transport
         deadline = None if timeout is None else transport.now() + timeout
         while True:
@@ -216,7 +216,7 @@ class FailoverSession:
                 )
             except TransportError as error:
                 if error.lost and (self._preflighted or not self._session.fresh):
-                    # It worked before: a new connection to it may do, and the caller makes one.
+                    # The route worked before. The caller opens a new connection to it.
                     raise
                 problem = error
             if problem is None and not _about_route(refusals):
@@ -229,9 +229,9 @@ class FailoverSession:
                 return refusals
 
     def _move(self, deadline: float | None) -> bool:
-        """Go on with a session of a route that has not been tried; False if there is none.
+        """Go on over a route that was not tried yet; False if none can be opened.
 
-        Never waits for a connection: this may be a transaction that holds locks.
+        Never waits for another thread's connection: this transaction may hold locks.
         """
         order = [index for index in self._transport.order() if index not in self._tried]
         try:
@@ -254,7 +254,7 @@ class FailoverSession:
         keep_untaken: bool = False,
         guard: Callable[[], object] | None = None,
     ) -> Iterator[Outcome]:
-        """See `ISession`. Never moves to another route."""
+        """See `ISession`. Never goes on over another route."""
         sending = self._session.send(
             envelopes,
             strict=strict,
@@ -266,7 +266,7 @@ class FailoverSession:
         return self._noticing(sending)
 
     def _noticing(self, sending: Iterator[Outcome]) -> Iterator[Outcome]:
-        """The outcomes of `sending`; one about the route has the next session go elsewhere."""
+        """The outcomes of `sending`. After one about the route it is tried last for a while."""
         try:
             for outcome in sending:
                 if _about_route([outcome]) and not self._session.restartable:
@@ -287,7 +287,7 @@ class FailoverSession:
 
 
 def _about_route(refusals: Sequence[Outcome]) -> bool:
-    """True if a route is not to be used now, and nothing was refused for good."""
+    """True if the route must not be used now, and nothing was accepted or failed for good."""
     return any(o.scope is Scope.ROUTE for o in refusals) and not any(
         o.status in (Status.FAILED, Status.ACCEPTED) for o in refusals
     )

@@ -1,8 +1,9 @@
-"""Hosts to connect to: names and addresses, as the resolver takes them.
+"""Reads the hosts of URLs: names and addresses, as the resolver takes them.
 
-They are fewer and more than the domains of mail addresses (RFC 5321 section 4.1.2): no address
-literals in brackets, but names with underscores, which Docker and others give to containers, and
-names with a dot at the end, which have the resolver search no other domains (RFC 1034 section 3.1).
+Not all domains of mail addresses (RFC 5321 section 4.1.2) are hosts: an address literal in brackets
+is none. And some hosts are no mail domains: names with underscores, which Docker gives to
+containers, and names with a dot at the end, for which the resolver searches no other domains
+(RFC 1034 section 3.1).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _ZONE = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 def read_host(text: str) -> str | None:
     """The host name or IP address `text`, U-labels as A-labels; None if it is neither.
 
-    No error tells more: `text` may be a part of a password that was not percent-encoded.
+    It does not say what is wrong: `text` may be a part of a password that was not percent-encoded.
     """
     if _address(text) is not None:
         return text
@@ -33,7 +34,7 @@ def read_host(text: str) -> str | None:
     if len(known) < len(labels) or len(read := ".".join(known)) > _MAX_NAME:
         return None
     if is_loopback(read):
-        return read  # a table of hosts has no name with a dot at its end (RFC 6761 section 6.3)
+        return read  # without its dot, as in a hosts file (RFC 6761 section 6.3)
     return read + text[len(name) :]
 
 
@@ -42,12 +43,13 @@ def is_loopback(host: str) -> bool:
     address = _address(host)
     if address is None:
         return ascii_lower(host.removesuffix(".")) == "localhost"
-    mapped = getattr(address, "ipv4_mapped", None)  # whose own answer depends on Python's version
+    # Of a mapped address, `is_loopback` depends on Python's version.
+    mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The IP address; the zone of an IPv6 one, behind a %, is the name of an interface."""
+    """The IP address `host`, None if it is none. An IPv6 address may have a zone after a %."""
     plain, _, zone = host.partition("%")
     try:
         address = ipaddress.ip_address(plain)

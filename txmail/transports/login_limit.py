@@ -1,16 +1,18 @@
-"""How often a login may fail before nobody tries again for a while, or not with that password.
+"""Limits how often a login may fail, and keeps a refused password from being tried again.
 
-A worker that was refused does not try the same password again, and neither does the next process:
-the queue keeps an *octet* of the refused password for it. Whoever reads the queue must not be able
-to guess a password by what is there. A digest of any kind would let them, however slow and salted:
-they try words until one fits. A key that stays in the process would not outlive it, and one beside
-the database would be in the same backup. So it is one octet of a slow digest, and of the password
-that was refused last only.
-Of all wrong guesses one in 256 has the same octet, so that it confirms none. The salt is the name
-of the account and never changes, because a second octet of the same password by another salt would
-tell more than the first. The price: of 256 new passwords, one looks like the refused one to a
-process that has not seen the refusal. A process that has seen it compares digests whose key it
-never gives away, and takes every other password for another.
+A worker does not try a password again that the server has refused, and neither does the next
+process: for it, the queue keeps an *octet* of the refused password.
+
+A reader of the queue must not be able to guess a password. A digest would let them, however slow
+and salted: they would try words until one fits. A key in the process would be lost with it, and a
+key beside the database would be in the same backup. So the queue keeps one octet of a slow digest,
+and only of the password that was refused last. Of all wrong guesses one in 256 has the same octet,
+so that the octet confirms no guess. The salt is the name of the account and never changes, because
+a second octet with another salt would tell more.
+
+The price: to a process that has not seen the refusal, one of 256 new passwords looks like the
+refused one. A process that has seen it compares whole digests with a secret key, and takes every
+other password for another one.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ from ..secret import Secret
 from ..smtp.auth import AuthenticationFailed
 
 #: Logins that may fail in `PERIOD` with one password. Providers lock an account, or block the
-#: address it is tried from, after five to ten; and a person, or another process, has to have a
-#: share of those.
+#: client's address, after five to ten failures. A person, or another process, needs a share of
+#: them.
 TRIES = 3
-#: Logins that may fail in `PERIOD` where a program makes the passwords, such as tokens: each may be
-#: another one, which nobody has looked at.
+#: Logins that may fail in `PERIOD` where a program makes the passwords, such as tokens: each login
+#: may have another one, which no person has checked.
 TRIES_OF_A_PROGRAM = 10
-#: Seconds after which a failure counts no more: what providers use for the same purpose.
+#: Seconds for which a failure counts. Providers use the same period.
 PERIOD = 3600.0
 #: Iterations of the digest of which the queue keeps an octet (PBKDF2, RFC 8018 section 5.2).
 ITERATIONS = 600_000
@@ -45,7 +47,7 @@ ITERATIONS = 600_000
 class Logins:
     """Counts the logins of one transport that fail for good: a wrong password stays wrong.
 
-    Another password is another login: somebody has mended it.
+    Each password has a count of its own: a person may have corrected it.
     """
 
     def __init__(
@@ -57,12 +59,12 @@ class Logins:
         password: Secret | None = None,
         port: int = 0,
     ) -> None:
-        """`account` is the printable name of whose logins they are, `password` what they use.
+        """`account` is the printable name of the account, `password` its password.
 
-        `of_a_program` says that passwords are made by a program.
+        `of_a_program` is True if a program makes the passwords.
         """
         self.account = account
-        #: whose they are, and at which server
+        #: names account and server in the queue
         self.key = f"{account}:{port}"
         self._clock = clock
         self.of_a_program = of_a_program
@@ -70,36 +72,36 @@ class Logins:
         self._begin()
 
     def _begin(self) -> None:
-        self._turn: Any = threading.RLock()  # which knows its owner
+        self._turn: Any = threading.RLock()  # an RLock, because it knows its owner
         self._proven = False
-        #: when the last ones failed, and the mark of the password that they had
+        #: the last failures: when, and the mark of the password
         self._failed: list[tuple[float, bytes]] = []
         self._why = ""
-        #: makes marks that tell nothing of passwords to anybody else
+        #: the key of marks: no other process can compare a password with a mark
         self._key = secrets.token_bytes(32)
         self._process = this_process()
-        #: the mark of the password of the last login, if it was refused
+        #: the mark of the password that the server has refused last
         self._refused: bytes | None = None
-        #: the mark of the password that is not tried any more, and the octet of it
+        #: the mark of the password that is not tried any more, and its octet
         self._barred: bytes | None = None
         self._octet: int | None = None
-        #: the mark of the password that was last found to be another, and the octet it has not
+        #: the mark of the password that was last found to differ, and the octet that it had not
         self._seen: tuple[bytes, int | None] | None = None
-        #: True if the password was another one than that when it was last looked at
+        #: True if the password differed from the refused one when it was last read
         self._changed = False
 
     @property
     def octet(self) -> int | None:
-        """That of the password that is not tried any more; None if there is none."""
+        """The octet of the password that is not tried any more, else None."""
         return self._octet if self._barred is not None else None
 
     @property
     def is_barred(self) -> bool:
-        """True if no login is tried before there is another password, as far as that is known."""
+        """True if no login is tried before the password changes."""
         return self._barred is not None and not self._changed
 
     def bar(self) -> None:
-        """Do not try the password again that was refused last. Takes a moment."""
+        """Do not try the password again that the server has refused last. Takes a moment."""
         refused = self._refused
         if refused is None or refused == self._barred:
             return
@@ -108,12 +110,10 @@ class Logins:
             self._barred, self._octet, self._changed = mark, octet, False
 
     def has_another(self, octet: int | None) -> bool:
-        """True if a password was refused, and the present one is another: once for each.
+        """True if a password was refused, and the present one differs: once for each password.
 
-        Takes a moment.
-
-        `octet` is that of the password that was refused last, here or in another process, if that
-        is known: the present one is not tried if it has the same.
+        Takes a moment. `octet` is the octet of the password that was refused last, here or in
+        another process, if it is known: a present password with the same octet is not tried.
         """
         if self._barred is None and octet is None:
             return False
@@ -133,7 +133,7 @@ class Logins:
         return self._changed
 
     def _digest(self) -> bytes | None:
-        """The mark of the present password; None if there is none."""
+        """The mark of the present password; None if its source has none."""
         try:
             return hmac.digest(self._key, self._given().encode(), "sha256")
         except TxmailError:
@@ -142,7 +142,7 @@ class Logins:
     def _present(self) -> tuple[bytes | None, int]:
         """The mark of the present password and its octet."""
         try:
-            # One `Secret`, so that both are of the same password.
+            # One `Secret`, so that mark and octet are of the same password.
             found = Secret(self._given())
             mark = hmac.digest(self._key, found.reveal(self.account).encode(), "sha256")
             return mark, octet_of(found, self.account)
@@ -153,20 +153,20 @@ class Logins:
         return "" if self._password is None else self._password.reveal(self.account)
 
     def forget(self) -> None:
-        """Somebody has done something about it."""
+        """Forget all failures: a person has done something about them."""
         self._begin()
 
     @contextlib.contextmanager
     def one(self, timeout: float, ask: Callable[[], str] = str) -> Iterator[None]:
-        """Around a login; it gets its turn within `timeout` seconds.
+        """A context for one login, which waits at most `timeout` seconds for its turn.
 
-        `ask` gives the password of the login; it is called once, when it is the turn of this one.
+        `ask` gives the password of the login; it is called once, when the turn has come.
 
-        Until one has succeeded there is one at a time: as many as there are threads would be more
-        than are allowed. Raises a permanent `TransportError` if too many have failed.
+        Until a login has succeeded, there is one at a time: all threads together would fail more
+        often than is allowed. Raises a permanent `TransportError` if too many have failed.
         """
         if self._process != this_process():
-            self._begin()  # a thread of our parent may have had its turn at the fork
+            self._begin()  # a thread of the parent may have had its turn at the fork
         try:
             if not self._proven:
                 self._wait(timeout)
@@ -187,7 +187,7 @@ class Logins:
             self._end()
 
     def _wait(self, timeout: float) -> None:
-        self._end()  # of one that an exception has kept from its end
+        self._end()  # of a login that an exception has interrupted
         if not self._turn.acquire(timeout=max(0.0, timeout)):
             raise TransportError(f"another login of {self.account} takes too long")
         if self._proven:
@@ -213,7 +213,7 @@ class Logins:
             self._refuse([time for time, _ in recent], TRIES_OF_A_PROGRAM, now)
 
     def _refuse(self, failed: list[float], allowed: int, now: float) -> None:
-        """Raise a permanent `TransportError` if more would fail than are `allowed`."""
+        """Raise a permanent `TransportError` if so many logins as are `allowed` have failed."""
         if len(failed) >= allowed:
             minutes = math.ceil((failed[-allowed] + PERIOD - now) / 60)
             raise TransportError(
@@ -224,7 +224,7 @@ class Logins:
 
 
 def octet_of(password: Secret, account: str) -> int:
-    """What a queue may keep of a password that was refused: see above."""
+    """The octet that a queue may keep of a refused password: see the head of this module."""
     salt = f"txmail {account}".encode()
     return hashlib.pbkdf2_hmac(
         "sha256", password.reveal(account).encode(), salt, ITERATIONS, dklen=1
@@ -232,10 +232,10 @@ def octet_of(password: Secret, account: str) -> int:
 
 
 def logins_of(transport: object) -> tuple[Logins, ...]:
-    """The logins of `transport`, those of all its servers; none if it logs in nowhere."""
+    """The logins of `transport` at all its servers; none if it logs in nowhere."""
     return tuple(getattr(transport, "logins", ()))
 
 
 def close_idle(transport: Any) -> None:
-    """End the idle connections of `transport`; logins that failed are not forgotten for that."""
+    """Close the idle connections of `transport`. Failed logins still count."""
     getattr(transport, "close_idle", transport.close)()

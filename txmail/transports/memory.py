@@ -1,4 +1,4 @@
-"""A transport that keeps what it is given, in this process: for tests and try-outs."""
+"""Keeps envelopes in this process: for tests and to try things out."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ ACCEPTED = Reply(250, ("2.0.0 kept in memory",))
 
 @implementer(ITransport)
 class MemoryTransport:
-    """Accepts everything, except for recipients it was told to refuse. See `ITransport`."""
+    """Accepts all recipients but those that it was told to refuse. See `ITransport`."""
 
     name = "memory:"
-    #: so that a refusal is found out before the first vote, as with a real server
+    #: a preflight finds a refusal before the vote, as with a real server
     asks_server = True
 
     def __init__(self) -> None:
-        #: what was accepted, in order
+        #: the accepted envelopes, in order
         self.envelopes: list[Envelope] = []
         self._replies: dict[str, Reply] = {}
 
     def refuse(self, recipient: str, reply: Reply) -> None:
-        """From now on answer `reply`, a 4yz or 5yz, to `recipient`; ``"*"`` is every recipient."""
+        """Answer `reply`, a 4yz or 5yz, to `recipient` from now on; ``"*"`` is every recipient."""
         if not (reply.temporary or reply.permanent):
             raise ValueError(f"not a refusal: {reply}")
         self._replies[recipient] = reply
@@ -52,7 +52,7 @@ class MemoryTransport:
         """See `ITransport`."""
 
     def outcomes(self, envelope: Envelope, position: int = 0) -> list[Outcome]:
-        """What becomes of each recipient of `envelope`, which is at `position` in its call."""
+        """The outcomes of `envelope`, which is at `position` in its call."""
         replies, mid = self._replies, envelope.message_id
         if not replies:
             return [accepted(r, ACCEPTED, mid, True, position) for r in envelope.recipients]
@@ -74,7 +74,7 @@ class MemorySession:
     """See `ISession`."""
 
     host = "memory:"
-    #: nothing is opened here, and nothing can be lost
+    #: there is no connection that could be new, or be lost
     fresh = restartable = False
 
     def __init__(self, transport: MemoryTransport) -> None:
@@ -126,7 +126,7 @@ class MemorySession:
             del self._rest[0]
 
     def _keep(self, envelope: Envelope, outcomes: list[Outcome]) -> None:
-        """Keep `envelope`, as far as it was accepted."""
+        """Keep `envelope`, with the accepted recipients."""
         takers = tuple(o.recipient for o in outcomes if o.status is Status.ACCEPTED)
         if takers and takers != envelope.recipients:
             envelope = envelope.only(takers)

@@ -1,6 +1,7 @@
-"""Sending that goes on after a connection has ended: for those who may, workers above all.
+"""Goes on over another connection when one ends: for workers, and callers like them.
 
-A transaction that is all or nothing may not: it reconnects once at most, before anything was sent.
+A transaction that is all or nothing does not use it: it reconnects once at most, before anything
+was sent.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from ..exceptions import TransportError
 from ..interfaces import ISession, ITransport
 from ..outcome import Action, Outcome, Scope, Status
 
-#: In a row, how many connections may end without having settled anything: the one that is
-#: replaced, and the one that replaces it.
+#: Connections in a row that may end without having settled a message: one, and its replacement.
 FRUITLESS_LIMIT = 2
 
 
-#: of what was taken and not begun when an error came
+#: Outcome of a message that was taken and not begun when an error came.
 _NOT_BEGUN = Outcome(
     "", Status.UNSENT, Scope.MESSAGE, action=Action.DEFER, reason="an error has ended sending"
 )
@@ -47,17 +47,18 @@ def send_all(
 ) -> Iterator[Outcome]:
     """Send `envelopes` over as many connections of `transport` as it takes, one after another.
 
-    An iterator of one `Outcome` per recipient, as they are known; `Outcome.position` says which of
-    the envelopes it is about. When a connection ends, what was not begun goes on over another one:
-    as often as each has settled at least one message, and once when one has settled none. What was
-    in flight is ``in_doubt``, and never sent again here.
+    An iterator of one `Outcome` per recipient, as they are known; `Outcome.position` says which
+    envelope it is about. When a connection ends, messages that were not begun go on over another
+    one: as often as each connection has settled at least one message, and once after one that has
+    settled none. A message in flight is ``in_doubt`` then, and never sent again here.
 
-    `window` and `guard` are as for `ISession.send`. `timeout` is in seconds, for all of it. Network
-    failures end in outcomes, not in errors: what could not be sent at last is ``unsent``. If the
-    iteration of `envelopes` raises an error, what had come until then is sent, and then the error
-    is raised; a TypeError for what is no `Envelope`. An error of the transport that is none of the
-    network, or of `guard`, ends sending at once, and is raised behind the outcomes of all that was
-    taken. Closing the iterator ends it, too: what has no outcome then may have been sent, or not.
+    `window` and `guard` are as for `ISession.send`. `timeout` is in seconds, for the whole call.
+
+    Network failures end in outcomes, not in errors: what cannot be sent at last is ``unsent``. If
+    the iteration of `envelopes` raises an error, the earlier envelopes are sent, and then the error
+    is raised; an object that is no `Envelope` raises TypeError. Any other error of the transport,
+    or of `guard`, ends sending at once: it is raised after the outcomes of all envelopes that were
+    taken. To close the iterator ends sending, too; messages without an outcome may have been sent.
     """
     return _Resending(transport, envelopes, window, timeout, guard, clock).outcomes()
 
@@ -80,20 +81,20 @@ class _Resending:
         self._window = window
         self._clock = clock
         self._deadline = math.inf if timeout is None else clock() + timeout
-        #: taken, and not sent on a connection that has ended, or not yet offered to one
+        #: envelopes that were taken: not sent on a connection that has ended, or not offered yet
         self._waiting: deque[tuple[int, Envelope]] = deque()
-        #: of the present connection: by its own counting, envelopes without all their outcomes
+        #: by the counting of the present connection, envelopes that lack an outcome
         self._open: dict[int, tuple[int, Envelope, list[Outcome]]] = {}
-        #: True once there will be no more envelopes, and the error that was the reason, if any
+        #: True once no more envelopes come, and the error of the iteration, if it raised one
         self._ended = False
         self._error: Exception | None = None
-        #: what nobody has expected, and has ended all of it
+        #: an unexpected error that has ended sending
         self._broken: Exception | None = None
-        #: True if the present connection has settled something
+        #: True if the present connection has settled a message
         self._fruitful = False
-        #: True if it was the route's fault that something was not accepted there
+        #: True if an outcome of the present connection was about the route
         self._told = False
-        #: why something was not sent, as far as that is known
+        #: the outcome of messages that are not sent at last
         self._why = Outcome(
             "",
             Status.UNSENT,
@@ -103,7 +104,7 @@ class _Resending:
         )
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Send."""
+        """Send; the outcomes as they are known."""
         fruitless = 0
         while fruitless < FRUITLESS_LIMIT and not self._is_done():
             try:
@@ -130,7 +131,7 @@ class _Resending:
             raise problem
 
     def _is_done(self) -> bool:
-        """True if there is nothing left to send."""
+        """True if nothing is left to send."""
         if not self._waiting and not self._ended:
             found = self._next()
             if found is None:
@@ -140,7 +141,7 @@ class _Resending:
         return not self._waiting
 
     def _next(self) -> tuple[int, Envelope] | None:
-        """One more envelope. An error waits: messages that are on their way are none of its."""
+        """The next envelope, None at the end. An error of the iteration is raised later."""
         try:
             position, envelope = next(self._envelopes)
             if not isinstance(envelope, Envelope):
@@ -161,7 +162,7 @@ class _Resending:
         return self._transport.open(timeout=self._left(), fresh=fresh)
 
     def _sent(self, session: ISession) -> Iterator[Outcome]:
-        """The outcomes of one connection; what it has not begun is in `_waiting` at the end."""
+        """Send over one connection. What it has not begun is in `_waiting` at the end."""
         self._open.clear()
         self._fruitful = self._told = False
         unsent: list[tuple[int, Envelope]] = []
@@ -195,7 +196,7 @@ class _Resending:
         self._waiting.extendleft(reversed(unsent))
 
     def _all_outcomes(self, session: ISession, sending: Iterator[Outcome]) -> Iterator[Outcome]:
-        """The outcomes of `sending`, also those that an error has kept it from telling."""
+        """The outcomes of `sending`, and those that it did not hand out because of an error."""
         try:
             yield from sending
             return
@@ -207,7 +208,7 @@ class _Resending:
                 yield outcome
 
     def _forgotten(self) -> Iterator[Outcome]:
-        """What a transport has taken and said nothing about may have been sent."""
+        """Put in doubt what a transport has taken without an outcome: it may have been sent."""
         for position, envelope, said in self._open.values():
             told = {outcome.recipient for outcome in said}
             yield from said
@@ -222,9 +223,9 @@ class _Resending:
         self._open.clear()
 
     def _note(self, outcome: Outcome) -> None:
-        """Learn from `outcome` what to think of the route."""
+        """Note what `outcome` says about the route."""
         if outcome.scope is Scope.ROUTE:
-            # What the server has said tells more than that nothing was sent any more.
+            # A reply of the server says more than a later "nothing was sent".
             if outcome.reply is not None or not self._told:
                 self._why = replace(outcome, status=Status.UNSENT)
             self._told = True
@@ -232,7 +233,7 @@ class _Resending:
             self._fruitful = True
 
     def _taken(self) -> Iterator[Envelope]:
-        """The envelopes that are left, as the present connection takes them."""
+        """Give the waiting envelopes to the present connection, one after another."""
         for number in itertools.count():
             if self._is_done():
                 return
@@ -241,7 +242,7 @@ class _Resending:
             yield envelope
 
     def _unsent(self) -> Iterator[Outcome]:
-        """What is left when there is no connection that leads anywhere."""
+        """Report as unsent what is left when no connection can be used."""
         while not self._is_done():
             position, envelope = self._waiting.popleft()
             for recipient in envelope.recipients:
@@ -255,12 +256,12 @@ class _Resending:
 
 
 def _goes_on(outcome: Outcome) -> bool:
-    """True if another connection may do better, by what is known of this one."""
+    """True if another connection may do better than this one."""
     return outcome.status is Status.UNSENT and outcome.action is not Action.STOP_ROUTE
 
 
 def _only(envelope: Envelope, unsent: list[Outcome]) -> Envelope:
-    """`envelope` for those to whom nothing was sent."""
+    """`envelope` for the recipients in `unsent`."""
     if len(unsent) == len(envelope.recipients):
         return envelope
     return envelope.only([outcome.recipient for outcome in unsent])

@@ -1,4 +1,4 @@
-"""The SMTP transport: `txmail.smtp` sessions behind `ITransport`."""
+"""Sends to an SMTP server: `txmail.smtp` sessions behind `ITransport`."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from .login_limit import Logins
 
 log = quiet_logger("txmail")
 
-#: Seconds in which a connection beside the first has to be open: what can be sent over the first
-#: does not wait for a server that takes no more and does not say so.
+#: Seconds in which a connection beside the first has to be open. Mail for the first connection does
+#: not wait for a server that takes no more connections and does not say so.
 MORE_TIMEOUT = 5.0
 
 
 @implementer(ITransport)
 class SmtpTransport:
-    """Sends to one SMTP server over connections that are kept. See `ITransport`.
+    """Sends to one SMTP server, and keeps its connections. See `ITransport`.
 
-    A copy, or a pickle, has the options and nothing else: sockets, locks and the password stay
-    behind (see `txmail.secret`), and a connection is opened, and files are read, on first use.
+    A copy or a pickle has the options and nothing else: no sockets, locks, or password (see
+    `txmail.secret`). It reads files and opens a connection on first use.
     """
 
     #: a preflight asks the server
@@ -51,11 +51,10 @@ class SmtpTransport:
         clock: Callable[[], float] = time.monotonic,
         connections: int = 1,
     ) -> None:
-        """`pool` is how many connections are kept, and used at once before somebody waits.
+        """`pool` connections are kept, and used at once before a thread has to wait.
 
-        `connections` are used by one `ISession.send` that is not all or nothing. `clock` is what
-        logins that failed are counted by. Raises `ConfigurationError` for a certificate that
-        cannot be used.
+        `connections` are used by one `ISession.send` that is not all or nothing. `clock` is for the
+        logins that failed. Raises `ConfigurationError` for a certificate that cannot be used.
         """
         self._setup(options, pool, clock, connections, _context(options))
 
@@ -87,7 +86,7 @@ class SmtpTransport:
 
     @property
     def connections(self) -> int:
-        """How many one `ISession.send` uses at most."""
+        """The number of connections that one `ISession.send` uses at most."""
         return self._connections
 
     @property
@@ -102,7 +101,7 @@ class SmtpTransport:
 
     @property
     def is_barred(self) -> bool:
-        """True if it can do nothing before there is another password."""
+        """True if it cannot log in before the password changes."""
         return any(login.is_barred for login in self.logins)
 
     @property
@@ -120,8 +119,8 @@ class SmtpTransport:
     ) -> Session | SessionGroup:
         """See `ITransport`.
 
-        Raises `ConfigurationError`, which names user and host, if there is no password, and on a
-        system on which it does not work.
+        Raises `ConfigurationError`, which names user and host, if the password has no source, and
+        on a system without `select.poll`.
         """
         if problem := system.lacks("poll"):
             raise ConfigurationError(problem, field=self.name)
@@ -132,9 +131,9 @@ class SmtpTransport:
         return SessionGroup(session, self._connections, self._more)
 
     def _more(self, count: int, timeout: float | None) -> list[Session]:
-        """Up to so many sessions, opened at the same time; fewer if the server takes no more.
+        """Open `count` sessions at the same time within `timeout` seconds.
 
-        `timeout` is in seconds.
+        Returns fewer if the server takes no more.
         """
         patience = min(MORE_TIMEOUT, self.options.timeout if timeout is None else timeout)
         opened: list[Session] = []
@@ -165,7 +164,7 @@ class SmtpTransport:
         return opened
 
     def _started(self, run: Callable[[], None], count: int) -> Iterator[threading.Thread]:
-        """So many threads that `run`; none in a process that is ending, which starts no more."""
+        """Start `count` threads that `run`. A process that is ending starts none."""
         for _ in range(count):
             thread = threading.Thread(target=run, name="txmail-connect", daemon=True)
             try:
@@ -183,7 +182,7 @@ class SmtpTransport:
         asked: list[Secret] = []
 
         def ask() -> str:
-            # Once for a connection: a token may be another one the next time.
+            # Once for each connection: a token may differ the next time.
             asked.append(Secret(given.reveal(account)))
             return asked[0].reveal(account)
 
@@ -206,9 +205,9 @@ class SmtpTransport:
 
     @property
     def retry_within(self) -> float | None:
-        """Seconds within which to try again after a failure; None if that is the caller's choice.
+        """Seconds within which to try again after a failure; None lets the caller choose.
 
-        A name that does not resolve may be back at any moment.
+        A name that does not resolve may come back at any moment.
         """
         return RETRY_WITHIN if self._unresolved else None
 
@@ -218,7 +217,7 @@ class SmtpTransport:
         return self._tls
 
     def close_idle(self) -> None:
-        """End all idle connections, and forget nothing."""
+        """Close all idle connections. Failed logins still count."""
         self._pool.close()
 
     def close(self) -> None:
@@ -240,8 +239,8 @@ def _context(options: Options) -> ssl.SSLContext | None:
 def _restored(
     kind: type[SmtpTransport], options: Options, pool: int, connections: int = 1
 ) -> SmtpTransport:
-    # It may be a part of a persistent object: one that could not be loaded where a certificate is
-    # not would be worse than a transport that cannot connect there.
+    # Reads no files. The transport may be a part of a persistent object, and on a host without the
+    # certificate file it is better to load that object than to fail.
     transport = kind.__new__(kind)
     transport._setup(options, pool, time.monotonic, connections, None)
     return transport

@@ -1,25 +1,22 @@
-"""Transport URLs, such as ``smtp://host:port?option=value`` and ``memory:``.
+"""Makes transports from URLs, such as ``smtp://host:port?option=value`` and ``memory:``.
 
-Errors name the option and show nothing else of the URL: there may be a password in it, also where
+Errors name the option and show nothing else of the URL: it may have a password in it, also where
 none should be.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
 
-from ..address import parse_domain, plain_text
-from ..common.ascii_text import ascii_lower, number_of
-from ..common.nearest import did_you_mean
-from ..exceptions import AddressError, ConfigurationError
+from ..address import plain_text
+from ..common.ascii_text import ascii_lower
+from ..exceptions import ConfigurationError
 from ..interfaces import ITransport
 from ..secret import UNUSABLE, Secret, Unshown, bare
-from ..smtp.auth import check_mechanisms
 from ..smtp.options import Options
 from ..smtp.pool import POOL_SIZE
 from ..smtp.tls import NO_FILES, TlsFiles, TlsMode
@@ -30,6 +27,7 @@ from .local.sendmail import Command
 from .local.url import SCHEMES, local_transport
 from .memory import MemoryTransport
 from .smtp import SmtpTransport
+from .url_options import read_options
 
 #: Schemes that mean SMTP, and their ports (RFC 5321, RFC 8314).
 _PORTS = {"smtp": 25, "smtps": 465}
@@ -37,21 +35,16 @@ _PORTS = {"smtp": 25, "smtps": 465}
 TLS_AT_ONCE = 465
 #: Ports where TLS begins with STARTTLS, if at all (RFC 5321, RFC 6409).
 CLEAR_AT_FIRST = (25, 587)
-_YES_NO = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
-#: What may be the name of an option, so that an error can show it.
-_OPTION = re.compile(r"[a-z_]{1,32}", re.ASCII)
-#: Seconds and connections beyond which a number is a typing error.
-_MOST = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What settings say beside the URL: who we are, for servers whose URL does not say it."""
+    """User, password and certificate of settings, for servers whose URL has none."""
 
     user: str = ""
     password: Secret | None = None
     files: TlsFiles = NO_FILES
-    #: what the names of these settings begin with
+    #: the beginning of the names of these settings
     prefix: str = ""
 
 
@@ -74,15 +67,15 @@ def from_url(
     ``local_hostname`` (our name in EHLO), ``pipelining`` and ``chunking`` (``no`` turns it off),
     ``window`` (messages that may be on their way, and so in doubt, at once on one connection) and
     ``connections`` (used by one `ISession.send`). ``memory:``, ``console:`` and ``file:///folder``
-    take none, ``sendmail:///path/of/program`` takes ``timeout`` (seconds for a call). `command` is
-    what ``sendmail:`` without a path runs, `login` who we are where the URL does not say it.
+    take no options, ``sendmail:///path/of/program`` takes ``timeout`` (seconds for a call).
+    ``sendmail:`` without a path runs `command`. `login` is for a URL without a user.
     """
     given = Unshown(url)
     del url
     try:
         return _transport(given, field, command, login or Login())
     except ConfigurationError as error:
-        # A password may stand anywhere in a URL, and so in any variable that it was taken apart to.
+        # Without its traceback: a password may be anywhere in a URL, and so in any variable.
         problem = bare(error)
     raise problem
 
@@ -108,13 +101,14 @@ def _transport(given: Unshown, field: str, command: Command | None, login: Login
     parts, port = split
     if parts.path not in ("", "/") or parts.fragment:
         raise ConfigurationError("smtp://host:port takes no path and no fragment", field=field)
-    options = _query(parts.query, field)
+    options = read_options(parts.query, field)
     if "tls" not in options:
         _check_port(scheme, port, field)
     if user:
         if password is not None and "password_from" in options:
             raise ConfigurationError(
-                "there is a password already", field=f"{field} option password_from"
+                "the URL has a password already: remove one of them",
+                field=f"{field} option password_from",
             )
         if password is None and not login.user:
             password = login.password
@@ -125,9 +119,9 @@ def _transport(given: Unshown, field: str, command: Command | None, login: Login
 if TYPE_CHECKING:
 
     def transport_from_url(url: str | Secret, *, field: str = "url") -> Transport:
-        """What `from_url` returns, by the type that applications know."""
+        """See `from_url`. This type is the one that applications know."""
 else:
-    # The same function: one more frame would have one more variable with the password in it.
+    # The same function: another frame would have another variable with the password in it.
     transport_from_url = from_url
 
 
@@ -138,10 +132,10 @@ def from_urls(
     command: Command | None = None,
     login: Login | None = None,
 ) -> ITransport:
-    """The transport of one URL, or of several: the first that works is used.
+    """The transport of one URL; of several URLs, one that uses the first that works.
 
-    Raises `ConfigurationError`, as `from_url` does, and for the user of a `login` who would log
-    in at several hosts: only one of them is whose password it is.
+    Raises `ConfigurationError`, as `from_url` does, and if the user of `login` would log in at
+    several hosts: the password belongs to one of them.
     """
     given = Unshown(urls)
     del urls
@@ -157,7 +151,7 @@ def from_urls(
 
 
 def _without_credentials(url: object, field: str) -> tuple[str, str, Secret | None]:
-    """The URL without user and password, and these two; unquoted."""
+    """The URL without user and password; the user and the password, percent-decoded."""
     if isinstance(url, Secret):
         url = url.reveal(field)
     url = plain_text(url)
@@ -178,7 +172,7 @@ def _without_credentials(url: object, field: str) -> tuple[str, str, Secret | No
 
 
 def _unquoted(text: str) -> str | None:
-    """`text` with its percent-encoding undone; None if that is not UTF-8."""
+    """`text`, percent-decoded; None if that is not UTF-8."""
     try:
         return unquote_to_bytes(text).decode("utf-8")
     except UnicodeError:
@@ -187,13 +181,13 @@ def _unquoted(text: str) -> str | None:
 
 def _scheme(url: str, field: str) -> str:
     if not url.isprintable() or " " in url:
-        # urlsplit would remove some of them without a word
+        # urlsplit would remove some of them silently
         raise ConfigurationError("it has blanks or control characters", field=field)
     return ascii_lower(url.partition(":")[0]) if ":" in url else ""
 
 
 def _split(url: str, default: int) -> tuple[SplitResult, int] | None:
-    """The parts of `url` and its port. Errors of urlsplit repeat the URL: none gets out of here."""
+    """The parts of `url` and its port; None for errors of urlsplit, which repeat the URL."""
     try:
         parts = urlsplit(url)
         port = default if parts.port is None else parts.port
@@ -210,12 +204,20 @@ def _smtp(
     if "x509_strict" in options:
         named["x509_strict"] = f"{field} option x509_strict"
     if named and mode is TlsMode.OFF:
-        raise ConfigurationError("there is no TLS to use it for", field=min(named.values()))
+        raise ConfigurationError(
+            "tls=off uses no certificates: remove this, or say tls=required",
+            field=min(named.values()),
+        )
     password = options.pop("password_from", None) or login.password
     if login.user and password is None:
-        raise ConfigurationError("a user without a password", field=field)
+        raise ConfigurationError(
+            "the user has no password: add one, or remove the user", field=field
+        )
     if password is not None and not login.user:
-        raise ConfigurationError("a password without a user", field=_where(password, login))
+        raise ConfigurationError(
+            "the password has no user: add one, or remove the password",
+            field=_where(password, login),
+        )
     if login.user and not options.get("auth_in_clear"):
         _check_safe_for_credentials(mode, host, field)
     connections = options.pop("connections", 1)
@@ -232,11 +234,11 @@ def _smtp(
 
 
 def _check_safe_for_credentials(mode: TlsMode, host: str, field: str) -> None:
-    """Raise `ConfigurationError` if somebody in between could get a password (CWE-295)."""
+    """Raise `ConfigurationError` if an attacker in between could get a password (CWE-295)."""
     if mode is TlsMode.OFF:
-        problem = "credentials would go out in clear"
+        problem = "the password would be sent in clear"
     elif not mode.verified and not is_loopback(host):
-        problem = "with tls=opportunistic credentials would go to whoever answers, unverified"
+        problem = "tls=opportunistic would send the password to a server that proves nothing"
     else:
         return
     raise ConfigurationError(
@@ -245,12 +247,12 @@ def _check_safe_for_credentials(mode: TlsMode, host: str, field: str) -> None:
 
 
 def _where(password: Secret, login: Login) -> str:
-    """What an error calls a password that has no user."""
+    """The name by which an error calls a password that has no user."""
     return login.prefix + ("password" if password.source is None else "password_from")
 
 
 def _files(options: dict[str, Any], login: Login, field: str) -> tuple[TlsFiles, dict[str, str]]:
-    """The files that are named, and what an error calls each of them."""
+    """The files, and by option the name by which an error calls each of them."""
     names = [f.name for f in dataclasses.fields(TlsFiles)]
     own = {name: options.pop(name) for name in names if name in options}
     if own:
@@ -274,112 +276,31 @@ def _tls_mode(scheme: str, said: str | None, host: str, field: str) -> TlsMode:
 
 
 def _check_port(scheme: str, port: int, field: str) -> None:
-    """Raise `ConfigurationError` if `port` is known to begin in the other way than `scheme`.
+    """Raise `ConfigurationError` if servers on `port` are known not to begin as `scheme` says.
 
-    A client and a server that both wait for the other to begin would wait until a time-out.
+    Client and server would both wait for the other one to begin, until a time-out.
     """
     if scheme == "smtp" and port == TLS_AT_ONCE:
         raise ConfigurationError(
-            "on port 465 TLS begins at once, so that this port is smtps://; "
+            "on port 465 TLS begins at once: say smtps://; "
             "if this server is different, say tls=required or what else it needs",
             field=field,
         )
     if scheme == "smtps" and port in CLEAR_AT_FIRST:
         raise ConfigurationError(
-            f"on port {port} the server speaks first, in clear, and TLS begins with STARTTLS, "
-            "so that this port is smtp://; if this server is different, say tls=implicit",
+            f"on port {port} the server speaks first, in clear, and TLS begins with STARTTLS: "
+            "say smtp://; if this server is different, say tls=implicit",
             field=field,
         )
 
 
 def _host(parts: SplitResult, field: str) -> str:
     if not parts.hostname:
-        raise ConfigurationError("there is no host", field=field)
-    # urlsplit has made it lower case, in which some letters become those of ASCII.
+        raise ConfigurationError("the host is missing", field=field)
+    # urlsplit returns lower case, in which some letters become letters of ASCII.
     changed = any(not c.isascii() and c.lower()[:1].isascii() for c in parts.netloc)
     host = "" if changed else unquote(parts.hostname)
     known = read_host(host)
     if known is None or parts.netloc.startswith("[") is not (":" in host):
-        raise ConfigurationError("that is no host name and no address", field=field)
+        raise ConfigurationError("the host is neither a host name nor an IP address", field=field)
     return known
-
-
-def _query(query: str, field: str) -> dict[str, Any]:
-    """Options by name, converted; every name once."""
-    found: dict[str, Any] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        shown = name in _CONVERTERS or _OPTION.fullmatch(name)
-        where = f"{field} option {name}" if shown else f"{field} option"
-        if name in found:
-            raise ConfigurationError("it is given twice", field=where)
-        convert = _CONVERTERS.get(name)
-        if convert is None:
-            problem = "there is no such option" + did_you_mean(name, _CONVERTERS)
-            raise ConfigurationError(problem, field=where)
-        found[name] = convert(value, where)
-    return found
-
-
-def _seconds(value: str, field: str) -> Any:
-    return _number(float, value, field, "a number of seconds above 0 is needed")
-
-
-def _count(value: str, field: str) -> Any:
-    return _number(int, value, field, "a whole number above 0 is needed")
-
-
-def _number(kind: Callable[[str], Any], value: str, field: str, problem: str) -> Any:
-    number = number_of(kind, value)
-    if number is None or not 0 < number <= _MOST:
-        raise ConfigurationError(problem, field=field)
-    return number
-
-
-def _yes_no(value: str, field: str) -> bool:
-    if ascii_lower(value) not in _YES_NO:
-        raise ConfigurationError("yes or no is needed", field=field)
-    return _YES_NO[ascii_lower(value)]
-
-
-def _hostname(value: str, field: str) -> str:
-    try:
-        return parse_domain(value)
-    except AddressError:
-        pass  # its text repeats what may be a part of a password
-    raise ConfigurationError("a domain or an address literal is needed", field=field)
-
-
-def _text(value: str, field: str) -> str:
-    return value
-
-
-def _file(value: str, field: str) -> str:
-    if not value:
-        raise ConfigurationError("the name of a file is needed", field=field)
-    return value
-
-
-def _source(value: str, field: str) -> Secret:
-    return Secret(source=value, field=field)
-
-
-_CONVERTERS: dict[str, Callable[[str, str], Any]] = {
-    "tls": _text,
-    "timeout": _seconds,
-    "pool": _count,
-    "local_hostname": _hostname,
-    "pipelining": _yes_no,
-    "chunking": _yes_no,
-    "window": _count,
-    "connections": _count,
-    "messages": _count,
-    "auth": check_mechanisms,
-    "auth_in_clear": _yes_no,
-    "password_from": _source,
-    "x509_strict": _yes_no,
-    "cafile": _file,
-    "certfile": _file,
-    "keyfile": _file,
-}
-#: What may stand behind the ? of an ``smtp://`` URL.
-URL_OPTIONS = frozenset(_CONVERTERS)

@@ -1,7 +1,7 @@
 """The console transport: shows each message on a terminal or in a log, for development.
 
-What is shown is for eyes: headers and text are decoded, and everything that could steer a terminal
-is escaped. Only the stream decides where that goes: by default the standard error of the moment.
+It decodes headers and text for a reader, and escapes everything that could control a terminal. It
+writes to a stream: by default to the standard error of that moment.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from ...message.stdlib.costs import ParseQuota
 from ...outcome import Action, Status
 from .session import LocalSession, Result, deferred, in_doubt
 
-#: Characters shown of one message, and of one line of it: what a person still reads.
+#: Characters shown of one message, and of one line of it: as much as a person reads.
 LIMIT = 20_000
 LINE_LIMIT = 1_000
-#: Recipients that are named.
+#: Recipients that are shown by name.
 _NAMED = 10
 _RULE = "-" * 8
 _INDENT = "  "
 
 
 def shown(sender: str, recipients: Sequence[str], content: bytes) -> str:
-    """Lines for a person: envelope, headers, text, and what else is in it.
+    """The lines to show: envelope, headers, text, and the names of all other parts.
 
-    Lines of the message are indented, so that none of them can pose as one of ours.
+    Lines of the message are indented, so that none of them can look like a line of the transport.
     """
     try:
         lines = list(_of_message(content))
     except Exception:
-        # The standard library's parser fails on odd input in any way; then as it came.
+        # The standard library's parser raises any error on odd input. Then show the octets.
         lines = [_INDENT + line for line in content.decode("utf-8", "replace").split("\n")]
     names = ", ".join(recipients[:_NAMED])
     if len(recipients) > _NAMED:
@@ -51,7 +51,7 @@ def shown(sender: str, recipients: Sequence[str], content: bytes) -> str:
 
 
 def _bounded(lines: list[str]) -> Iterator[str]:
-    """`lines`, escaped; what is beyond the limits is counted instead."""
+    """`lines`, escaped. Beyond the limits, the number of lines or characters."""
     left = LIMIT
     for index, line in enumerate(lines):
         if left <= 0:
@@ -96,14 +96,14 @@ def _described(part: EmailMessage) -> str:
 
 @implementer(ITransport)
 class ConsoleTransport:
-    """Shows envelopes, which then count as accepted. See `ITransport`."""
+    """Shows envelopes, and accepts them with that. See `ITransport`."""
 
     name = "console:"
     #: there is no server to ask: showing is the delivery
     asks_server = False
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        """`stream` is written to; None is `sys.stderr`, as it is at that time."""
+        """`stream` is the text stream to write to; None is `sys.stderr` at the time of writing."""
         self._stream = stream
         self._lock = PerProcess(threading.Lock)
 

@@ -1,15 +1,15 @@
 """The file transport: keeps each envelope as an ``.eml`` file, for development and for archives.
 
-A file is there as a whole or not at all: it is written under a hidden name in the same folder,
-synced, and given its own name by a link, which never replaces what is there. In front of the
-content, whose octets are not changed, stands the envelope, as a final delivery adds it (RFC 5321
-section 4.4)::
+A file is there as a whole or not at all. The transport writes it under a hidden name in the same
+folder, syncs it, and gives it its name by a link, which never replaces a file. The content has the
+same octets as the envelope's. Before it stand the addresses of the envelope, as in a final delivery
+(RFC 5321 section 4.4)::
 
     Return-Path: <shop@example.com>
     X-Envelope-To: ann@example.com
 
-It is X-Envelope-To and not Delivered-To because Postfix takes the latter for a loop when such a
-file is sent again.
+The name is X-Envelope-To and not Delivered-To, because Postfix takes the latter for a loop when
+such a file is sent again.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from ...interfaces import ITransport
 from ...outcome import Action, Status
 from .session import LocalSession, Result, deferred, in_doubt
 
-#: The names of what is in front of the content. Whoever sends such a file again takes them off:
-#: they tell who had a blind copy.
+#: Names of the headers before the content. A program that sends such a file again has to remove
+#: them: they tell who had a blind copy.
 RETURN_PATH = "Return-Path"
 ENVELOPE_TO = "X-Envelope-To"
 
-#: Errors after which another try, without a person in between, may succeed.
+#: Errors after which another try may succeed although no person has acted.
 _PASSING = frozenset(
     {
         errno.ENOSPC,
@@ -52,7 +52,7 @@ _PASSING = frozenset(
         errno.ESTALE,
     }
 )
-#: Flags that not every system has; without the first two, `FileTransport.open` refuses.
+#: Flags that not every system has. `FileTransport.open` needs the first two.
 _DIRECTORY, _NOFOLLOW, _CLOEXEC = (
     getattr(os, name, 0) for name in ("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC")
 )
@@ -61,30 +61,30 @@ _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _CLOEXEC
 
 
 def reason_of(error: OSError) -> str:
-    """What is wrong with a folder that could not be made, and where if it is another one."""
+    """The reason why a folder could not be made, with the path if another folder is the cause."""
     if isinstance(error, WritableByAll):
         return f"{error.strerror}: {printable(error.filename)}; take the right away (chmod o-w)"
     return error.strerror or type(error).__name__
 
 
 class LeftBehind(OSError):
-    """Keeping a file failed after it had its name, and the name could not be taken away again."""
+    """An error came after a file had its name, and the name could not be removed."""
 
 
 def new_name() -> str:
-    """A name of our own: names sort by time (UTC), and nothing of a message is in them."""
+    """A new file name. Names sort by time (UTC), and have nothing of a message in them."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(8)}.eml"
 
 
 class Folder:
-    """A folder of ``.eml`` files that only we may read; the files, in any case, have mode 0600."""
+    """A folder of ``.eml`` files. The files have mode 0600."""
 
     def __init__(self, path: str) -> None:
         """`path` is an absolute path; see `make`."""
         self.path = path
 
     def make(self) -> None:
-        """See `make_private_folder`; a link in the last component is no folder. Raises OSError."""
+        """See `make_private_folder`. The last component may not be a link. Raises OSError."""
         above, name = os.path.split(self.path)
         make_private_folder(os.path.join(os.path.realpath(above), name))
         with self.opened():
@@ -92,7 +92,7 @@ class Folder:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:
-        """The folder's file descriptor; its last component is not followed if it is a link."""
+        """The folder's file descriptor. A link in the last component is not followed."""
         folder = os.open(self.path, _FOLDER_FLAGS)
         try:
             yield folder
@@ -100,9 +100,9 @@ class Folder:
             os.close(folder)
 
     def keep(self, name: str, sender: str, recipients: Sequence[str], content: bytes) -> None:
-        """Write the file `name`, whose octets are all on the disk then.
+        """Write the file `name`, and sync it to the disk.
 
-        Raises OSError, with nothing left there, or `LeftBehind`.
+        Raises OSError, and leaves no file then, or `LeftBehind`.
         """
         octets = _head(sender, recipients) + content
         with self.opened() as folder:
@@ -117,7 +117,7 @@ class Folder:
                         hidden, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False
                     )
                 except OSError:
-                    named = False  # somebody else's, if it is there
+                    named = False  # a file of that name is another program's
                     raise
                 os.unlink(hidden, dir_fd=folder)
                 os.fsync(folder)
@@ -129,7 +129,7 @@ class Folder:
                 raise
 
     def has(self, name: str) -> bool:
-        """True unless there is no file `name`."""
+        """True if there is a file `name`, or if that cannot be found out."""
         try:
             with self.opened() as folder:
                 os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -147,7 +147,7 @@ def _head(sender: str, recipients: Sequence[str]) -> bytes:
 
 
 def _write(file: int, octets: bytes) -> None:
-    """Write all and sync; closes `file`."""
+    """Write `octets`, sync, and close `file`."""
     try:
         os.fchmod(file, 0o600)
         rest = memoryview(octets)
@@ -159,7 +159,7 @@ def _write(file: int, octets: bytes) -> None:
 
 
 def _remove(folder: int, name: str) -> bool:
-    """Take `name` away; True if it is not there any more."""
+    """Remove `name`; True if it is not there any more."""
     try:
         os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
@@ -177,11 +177,11 @@ class FileTransport:
     asks_server = False
 
     def __init__(self, path: str | os.PathLike[str], name: Callable[[], str] = new_name) -> None:
-        """The folder is made when it is first needed. Raises `ConfigurationError`."""
+        """`path` is the folder, which `open` makes. Raises `ConfigurationError`."""
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text:
             raise ConfigurationError("the path of a folder is needed", field="path", value=text)
-        # Now, and not when the working directory is another one; links in it are left alone.
+        # Now: the working directory may change. Links are not resolved.
         self.path = os.path.abspath(text)
         self._folder = Folder(self.path)
         self._name = name
@@ -201,7 +201,7 @@ class FileTransport:
     ) -> FileSession:
         """See `ITransport`. Raises `TransportError` if the folder cannot be made or written to.
 
-        Raises `ConfigurationError` on a system on which it does not work.
+        Raises `ConfigurationError` on a system that lacks what it needs.
         """
         if problem := system.lacks("O_DIRECTORY", "O_NOFOLLOW", "dir_fd"):
             raise ConfigurationError(problem, field=self.name)
@@ -216,7 +216,7 @@ class FileTransport:
         return FileSession(self._folder, self._name, self.name)
 
     def close(self) -> None:
-        """See `ITransport`: nothing is kept open."""
+        """See `ITransport`. Nothing is open."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -231,7 +231,7 @@ class FileSession(LocalSession):
         self._name = name
 
     def hand_over(self, envelope: Envelope, seconds: float | None) -> None:
-        """See `LocalSession`. A local disk is written to until it is done, however long."""
+        """See `LocalSession`. A write to the disk has no time limit."""
         name = self._name()
         try:
             self._folder.keep(name, envelope.sender, envelope.recipients, envelope.content)

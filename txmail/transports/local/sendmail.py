@@ -1,7 +1,7 @@
 """The sendmail transport: hands envelopes to a program such as ``/usr/sbin/sendmail``.
 
-It gets an argument list, never a shell's line and never ``-t``: the recipients are those of the
-envelope, not what a header says. Its exit code is all the answer there is:
+The program gets an argument list, never a shell's line and never ``-t``: the recipients are those
+of the envelope, whatever a header says. Its only answer is its exit code:
 
 =====================  =========================================================
 0                      accepted
@@ -33,21 +33,21 @@ from ...outcome import Action, Outcome, Scope, Status
 from .session import LocalSession, Result, deferred, in_doubt, unsent
 from .subprocess import Program
 
-#: Where the Filesystem Hierarchy Standard has it (section 4.10).
+#: The path of the Filesystem Hierarchy Standard (section 4.10).
 PROGRAM = "/usr/sbin/sendmail"
 #: Seconds for one call.
 TIMEOUT = 60.0
-#: Recipients of one call, as of one SMTP transaction (RFC 5321 section 4.5.3.1.8); more are split.
+#: Recipients of one call, as of one mail transaction (RFC 5321 section 4.5.3.1.8).
 MOST_RECIPIENTS = 100
 
 #: sysexits.h: usage, data, no such user.
 _FAILED = frozenset({64, 65, 67})
-#: Of those, the one that is about a recipient.
+#: The one of them that is about a recipient.
 _NO_USER = 67
-#: sysexits.h: no such host, unavailable, try again. msmtp says 68 if the name of its smarthost
-#: cannot be looked up, and 69 for each 4yz, so that neither is a word about the message.
+#: sysexits.h: no such host, unavailable, try again. msmtp exits with 68 if it cannot look up the
+#: name of its smarthost, and with 69 for each 4yz: neither says anything about the message.
 _TRY_AGAIN = frozenset({68, 69, 75})
-#: Reasons not to have started it that pass by themselves.
+#: Errors at the start of a program that pass by themselves.
 _PASSING = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EINTR})
 
 _SENDER = "{sender}"
@@ -56,7 +56,7 @@ _APP = "{sendmail_app}"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is run. The argument list ends in ``--`` and the recipients, always."""
+    """The program to run. Its argument list always ends in ``--`` and the recipients."""
 
     #: absolute path
     program: str = PROGRAM
@@ -69,7 +69,7 @@ class Command:
     ) -> Self:
         """The command of pyramid_mailer's settings. Raises `ConfigurationError`, naming them.
 
-        `template` is taken apart at blanks; no shell reads it, and quotes in it mean nothing.
+        `template` is split at blanks. No shell reads it, and quotes in it have no meaning.
         """
         program = app or PROGRAM
         if not program.startswith("/") or "\0" in program:
@@ -92,14 +92,14 @@ class Command:
 
 
 def _problem(options: Sequence[str]) -> str:
-    """What is wrong with the options of a template; empty if nothing is."""
+    """The error in the options of a template; empty if there is none."""
     for option in options:
         if option.startswith(("-t", "-it")):
             return "-t is not supported: the recipients are the envelope's, not a header's"
         if option == "--" or (option.startswith("-b") and option != "-bm"):
             return f"{option} is not supported"
         if "{" in option.replace(_SENDER, "") or "}" in option.replace(_SENDER, ""):
-            return f"of placeholders it may have {_APP} and {_SENDER} only"
+            return f"the only placeholders are {_APP} and {_SENDER}: remove the others"
     if not any(_SENDER in option for option in options):
         return f"it needs -f {_SENDER}"
     if "-i" not in options and "-oi" not in options:
@@ -111,7 +111,7 @@ def _problem(options: Sequence[str]) -> str:
 class SendmailTransport:
     """Hands envelopes to a program. See `ITransport`."""
 
-    #: there is no server to ask: a call is a delivery
+    #: there is no server to ask: a call sends the message
     asks_server = False
 
     def __init__(self, command: Command | None = None, timeout: float = TIMEOUT) -> None:
@@ -134,14 +134,14 @@ class SendmailTransport:
     ) -> SendmailSession:
         """See `ITransport`. Raises `TransportError` if the program cannot be run.
 
-        Raises `ConfigurationError` on a system on which it does not work.
+        Raises `ConfigurationError` on a system that lacks what it needs.
         """
         if problem := system.lacks("poll", "killpg"):
             raise ConfigurationError(problem, field=self.name)
         program = self.command.program
         try:
             runnable = stat.S_ISREG(os.stat(program).st_mode) and os.access(program, os.X_OK)
-            problem = "" if runnable else "it is no program that we may run"
+            problem = "" if runnable else "it is not a program that this user may run"
         except OSError as error:
             problem = str(error.strerror)
         if problem:
@@ -149,7 +149,7 @@ class SendmailTransport:
         return SendmailSession(self.command, self.timeout, self.name)
 
     def close(self) -> None:
-        """See `ITransport`: nothing is kept."""
+        """See `ITransport`. Nothing is open."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -166,10 +166,10 @@ class SendmailSession(LocalSession):
         self._timeout = timeout
 
     def refusals(self, envelope: Envelope) -> list[Outcome]:
-        """See `LocalSession`: addresses that a program could take for options.
+        """See `LocalSession`. Refuses addresses that a program could take for options.
 
-        ``--`` stands before the recipients. Not every program that goes by this name heeds it, and
-        nothing stands before the sender.
+        ``--`` stands before the recipients, but some programs of this name ignore it, and nothing
+        stands before the sender.
         """
         if envelope.sender.startswith("-"):
             reason = f"the sender {envelope.sender} begins with a hyphen"
@@ -186,8 +186,8 @@ class SendmailSession(LocalSession):
     def hand_over(self, envelope: Envelope, seconds: float | None) -> None:
         """See `LocalSession`."""
         seconds = self._timeout if seconds is None else min(seconds, self._timeout)
-        # The program reads a local text, whose lines end as all lines of the platform do; given
-        # CRLF some would send CR CR LF, and others count the CR as a part of the line.
+        # The program expects the line ends of a local text. Given CRLF, some programs send
+        # CR CR LF, and others count the CR as a part of the line.
         octets = envelope.content.replace(b"\r\n", b"\n")
         program = Program(self._command.arguments(envelope), octets, _environment())
         with program:
@@ -204,10 +204,10 @@ class SendmailSession(LocalSession):
                 self.result = Result(Status.UNSENT, Scope.ROUTE, action, reason)
 
     def _end(self, program: Program, envelope: Envelope, why: str) -> None:
-        """Tell what became of it; if it still runs it has to go, and `why` is the reason."""
+        """Note the result of the call. Kill the program, because of `why`, if it still runs."""
         program.end()
         if program.code is not None and program.code >= 0 and not program.lost:
-            # It ended by itself, and says so, also if that was in the moment of `why`.
+            # The program ended by itself, perhaps in the moment of `why`.
             self.result = self._judged(program.code, program, envelope)
             return
         if program.lost:
@@ -231,7 +231,7 @@ class SendmailSession(LocalSession):
         if code in _TRY_AGAIN:
             return Result(Status.DEFERRED, Scope.MESSAGE, Action.DEFER, reason)
         if code in _FAILED:
-            # It does not say which of several recipients it means.
+            # The exit code does not say which of several recipients it is about.
             alone = len(envelope.recipients) == 1
             scope = Scope.RECIPIENT if alone and code == _NO_USER else Scope.MESSAGE
             return Result(Status.FAILED, scope, Action.FAIL, reason)
@@ -243,6 +243,6 @@ class SendmailSession(LocalSession):
 
 
 def _environment() -> dict[str, str]:
-    """What the program may know: who runs it, the time zone, and no secrets of ours."""
+    """The program's environment: its user and the time zone, and no secrets."""
     ours = {n: os.environ[n] for n in ("HOME", "LOGNAME", "USER", "TZ") if n in os.environ}
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", **ours}

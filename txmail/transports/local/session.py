@@ -1,7 +1,7 @@
-"""What the sessions have in common that speak to no server: a program, a folder, a terminal.
+"""Sends to a program, a folder or a terminal: the common part of sessions without a server.
 
-They hand over one envelope after the other, each in one call or, where a call takes a limited
-number of recipients, in several. A subclass says what it can never take and does one call.
+A session hands over one envelope after the other, each in one call; in several calls if a call
+takes a limited number of recipients. A subclass does one call, and says what it can never take.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...outcome import Action, Outcome, Scope, Status
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one call, for each of its recipients."""
+    """The result of one call, for each of its recipients."""
 
     status: Status
     scope: Scope = Scope.MESSAGE
@@ -27,7 +27,7 @@ class Result:
     reason: str = ""
 
     def outcome(self, recipient: str, message_id: str, position: int = 0) -> Outcome:
-        """The outcome of `recipient`. No server was asked about it."""
+        """The outcome of `recipient`, about whom no server was asked."""
         return Outcome(
             recipient,
             self.status,
@@ -41,17 +41,17 @@ class Result:
 
 
 def unsent(reason: str) -> Result:
-    """Nothing was done, for a reason that says nothing about the message."""
+    """The call did nothing, for a reason that says nothing about the message."""
     return Result(Status.UNSENT, Scope.ROUTE, Action.DEFER_ROUTE, reason)
 
 
 def deferred(reason: str, action: Action = Action.DEFER_ROUTE) -> Result:
-    """It was tried and failed, for a reason that says nothing about the message."""
+    """The call failed, for a reason that says nothing about the message."""
     return Result(Status.DEFERRED, Scope.ROUTE, action, reason)
 
 
 def in_doubt(reason: str) -> Result:
-    """Nobody can say whether it was taken."""
+    """It is unknown whether the message was taken."""
     return Result(Status.IN_DOUBT, Scope.MESSAGE, Action.IN_DOUBT, reason)
 
 
@@ -62,7 +62,7 @@ _NOTHING = Result(
 
 @implementer(ISession)
 class LocalSession:
-    """See `ISession`. A subclass brings `hand_over` and, if need be, `refusals`."""
+    """See `ISession`. A subclass implements `hand_over`, and perhaps `refusals`."""
 
     #: recipients of one call at most; None is any number
     most_recipients: int | None = None
@@ -75,22 +75,23 @@ class LocalSession:
         #: an outcome for each recipient of the last `send`, and how many were handed out
         self._outcomes: list[Outcome] = []
         self._handed_out = 0
-        #: what became of the call that is under way, true at every moment: an interruption may
-        #: come between any two of them
+        #: the result of the present call. It has to be true at every moment, because an interrupt
+        #: may come at any moment
         self.result = _NOTHING
-        #: that call: its envelope, the indexes of its recipients, where their outcomes begin
+        #: the present call: its envelope, the indexes of its recipients, where their outcomes begin
         self._under_way: tuple[Envelope, list[int], int] | None = None
 
     # -- for subclasses
 
     def refusals(self, envelope: Envelope) -> list[Outcome]:
-        """What can never be handed over of `envelope`; known without trying."""
+        """Outcomes of the recipients of `envelope` that a call can never take."""
         return []
 
     def hand_over(self, envelope: Envelope, seconds: float | None) -> None:
         """Hand `envelope` over, to all of its recipients, within so many seconds.
 
-        Keeps `result` true at every moment, also if it raises; at first it says "nothing".
+        It keeps `result` true at every moment, also if it raises. At first `result` is "nothing
+        was done".
         """
         raise NotImplementedError
 
@@ -104,7 +105,7 @@ class LocalSession:
         keep_open: bool = True,
         timeout: float | None = None,
     ) -> list[Outcome]:
-        """See `ISession`: there is no server to ask, so this is what we know ourselves."""
+        """See `ISession`. There is no server to ask: it returns `refusals`."""
         return [
             replace(outcome, position=position)
             for position, envelope in enumerate(envelopes)
@@ -123,8 +124,8 @@ class LocalSession:
     ) -> Iterator[Outcome]:
         """See `ISession`.
 
-        With `strict` nothing at all is handed over if anything can never be, because no preflight
-        has found that out before.
+        With `strict` nothing is handed over if a recipient has to be refused: there was no
+        preflight to find that out.
         """
         envelopes = list(envelopes)
         self._outcomes = [
@@ -171,7 +172,7 @@ class LocalSession:
     def _send_one(
         self, envelope: Envelope, start: int, strict: bool, deadline: float | None
     ) -> bool:
-        """Hand `envelope` over; True if that is the end of sending."""
+        """Hand `envelope` over; True if sending ends with it."""
         refused = self._note_refusals(envelope, start)
         wanted = [i for i, r in enumerate(envelope.recipients) if r not in refused]
         size = self.most_recipients or len(wanted) or 1
@@ -185,7 +186,7 @@ class LocalSession:
     def _call(
         self, envelope: Envelope, indexes: list[int], start: int, deadline: float | None
     ) -> Result:
-        """One call, for the recipients at `indexes`."""
+        """Do one call, for the recipients at `indexes`."""
         seconds = None if deadline is None else deadline - self._clock()
         part = envelope
         if len(indexes) < len(envelope.recipients):
@@ -202,7 +203,7 @@ class LocalSession:
         return self.result
 
     def _note_result(self) -> None:
-        """Note the outcomes of the call that is under way, if there is one."""
+        """Note the outcomes of the present call, if there is one."""
         if self._under_way is not None:
             envelope, indexes, start = self._under_way
             for index in indexes:

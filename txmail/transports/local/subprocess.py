@@ -1,8 +1,8 @@
-"""One run of a program that is fed octets: a process, three pipes' ends, a deadline.
+"""Runs a program that reads octets from its standard input, within a time limit.
 
-The only module that starts a process. A run that has to be ended before the program had all of
-its input leaves no trace: the process group is killed *before* its standard input is closed, so
-that nobody ever takes the part for the whole.
+No other module starts a process. If a program has to be ended before it had all of its input, its
+process group is killed *before* the standard input is closed, so that no program ever takes a part
+of a message for the whole.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from typing import IO, Self, cast
 
 from ...common.ascii_text import ascii_strip
 
-#: Octets of what it says that are kept; more is read, so that it does not block, and dropped.
+#: Octets that are kept of the program's standard error. More is read, and dropped, so that the
+#: program does not block.
 SAID_LIMIT = 1024
-#: Seconds between two looks whether it has ended: short ones after it has closed something, which
-#: is usually the end; long ones while it works, or has left somebody behind who holds its standard
-#: error open, as a delivery in the background does.
+#: Seconds between two looks whether the program has ended: short ones after it has closed a pipe,
+#: which is usually the end; long ones while it works, or while a child in the background holds its
+#: standard error open.
 _FIRST_TICK, _LAST_TICK = 0.0005, 0.05
-#: Seconds that a killed process group is waited for. It dies at once unless it hangs in the kernel.
+#: Seconds to wait for a killed process group. It dies at once unless it hangs in the kernel.
 _GRACE = 2.0
 _CHUNK = 65536
 
 
 class Program:
-    """One run of a program. Use as a context manager; leaving it ends what still runs."""
+    """One run of a program: a context manager, which kills the program at its end."""
 
     def __init__(
         self,
@@ -42,15 +43,15 @@ class Program:
         environment: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing runs before `start`."""
-        #: its exit code, negative for a signal; None while it runs, or if it cannot be ended
+        """The program runs from `start` on."""
+        #: the exit code, negative for a signal; None while the program runs, or cannot be ended
         self.code: int | None = None
-        #: True once all octets, and that they are all, were told to it
+        #: True once the program had all octets, and the end of its input
         self.complete = False
-        #: True if we have ended it
+        #: True if `end` has killed the program
         self.killed = False
-        #: True if somebody else in this process took its exit code (or SIGCHLD is ignored), which
-        #: `subprocess` takes for an exit code of 0
+        #: True if other code in this process took the exit code (or SIGCHLD is ignored): then
+        #: `subprocess` reports an exit code of 0
         self.lost = False
         self._arguments = arguments
         self._environment = dict(environment)
@@ -64,20 +65,20 @@ class Program:
 
     @property
     def started(self) -> bool:
-        """True if there is, or was, a process."""
+        """True if a process was started."""
         return self._process is not None
 
     @property
     def said(self) -> str:
-        """What it wrote to its standard error, at most `SAID_LIMIT` octets; not escaped."""
+        """The head of the program's standard error, `SAID_LIMIT` octets at most; not escaped."""
         return ascii_strip(self._said.decode("utf-8", "replace"))
 
     def start(self) -> None:
-        """Start it. Raises OSError if it cannot be started.
+        """Start the program. Raises OSError if it cannot be started.
 
-        Interrupted while it starts a process, `subprocess` forgets it and closes its pipes, and
-        the program takes the end of its input for an empty message. So in the main thread, the
-        only one that can be interrupted, another one does that.
+        If `subprocess` is interrupted while it starts a process, it forgets the process and closes
+        its pipes, and the program takes the end of its input for an empty message. Only the main
+        thread can be interrupted: there, another thread starts the process.
         """
         self._starting = True
         if threading.current_thread() is threading.main_thread():
@@ -90,7 +91,7 @@ class Program:
 
     def _start(self) -> None:
         try:
-            # A session of its own: Ctrl-C in our terminal is ours, and its children can be killed.
+            # A session of its own: Ctrl-C does not reach it, and its children can be killed.
             process = subprocess.Popen(  # noqa: S603 - no shell, and the caller says what is run
                 self._arguments,
                 bufsize=0,
@@ -112,7 +113,7 @@ class Program:
             self._settled.set()
 
     def run(self, seconds: float) -> None:
-        """Feed it until it ends, or time is up: then it has no `code`."""
+        """Feed the program until it ends, or the time is over: then it has no `code`."""
         deadline = self._clock() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdin, selectors.EVENT_WRITE, self._feed)
@@ -141,7 +142,7 @@ class Program:
         return self.code is not None
 
     def _feed(self) -> bool:
-        """Write some; False if there is no more to write."""
+        """Write some octets; False if all are written, or the program reads no more."""
         try:
             while self._rest:
                 written = os.write(self._stdin.fileno(), self._rest[:_CHUNK])
@@ -149,13 +150,13 @@ class Program:
         except BlockingIOError:
             return True
         except BrokenPipeError:
-            return False  # it reads no more; its exit code tells why
-        self.complete = True  # before, not after: an interruption in between is a doubt
+            return False  # its exit code tells why
+        self.complete = True  # before `close`: after an interrupt in between it is in doubt
         self._stdin.close()
         return False
 
     def _listen(self, stop_when_empty: bool = False) -> bool:
-        """Read some; False at the end, and with `stop_when_empty` if there is nothing now."""
+        """Read some octets; False at the end, and with `stop_when_empty` if none are there."""
         try:
             data = os.read(self._stderr.fileno(), _CHUNK)
         except BlockingIOError:
@@ -164,9 +165,9 @@ class Program:
         return bool(data)
 
     def end(self) -> None:
-        """Kill it and its children, unless it has ended by itself.
+        """Kill the program and its children, unless it has ended by itself.
 
-        Afterwards `complete` is also True if somebody may still be reading its input.
+        Afterwards `complete` is also True if a process may still be reading its input.
         """
         if self._starting:
             self._settled.wait(_GRACE)
@@ -184,11 +185,13 @@ class Program:
         self._stdin.close()
 
     def _is_read(self) -> bool:
-        """True unless nobody holds the reading end of its standard input any more."""
+        """True if a process may still hold the reading end of its standard input."""
         if self._stdin.closed:
             return False
         poll = select.poll()
-        poll.register(self._stdin, 0)  # errors are always reported, and this is one
+        poll.register(
+            self._stdin, 0
+        )  # poll always reports an error, and a closed reading end is one
         return not poll.poll(_GRACE * 1000)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The URLs of transports that speak to no server: ``sendmail:``, ``file:`` and ``console:``."""
+"""Makes transports without a server from URLs: ``sendmail:``, ``file:`` and ``console:``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SCHEMES = ("sendmail", "file", "console")
 
 
 def local_transport(scheme: str, url: str, field: str, command: Command | None) -> ITransport:
-    """The transport of `url`, whose scheme, one of `SCHEMES`, is `scheme`.
+    """The transport of `url`, whose `scheme` is one of `SCHEMES`.
 
-    `command` is what ``sendmail:`` runs where no path says otherwise. Raises
-    `ConfigurationError`, which calls the URL `field`.
+    ``sendmail:`` without a path runs `command`. Raises `ConfigurationError`, which calls the URL
+    `field`.
     """
     if scheme == "console":
         if ascii_lower(url) != "console:":
@@ -38,7 +38,7 @@ def local_transport(scheme: str, url: str, field: str, command: Command | None) 
 
 
 def _path_and_options(scheme: str, url: str, field: str) -> tuple[str, str]:
-    """The path, absolute or empty, and what is behind the question mark."""
+    """The path, absolute or empty, and the part behind the question mark."""
     try:
         parts = urlsplit(url)
         here = ascii_lower(parts.netloc) in ("", "localhost")
