@@ -1,4 +1,4 @@
-"""Counts the messages that a server refused on one connection, and slows down. No I/O."""
+"""Counts the messages that a server refused on one connection, and stops or slows down. No I/O."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ REFUSALS_LIMIT = 8
 
 
 class Refusals:
-    """The refused messages of one connection, and what follows for the rest of a call."""
+    """The refused messages of one connection, and their effect on the rest of a call."""
 
     def __init__(
         self, count: int, *, strict: bool, limited: bool, streams: bool, cautious: bool
@@ -24,10 +24,10 @@ class Refusals:
         self._streams = streams
         #: True if nothing more may be begun
         self.stopped = False
-        #: True if there were so many that another connection is better
+        #: True if the server refused so many that another connection is better
         self.too_many = False
-        #: True from a refusal until a message is accepted: one message at a time, its content after
-        #: the replies to its recipients
+        #: True from a refusal until a message is accepted. Then one message is sent at a time, and
+        #: its content after the replies to its recipients
         self.careful = cautious and streams
 
     def add(self) -> None:

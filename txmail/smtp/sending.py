@@ -43,9 +43,9 @@ class Sending:
         request: SendRequest,
         connection: ConnectionState,
     ) -> None:
-        """`ReconnectNeeded` ends it where a fresh connection has to go on.
+        """`ReconnectNeeded` ends the conversation where a fresh connection has to go on.
 
-        That is where a fresh one may get another answer, or where this one has carried all it may.
+        A fresh connection may get another answer, or this one has carried as much as it may.
         """
         source = envelopes if isinstance(envelopes, Source) else Source(envelopes)
         history, streams = connection.history, request.window > 0
@@ -76,7 +76,7 @@ class Sending:
             self._policy,
         )
         self._stream.over = not streams
-        #: what ended sending here, to go on over a fresh connection
+        #: the error that ended sending here, so that it goes on over a fresh connection
         self.reconnect_needed: ReconnectNeeded | None = None
 
     # -- results
@@ -88,12 +88,12 @@ class Sending:
 
     @property
     def accepted(self) -> int:
-        """Messages that the server took."""
+        """The number of messages that the server accepted."""
         return self._transactions.accepted + self._stream.accepted
 
     @property
     def begun(self) -> bool:
-        """True once content has been sent: from here on there is no starting over."""
+        """True once content was sent: from then on the call cannot start again."""
         return self._transactions.begun or self._stream.begun
 
     @property
@@ -103,7 +103,7 @@ class Sending:
 
     @property
     def history(self) -> ConnectionHistory:
-        """The mail that the connection has carried by now."""
+        """The mail that the connection has carried up to now."""
         return ConnectionHistory(self._refusals.count, self._policy.carried)
 
     @property
@@ -124,7 +124,7 @@ class Sending:
     # -- sending
 
     def conversation(self) -> Conversation:
-        """Send everything; returns when each recipient is decided. Raises `TransportError`."""
+        """Send everything, until each recipient is decided. Raises `TransportError`."""
         transactions = self._transactions
         try:
             yield from self._stream.conversation()
@@ -149,7 +149,7 @@ class Sending:
         self.cut("not sent because an earlier message was not accepted")
 
     def prepare_next(self) -> None:
-        """Use the time while the server is busy: make the next envelope's mail transaction."""
+        """Make the next envelope's mail transaction while the server is busy."""
         if self._stream.over and not self._transactions.large_under_way:
             self._plan.prepare()
 
@@ -161,10 +161,10 @@ class Sending:
         closed: bool = False,
         reconnects: bool = False,
     ) -> None:
-        """Decide all that is undecided: no octet will be written for this call any more.
+        """Decide all undecided recipients: no octet will be written for this call any more.
 
-        `closed` if that is because the server has closed the connection. If it `reconnects`, what
-        was not sent is put back into the source, from which another connection goes on.
+        `closed` is True if the server has closed the connection. If the call `reconnects`, put
+        envelopes that were not sent back into the source, for another connection.
         """
         queue = self._queue
         self._transactions.cut(reason, reply)
@@ -185,13 +185,16 @@ class Sending:
         queue.settle_ready()
 
     def _put_back(self) -> None:
-        """Leave to another connection what was not sent here."""
+        """Put back into the source the envelopes of which nothing was sent."""
         for progress in [progress for progress in self._queue.open if progress.unsent]:
             self._source.put_back(progress.position, progress.envelope)
             self._queue.open.remove(progress)
 
     def _reconnect_needed_for(self, ended: TransportError) -> ReconnectNeeded | None:
-        """What ends it instead of a 421 in front of any content, if a fresh one is asked."""
+        """The error to raise in place of `ended` if a fresh connection goes on, else None.
+
+        A fresh connection goes on after `ReconnectNeeded`, and after a 421 before any content.
+        """
         if isinstance(ended, ReconnectNeeded):
             return ended
         reply, transactions = ended.reply, self._transactions

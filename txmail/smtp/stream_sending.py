@@ -1,6 +1,6 @@
 """The conversation that sends messages in a stream. No I/O.
 
-It ends where the next message needs care, or where there is none.
+It ends before a message that needs care, and at the last message.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ class StreamSending:
         self._reconnect_policy = reconnect_policy
         #: a reply for which a fresh connection is asked
         self._reconnect_reply: Reply | None = None
-        #: True once content has been sent: from here on there is no starting over
+        #: True once content was sent: from then on the call cannot start again
         self.begun = False
-        #: True if nothing more is streamed here
+        #: True if nothing more is streamed on this connection
         self.over = False
         #: True once the server has shown that it does not know BDAT, or RSET between messages
         self.chunking_failed = False
-        #: True once it has shown that it does not know RSET
+        #: True once the server has shown that it does not know RSET
         self.reset_failed = False
 
     @property
     def accepted(self) -> int:
-        """Messages that the server took."""
+        """The number of messages that the server accepted."""
         return self._streaming.accepted
 
     def conversation(self) -> Conversation:
-        """Stream messages until the next one needs care, or there is none."""
+        """Stream messages until the next one needs care, or none is left."""
         if self.over:
             return
         streaming = self._streaming
@@ -78,7 +78,7 @@ class StreamSending:
             self._refusals.end_stream()
 
     def cut(self, reason: str, reply: Reply | None, *, closed: bool) -> None:
-        """Decide about all that is in the stream. `closed` if the server closed the connection."""
+        """Settle all messages in the stream. `closed` if the server has closed the connection."""
         self._streaming.cut(self._queue.open, reason, reply, closed=closed)
         self.begun = self.begun or self._streaming.accepted > 0 or self._queue.anything_sent
 
@@ -94,14 +94,17 @@ class StreamSending:
         policy.carried = policy.carried or streaming.accepted > 0
 
     def _do_without_reset(self, reply: Reply) -> None:
-        """All have their replies; what goes on here goes without a stream, if anything can."""
+        """Stop streaming, because the server refused RSET: all messages have their replies.
+
+        Raises `ResetRefused` if a mail transaction may be open, so that nothing more can be sent.
+        """
         self.chunking_failed = self.reset_failed = True
         self._plan.dirty = self._plan.dirty or self._streaming.mixed
         if self._plan.dirty and not self._refusals.stopped:
             raise ResetRefused(reply)
 
     def _fill(self) -> None:
-        """Put into the stream what may go there now."""
+        """Put as many messages into the stream as may go there now."""
         streaming, refusals = self._streaming, self._refusals
         if refusals.careful or refusals.stopped or self._queue.open or self.chunking_failed:
             return
@@ -109,7 +112,7 @@ class StreamSending:
             return
         room = streaming.room
         if refusals.count:
-            # Of what is on its way, no more may be refused than the server bears.
+            # If all messages on their way are refused, the server must not hang up for it.
             room = min(room, max(1, REFUSALS_LIMIT - refusals.count) - streaming.count)
         if self._plan.messages_left is not None:
             room = min(room, self._plan.messages_left)
@@ -118,7 +121,7 @@ class StreamSending:
                 return
 
     def _settle_refused(self, message: StreamedMessage, replies: list[Reply]) -> None:
-        """Settle a message with a reply that was not positive."""
+        """Settle a message that got a reply which is not positive."""
         streaming = self._streaming
         progress = progress_of(message, replies, clean=streaming.clean)
         reply = self._reconnect_policy.for_streamed(message, replies)
@@ -130,7 +133,7 @@ class StreamSending:
         self._queue.open.append(progress)
         streaming.remove_refused(replies)
         if progress.waiting and is_unknown(replies[-1]):
-            # It may have read the octets as commands: no more of that on this connection.
+            # The server may have read the content as commands: stream no more here.
             self.chunking_failed = streaming.bdat_unknown = True
         if any(o is not None and o.status is not Status.ACCEPTED for o in progress.outcomes):
             self._refusals.add()

@@ -1,4 +1,4 @@
-"""Says which mail transaction is next on a connection. No I/O."""
+"""Decides which mail transaction is next on a connection. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PlannedTransaction:
     def __init__(self, progress: Progress, transaction: MailTransaction, problem: str = "") -> None:
         self.progress = progress
         self.transaction = transaction
-        #: why this server can never take it; empty if it may
+        #: the reason why this server can never take the message; empty if it may
         self.problem = problem
 
 
@@ -46,7 +46,7 @@ class TransactionPlan:
         self.dirty = connection.dirty
 
     def next(self) -> PlannedTransaction | None:
-        """The rest of a message that was split, else the next message that can be sent."""
+        """The rest of a split message, else the next message that can be sent; None at the end."""
         queue = self._queue
         while not self._refusals.stopped:
             waiting = next((progress for progress in queue.open if progress.waiting), None)
@@ -64,18 +64,18 @@ class TransactionPlan:
         return None
 
     def prepare(self) -> None:
-        """Make the next envelope's mail transaction, while there is time."""
+        """Make the next envelope's mail transaction ahead of time."""
         if self._prepared is None and not self._refusals.stopped:
             self._prepared = self._take()
 
     def give_up_prepared(self) -> None:
-        """Put the progress of an envelope that was prepared into the queue: it is not sent."""
+        """Put a prepared envelope into the queue without sending it."""
         if self._prepared is not None:
             self._queue.open.append(self._prepared.progress)
             self._prepared = None
 
     def add_to(self, streaming: Streaming) -> bool:
-        """Put the next envelope into the stream; False if there is none that may go there."""
+        """Put the next envelope into the stream; False if it may not go there, or none is left."""
         found = self._source.take()
         if found is None:
             return False
@@ -95,7 +95,7 @@ class TransactionPlan:
 
     @property
     def limit_reached(self) -> bool:
-        """True if there is more to send, and this connection may carry no more."""
+        """True if more envelopes are left than this connection may carry."""
         if self.messages_left != 0 or self._refusals.stopped:
             return False
         found = self._source.take()
@@ -105,11 +105,11 @@ class TransactionPlan:
         return True
 
     def end(self) -> None:
-        """Note that the mail transaction which the preflight left open is still open, if it is."""
+        """End the call: a mail transaction that the preflight left open has to be reset."""
         self.dirty = self.dirty or self._open_transaction is not None
 
     def _take(self) -> PlannedTransaction | None:
-        """The first mail transaction of the next envelope, None if there is none."""
+        """The first mail transaction of the next envelope, None at the end."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             return prepared
@@ -133,7 +133,7 @@ class TransactionPlan:
             self.messages_left -= 1
 
     def _take_open_transaction(self, envelope: Envelope) -> MailTransaction | None:
-        """The mail transaction that the preflight left open, if it is that of `envelope`; once."""
+        """Take the mail transaction that the preflight left open, if it is for `envelope`."""
         kept, self._open_transaction = self._open_transaction, None
         if kept is not None and kept.envelope is not envelope:
             self.dirty = True
@@ -154,7 +154,7 @@ class TransactionPlan:
         return PlannedTransaction(progress, transaction, unsendable(progress.envelope, extensions))
 
     def _begin(self, planned: PlannedTransaction) -> PlannedTransaction:
-        """`planned`, with RSET in front if that has to come first."""
+        """`planned`, with RSET before it if a mail transaction may be open."""
         if self.dirty:
             if self._connection.no_reset:
                 raise ConnectionEnded("this server does not reset a mail transaction")

@@ -1,8 +1,8 @@
 """The conversation that sends messages in mail transactions, one after the other. No I/O.
 
-With PIPELINING the content of one message, its final dot, and MAIL, RCPT and DATA of the next
-share one write (RFC 2920 section 3.1): a round trip a message, and never more than one final dot
-unanswered. DATA goes in one write with more than one RCPT only if all of them have passed the
+With PIPELINING one write has the content of one message, its final dot, and MAIL, RCPT and DATA of
+the next (RFC 2920 section 3.1). So a message takes one round trip, and never more than one final
+dot is unanswered. DATA shares a write with several RCPTs only if all recipients have passed the
 preflight on this connection, because a 354 cannot be taken back.
 """
 
@@ -45,25 +45,28 @@ class TransactionSending:
         self.current: PlannedTransaction | None = None
         #: True from the first octet of a content to the reply to its final dot
         self.in_content = False
-        #: messages that the server took
+        #: the number of messages that the server accepted
         self.accepted = 0
-        #: True once content has been sent: from here on there is no starting over
+        #: True once content was sent: from then on the call cannot start again
         self.begun = False
 
     @property
     def large_under_way(self) -> bool:
-        """True if the next message should not wait here: another connection may take it."""
+        """True if a large message is under way: another connection may take the next one."""
         current = self.current
         return current is not None and current.progress.envelope.size > self._request.octets
 
     def take(
         self, planned: PlannedTransaction, *, streams: bool
     ) -> Generator[None, None, PlannedTransaction | None]:
-        """Do one mail transaction and say which is next. Nothing is pipelined if `streams`."""
+        """Do one mail transaction; returns the next one if its commands have already left.
+
+        A connection that `streams` pipelines nothing here.
+        """
         self.current = planned
         if not (yield from self._opened(planned)):
             return None
-        # It raises if the server has said more than its 354; nothing of the content has left then.
+        # It raises if the server sent more than its 354. Then nothing of the content has left.
         self._protocol.content(planned.progress.envelope.content)
         self.in_content = self.begun = True
         following = None
@@ -80,7 +83,7 @@ class TransactionSending:
         return following
 
     def cut(self, reason: str, reply: Reply | None) -> None:
-        """Decide about the recipients of the mail transaction that is under way."""
+        """Settle the recipients of the mail transaction that is under way."""
         current = self.current
         if current is None:
             return
@@ -100,7 +103,7 @@ class TransactionSending:
         return failure_policy.UNSENT
 
     def _opened(self, planned: PlannedTransaction) -> Generator[None, None, bool]:
-        """Collect the answers to MAIL, RCPT and DATA; True if the content has to follow."""
+        """Collect the answers to MAIL, RCPT and DATA; True if the content comes next."""
         transaction = planned.transaction
         yield from transaction.answers(self._protocol, self._pipelining)
         wanted = self._settle_recipients(planned)
@@ -129,7 +132,7 @@ class TransactionSending:
             raise ReconnectNeeded(reply)
 
     def _settle_recipients(self, planned: PlannedTransaction) -> bool:
-        """Decide who was refused; True if the content is wanted for somebody."""
+        """Settle the refused recipients; True if the content goes to another one."""
         progress, transaction = planned.progress, planned.transaction
         if transaction.clean:
             return True
@@ -143,7 +146,7 @@ class TransactionSending:
                 transaction.recipients.remove(index)
                 progress.waiting.append(index)
             elif verdict is not failure_policy.ACCEPTED:
-                # A server that takes no recipient at all does not mean their number.
+                # If the server takes no recipient at all, their number is not the cause.
                 split = verdict is failure_policy.SPLIT
                 verdict = failure_policy.DEFER_RECIPIENT if split else verdict
                 progress.settle(index, verdict, reply)
@@ -175,9 +178,8 @@ class TransactionSending:
     def _trusted(self, following: PlannedTransaction) -> Generator[None, None, PlannedTransaction]:
         """`following`, whose MAIL left together with a final dot that was then refused.
 
-        Some servers keep the refused transaction open: to them this MAIL is a second one, and its
-        DATA would send the new content under the old sender. Such a MAIL is asked again, after
-        RSET.
+        Some servers keep the refused transaction open. For them this MAIL is a second one, and DATA
+        would send the new content under the old sender. Then MAIL is sent again, after RSET.
         """
         transaction = following.transaction
         yield from transaction.answers(self._protocol, self._pipelining)

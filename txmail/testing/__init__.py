@@ -1,4 +1,4 @@
-"""Doubles for the tests of applications that send mail.
+"""Test doubles for applications that send mail.
 
 For Pyramid, ``config.include("txmail.testing")`` in place of ``config.include("txmail")`` gives
 ``request.mailer`` a `DummyMailer`.
@@ -31,7 +31,8 @@ __all__ = [
 def includeme(config: Any) -> None:
     """For Pyramid: register a `DummyMailer` with the application's own mail settings.
 
-    ``mail.default_sender`` and ``mail.dummy_transactional`` are heeded; the others are checked.
+    The double follows ``mail.default_sender`` and ``mail.dummy_transactional``, and checks the
+    other settings.
     """
     from ..config.settings import PREFIX
     from ..integrations.pyramid import set_mailer

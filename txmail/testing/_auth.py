@@ -1,7 +1,7 @@
 """The server's side of SMTP AUTH (RFC 4954).
 
-An exchange is a generator: it yields challenges, is sent the client's answers, and returns whether
-they were right. Answers that are not base64 raise ValueError.
+An exchange is a generator: it yields challenges, receives the client's answers, and returns True if
+they are right. An answer that is not base64 raises ValueError.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 
 Exchange = Generator[bytes, bytes, bool]
 
-#: How often a password is hashed: the least that RFC 7677 section 4 wants.
+#: Iterations of the hash: the minimum of RFC 7677 section 4.
 ITERATIONS = 4096
 
 
@@ -82,7 +82,8 @@ def _scram(
     fields = _fields(bare)
     user = fields.get(b"n", b"").replace(b"=2C", b",").replace(b"=3D", b"=")
     password = credentials.get(user.decode("utf-8", "replace"))
-    # Who says that we offer no channel binding, where we do, has been lied to by somebody.
+    # A client that says "y" believes that the server offers no channel binding. If the server does,
+    # an attacker in between took the offer away.
     allowed = [b"p=tls-unique"] if plus else [b"n"] if binding else [b"n", b"y"]
     if flag not in allowed or password is None or not fields.get(b"r"):
         return False
@@ -113,8 +114,8 @@ def _fields(message: bytes) -> dict[bytes, bytes]:
     return {key: value for key, _, value in pairs}
 
 
-#: The mechanisms by their names in the EHLO reply, strongest first. Each is called with user names
-#: and passwords (of XOAUTH2: tokens), the initial response, and channel binding data if there are.
+#: The mechanisms by their names in the EHLO reply, strongest first. Arguments: user names with
+#: passwords (for XOAUTH2: tokens), the initial response, and the channel binding data, or None.
 MECHANISMS: Mapping[str, Callable[[Mapping[str, str], bytes | None, bytes | None], Exchange]] = {
     "SCRAM-SHA-256-PLUS": partial(_scram, plus=True),
     "SCRAM-SHA-256": partial(_scram, plus=False),

@@ -1,4 +1,4 @@
-"""One connection of a scripted server: brings protocol, socket, script and records together."""
+"""Serves one connection of a scripted server, with protocol, socket, script and records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ._wire import Interrupted, Wire
 
 
 class Conversation:
-    """One connection, from greeting to end: does what its `ServerProtocol` says."""
+    """One connection, from its greeting to its end."""
 
     def __init__(
         self,
@@ -31,14 +31,14 @@ class Conversation:
         self._protocol = ServerProtocol(settings, self)
 
     def hold(self) -> None:
-        """The connection's thread."""
+        """Serve the connection to its end: the body of its thread."""
         try:
             self._talk()
         except Interrupted:
             if self._resets():
                 self._wire.reset_on_close()
         except OSError:
-            pass  # the client is gone, or does not like our certificate
+            pass  # the client is gone, or refuses the certificate
         finally:
             self._wire.close()
             self._record.mark(closed=True)
@@ -59,10 +59,10 @@ class Conversation:
             self._wire.finish()
             self._record.mark(closed=True)
         while self._receive():
-            pass  # it is recorded, and not answered
+            pass  # record the octets, and answer nothing
 
     def _perform(self, outputs: Iterator[Output]) -> Signal | None:
-        """Do what the protocol says; replies that follow each other leave in one write."""
+        """Carry out the outputs of the protocol. Replies without a pause leave in one write."""
         replies = bytearray()
         for output in outputs:
             if isinstance(output, bytes):
@@ -97,7 +97,7 @@ class Conversation:
             self._record.add_octets("S", bytes(octets))
             self._wire.send(bytes(octets))
 
-    # What the protocol asks and tells
+    # For the protocol
 
     def choose(self, verb: str, argument: str, content: bytes) -> tuple[Step, ...] | None:
         """The script's steps for a command, or None."""
@@ -105,7 +105,7 @@ class Conversation:
             return self._script.choose(verb, argument, content, self._record.number)
 
     def command(self, line: str) -> None:
-        """A command line came."""
+        """Record a command line."""
         self._record.add_command(line)
 
     def channel_binding(self) -> bytes | None:
@@ -113,7 +113,7 @@ class Conversation:
         return self._wire.channel_binding()
 
     def accepted(self, transaction: MailTransaction, content: bytes) -> None:
-        """A message was accepted."""
+        """Record an accepted message."""
         received = Received(
             transaction.sender,
             tuple(transaction.recipients),

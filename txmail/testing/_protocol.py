@@ -1,16 +1,16 @@
-"""The server's side of SMTP (RFC 5321): fed octets, it says what to do. No socket, clock or thread.
+"""The server's side of SMTP (RFC 5321): reads octets, and says what to do. No I/O.
 
-What it says is an iterator of outputs, made one by one as they are asked for: octets to send
-(`bytes`), a `Callback` to run, `StartTLS`, or a `Signal` that ends the connection. Whoever drives
-it must do one before asking for the next, and stop asking after a `Signal`.
+`ServerProtocol` knows no socket, clock or thread. Its methods return iterators of outputs: octets
+to send (`bytes`), a `Callback` to run, `StartTLS`, or a `Signal` that ends the connection. The
+driver carries out one output before it asks for the next, and asks no more after a `Signal`.
 
-Laws:
+The laws:
 
-1. Commands are answered in their order, out of one buffer (RFC 2920 section 3.2). Without an offer
-   of PIPELINING, anything that comes before the answer to a command ends the connection.
-2. A command that is out of sequence is answered with 503 whatever the script says.
-3. A reply that begins with 2 or 3, the script's or our own, means that the command is carried out;
-   any other means that it is not. That is decided and recorded before the reply is sent.
+1. Commands are answered in their order, out of one buffer (RFC 2920 section 3.2). Unless PIPELINING
+   is offered, octets that come before the answer to a command end the connection.
+2. A command that is out of sequence gets 503, whatever the script says.
+3. If a reply begins with 2 or 3, whether the script's or the server's own, the command is carried
+   out; else it is not. That is decided and recorded before the reply is sent.
 4. Content ends at CRLF "." CRLF and at nothing else. Octets that came in clear behind STARTTLS are
    thrown away (RFC 3207 section 5).
 """
@@ -42,19 +42,19 @@ Output = bytes | Callback | Signal | StartTLS
 
 
 class Observer(Protocol):
-    """Who decides by the script and keeps the records."""
+    """Decides by the script, and keeps the records."""
 
     def choose(self, verb: str, argument: str, content: bytes) -> tuple[Step, ...] | None:
         """The script's steps for a command, or None."""
 
     def command(self, line: str) -> None:
-        """A command line came, without its line end."""
+        """Record a command line, without its line end."""
 
     def channel_binding(self) -> bytes | None:
         """The ``tls-unique`` of the connection, if it has one."""
 
     def accepted(self, transaction: MailTransaction, content: bytes) -> None:
-        """A message was accepted."""
+        """Record an accepted message."""
 
 
 def _nothing() -> None:
@@ -66,7 +66,7 @@ def _text(octets: bytes | bytearray) -> str:
 
 
 class ServerProtocol:
-    """One connection."""
+    """The protocol of one connection."""
 
     def __init__(self, settings: Settings, observer: Observer) -> None:
         self._settings = settings
@@ -99,7 +99,7 @@ class ServerProtocol:
     # What the driver calls
 
     def greet(self) -> Iterator[Output]:
-        """A client has connected."""
+        """Greet a client that has connected."""
 
         def turn_away() -> None:
             self._turned_away = True
@@ -108,7 +108,7 @@ class ServerProtocol:
         yield from self._answer("connect", "", greeting, _nothing, turn_away)
 
     def receive(self, octets: bytes) -> Iterator[Output]:
-        """Octets came."""
+        """Answer octets that came."""
         self._buffer += octets
         while (step := self._read()) is not None:
             if self._is_unsynchronised():
@@ -118,7 +118,7 @@ class ServerProtocol:
             yield from step
 
     def tls_started(self) -> None:
-        """The handshake is done: everything that was said in clear is void."""
+        """Forget everything that came in clear: the TLS handshake is done."""
         self._tls = True
         self._greeted = False
         self._offered = frozenset()
@@ -127,14 +127,17 @@ class ServerProtocol:
         self._buffer.clear()
 
     def _is_unsynchronised(self) -> bool:
-        """True if the client did not wait for an answer it had to wait for (a chunk may follow)."""
+        """True if the client did not wait for an answer although it had to.
+
+        The chunk behind a BDAT does not wait.
+        """
         return (
             bool(self._buffer)
             and self._read == self._read_command
             and "PIPELINING" not in self._offered
         )
 
-    # Reading: each of these takes one thing off the buffer, or returns None if it is not all there
+    # Reading: each function takes one thing off the buffer, or returns None if a part is missing
 
     def _read_command(self) -> Iterator[Output] | None:
         end = self._buffer.find(b"\r\n")
@@ -160,12 +163,12 @@ class ServerProtocol:
         if end < 0:
             self._scanned = len(self._buffer)
             return None
-        # The CRLF in front stands for the end of the DATA line: see `_begin_content`.
+        # The first CRLF is the end of the DATA line: see `_begin_content`.
         stuffed = self._take(end + 5)[: end + 2]
         self._read = self._read_command
         content = stuffed.replace(b"\r\n.", b"\r\n")[2:]
         transaction = self._transaction
-        if transaction is None:  # cannot be: nothing ends it while content comes
+        if transaction is None:  # it cannot be None: nothing ends it while content comes
             return self._say("503 5.5.1 MAIL comes first")
         return self._settle(transaction, content, ".", transaction.sender)
 
@@ -194,9 +197,9 @@ class ServerProtocol:
         content: bytes = b"",
         fallback: tuple[str, str] | None = None,
     ) -> Iterator[Output]:
-        """Answer as the script says, or with `default`; carry the command out, or not (law 3).
+        """Answer as the script says, or with `default`, and carry the command out, or not (law 3).
 
-        `fallback` is another verb and argument to look for in the script.
+        `fallback` is a verb and argument to look for if the script has no rule for the first ones.
         """
         steps = self._observer.choose(verb, argument, content)
         if steps is None and fallback is not None:
@@ -277,7 +280,7 @@ class ServerProtocol:
         if not available:
             return self._answer("AUTH", argument, "504 5.5.4 No such mechanism")
         first = initial.encode("utf-8", "surrogateescape") if initial else None
-        # One that is not offered does not count as offered.
+        # Without an offer of channel binding the exchange has to know of none.
         bound = "SCRAM-SHA-256-PLUS" in self._mechanisms()
         binding = self._observer.channel_binding() if bound else None
         exchange = MECHANISMS[ascii_upper(name)](self._settings.credentials, first, binding)
@@ -351,7 +354,7 @@ class ServerProtocol:
         return self._answer("DATA", argument, reply, self._begin_content)
 
     def _begin_content(self) -> None:
-        # With the end of the DATA line in front, a dot on the first line is like any other.
+        # Behind the end of the DATA line, a dot on the first line is like any other dot.
         self._buffer[:0] = b"\r\n"
         self._scanned = 0
         self._read = self._read_content
@@ -382,7 +385,7 @@ class ServerProtocol:
     def _bdat(self, argument: str) -> Iterator[Output]:
         found = _BDAT.fullmatch(ascii_strip(argument))
         if found is None or "CHUNKING" not in self._offered:
-            # Nobody can tell where the chunk ends.
+            # The end of the chunk is unknown.
             return iter((self._encode("502 5.5.1 BDAT is not available"), Signal.CLOSE))
         size, last = int(found[1]), found[2] is not None
 

@@ -1,4 +1,4 @@
-"""What a scripted server has seen: `Received` messages and `Connection` s."""
+"""Records the messages and connections of a scripted server."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..common.ascii_text import ascii_strip, ascii_upper
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message the server has accepted, whether or not the client got to hear of it."""
+    """A message that the server has accepted, even if the client did not get the reply."""
 
-    #: the reverse-path's address, empty for the null sender
+    #: the address of the reverse-path, empty for the null sender
     sender: str
     #: the accepted recipients, in their order
     recipients: tuple[str, ...]
@@ -27,7 +27,7 @@ class Received:
 
 
 class Connection:
-    """The record of one connection. It grows while the connection lasts; lists are copies."""
+    """The record of one connection, which grows while the connection lasts. Lists are copies."""
 
     def __init__(self, number: int, condition: threading.Condition) -> None:
         self._number = number
@@ -60,17 +60,17 @@ class Connection:
 
     @property
     def octets(self) -> list[tuple[float, str, bytes]]:
-        """All that went over it: `time.monotonic` seconds, who ("C" or "S"), what.
+        """All octets of the connection: `time.monotonic` seconds, sender ("C" or "S"), octets.
 
-        A client's octets have the time at which they were read, the server's that at which they
-        were handed to the kernel. Within TLS they are the clear text.
+        The time is when the server read the client's octets, or gave its own to the kernel. Under
+        TLS they are the clear text.
         """
         with self._condition:
             return list(self._octets)
 
     @property
     def closed(self) -> bool:
-        """True when either side has ended it."""
+        """True if the client or the server has closed the connection."""
         with self._condition:
             return self._closed
 
@@ -81,7 +81,7 @@ class Connection:
 
     @property
     def tls(self) -> bool:
-        """True if it is encrypted."""
+        """True if the connection is encrypted."""
         with self._condition:
             return self._tls
 
@@ -103,7 +103,7 @@ class Connection:
 
 
 class Records:
-    """Everything a server has seen. Its `condition` guards it and tells of every change."""
+    """All records of a server. Its `condition` guards them, and is notified of every change."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
@@ -119,7 +119,7 @@ class Records:
             return connection
 
     def receive(self, message: Received) -> None:
-        """A message was accepted."""
+        """Record an accepted message."""
         with self.condition:
             self._messages.append(message)
             self.condition.notify_all()

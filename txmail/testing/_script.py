@@ -1,4 +1,4 @@
-"""What a scripted server does instead of a server's own replies: actions and their rules."""
+"""The script of a scripted server: actions that replace its own replies, and their rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 
 from ..common.shown import echo
 
-#: Where a rule can apply: the commands, the greeting (``connect``) and the final reply (``.``).
+#: Verbs of rules: the commands, ``connect`` for the greeting, and ``.`` for the final reply.
 VERBS = frozenset(
     {"connect", "EHLO", "HELO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", ".", "BDAT", "RSET"}
     | {"NOOP", "VRFY", "QUIT"}
@@ -25,9 +25,9 @@ class Signal(Enum):
     CLOSE = "CLOSE"
     #: end the connection with a reset (RST): replies that are still under way may be lost
     RESET = "RESET"
-    #: never say anything again, with the connection open, until the server stops
+    #: keep the connection open and send nothing more, until the server stops
     HANG = "HANG"
-    #: do what the command asks for and do not answer
+    #: carry the command out, and do not answer
     NO_REPLY = "NO_REPLY"
 
     def __repr__(self) -> str:
@@ -42,10 +42,10 @@ NO_REPLY = Signal.NO_REPLY
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """Run `function`, without arguments, in the server's thread; then go on.
+    """Run `function`, without arguments, in the thread of the connection; then go on.
 
-    Only the connection that it was called for waits for it. What it returns is not used. It must
-    return by itself: `ScriptedServer.stop` waits for it.
+    Other connections do not wait for it. Its result is not used. It has to return:
+    `ScriptedServer.stop` waits for it.
     """
 
     function: Callable[[], object]
@@ -56,7 +56,7 @@ Step = str | bytes | Signal | Callback
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Several steps, one after the other: what `then` makes."""
+    """Several steps, one after the other: the result of `then`."""
 
     steps: tuple[Step, ...]
 
@@ -65,15 +65,15 @@ Action = Step | Sequence
 
 
 def then(*actions: Action) -> Sequence:
-    """One action after the other, as in ``then("421 4.3.2 shutting down", CLOSE)``.
+    """Do one action after the other, as in ``then("421 4.3.2 shutting down", CLOSE)``.
 
-    If there is neither a reply nor a `Signal` among them, the server's own reply comes last.
+    If neither a reply nor a `Signal` is among them, the server's own reply comes last.
     """
     return Sequence(tuple(step for action in actions for step in steps_of(action)))
 
 
 def steps_of(action: Action) -> tuple[Step, ...]:
-    """The steps of an action; raises TypeError or ValueError for what is not an action."""
+    """The steps of an action. Raises TypeError or ValueError for anything else."""
     if isinstance(action, Sequence):
         return action.steps
     if isinstance(action, str) and not _REPLY.match(action):
@@ -109,13 +109,13 @@ class Rule:
     after: int = 0
     times: int | None = 1
     connection: int | None = None
-    #: how often it matched
+    #: the number of matches
     seen: int = field(default=0, init=False)
-    #: how often it was used
+    #: the number of uses
     used: int = field(default=0, init=False)
 
     def matches(self, verb: str, argument: str, content: bytes, connection: int) -> bool:
-        """True if this rule is about that command; upper and lower case of it are the same."""
+        """True if this rule is about the command. Upper and lower case do not matter."""
         if verb != self.verb or self.connection not in (None, connection):
             return False
         return (
@@ -125,14 +125,14 @@ class Rule:
 
     @property
     def due(self) -> bool:
-        """True if it is to be used for the match that was counted last."""
+        """True if the match that was counted last uses this rule."""
         return self.seen > self.after and (self.times is None or self.used < self.times)
 
 
 class Script:
-    """The rules, in the order in which they were given: the first one that is due is used.
+    """The rules, in their order. The first one that is due is used.
 
-    Not locked: the server calls it under its own lock.
+    It has no lock: the server calls it under its own.
     """
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class Script:
     def choose(
         self, verb: str, argument: str, content: bytes, connection: int
     ) -> tuple[Step, ...] | None:
-        """The steps for a command, or None if no rule is due. Every rule that matches counts it."""
+        """The steps for a command, or None if no rule is due. Every matching rule counts it."""
         chosen = None
         for rule in self._matching(verb, argument, content, connection):
             rule.seen += 1

@@ -1,4 +1,4 @@
-"""How a scripted server is set up, and what it holds against a MAIL command."""
+"""The settings of a scripted server, and its checks of a MAIL command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PARAMETERS = {"SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "AUTH
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the server behaves when no rule says otherwise; `ScriptedServer` has the meanings."""
+    """The behaviour of the server without rules. `ScriptedServer` explains the fields."""
 
     hostname: str
     extensions: tuple[str, ...]
@@ -31,7 +31,7 @@ class Settings:
 
     @property
     def size_limit(self) -> int:
-        """Octets of content that are accepted, 0 for any number (RFC 1870 section 4)."""
+        """The largest content in octets, 0 for any size (RFC 1870 section 4)."""
         for extension in self.extensions:
             keyword, _, value = extension.partition(" ")
             if ascii_upper(keyword) == "SIZE" and is_digits(ascii_strip(value)):
@@ -41,19 +41,19 @@ class Settings:
 
 @dataclass(slots=True)
 class MailTransaction:
-    """A mail transaction under way (RFC 5321 section 3.3)."""
+    """An open mail transaction (RFC 5321 section 3.3)."""
 
     sender: str
     parameters: Mapping[str, str]
     recipients: list[str] = field(default_factory=list)
-    #: what BDAT has brought so far; None if content has not begun
+    #: the octets of BDAT so far; None before the first chunk
     chunks: bytearray | None = None
 
 
 def parse_path(word: str, argument: str) -> tuple[str, dict[str, str]] | None:
     """Address and parameters of a MAIL (`word` FROM) or RCPT (TO) command, None if it is neither.
 
-    Keywords come in upper case; one without a value has an empty one.
+    Keywords are in upper case; the value of a keyword without one is empty.
     """
     found = _PATH.fullmatch(argument)
     if found is None or ascii_upper(found[1]) != word:

@@ -17,13 +17,13 @@ _CHUNK = 65536
 
 
 class Interrupted(Exception):
-    """The server stops, so this connection does."""
+    """The connection ends, because the server stops."""
 
 
 class Wire:
-    """One accepted socket. Used by one thread.
+    """One accepted socket, for one thread.
 
-    `wake` becomes readable when it has to give up; it is closed with the connection.
+    `wake` becomes readable when the connection has to end; it is closed with the connection.
     """
 
     def __init__(self, connected: socket.socket, wake: socket.socket) -> None:
@@ -84,7 +84,7 @@ class Wire:
             raise Interrupted
 
     def finish(self) -> None:
-        """Send no more (FIN); what the client still sends can be received."""
+        """Send no more (FIN). The client's octets can still be received."""
         with contextlib.suppress(OSError):
             if isinstance(self._socket, ssl.SSLSocket):
                 self._socket.unwrap()
@@ -92,7 +92,7 @@ class Wire:
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
 
     def reset_on_close(self) -> None:
-        """`close` will reset the connection (RST) and throw away what is still under way."""
+        """Have `close` reset the connection (RST): octets under way may be lost."""
         with contextlib.suppress(OSError):
             linger = struct.pack("ii", 1, 0)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -111,7 +111,7 @@ class Wire:
 
 
 class Listening:
-    """One time between start and stop: the listener, its threads, and what wakes them all."""
+    """The time from a start to a stop: the listener, its threads, and the socket that ends them."""
 
     def __init__(self, host: str, port: int) -> None:
         self.listener = socket.create_server((host, port), backlog=128)
@@ -126,8 +126,8 @@ class Listening:
     def listen(self, serve: Callable[[socket.socket, socket.socket], Callable[[], None]]) -> None:
         """Start the listener's thread.
 
-        For each connection `serve` is called there, with its socket and a `wake` of its own; what
-        it returns is run in the connection's thread.
+        The thread calls `serve` for each connection, with its socket and a `wake` of its own. The
+        function that `serve` returns runs in the connection's thread.
         """
         self.accepting = threading.Thread(
             target=self._accept, args=(serve,), name="ScriptedServer", daemon=True
@@ -141,7 +141,7 @@ class Listening:
             while all(key.fileobj is self.listener for key, _ in selector.select()):
                 try:
                     connected, _ = self.listener.accept()
-                except OSError:  # it was gone before we came
+                except OSError:  # the client is gone already
                     continue
                 conversation = serve(connected, self.wake.dup())
                 thread = threading.Thread(target=conversation, name="ScriptedServer", daemon=True)
@@ -149,10 +149,10 @@ class Listening:
                 thread.start()
 
     def end(self) -> list[str]:
-        """Wake all threads and wait for them; the names of those that go on."""
+        """End all threads, and wait for them. Returns the names of threads that go on."""
         self.alarm.close()
         if self.accepting is not None:
-            self.accepting.join()  # from here on there are no new ones
+            self.accepting.join()  # from here on no thread is added
         others = [t for t in self._serving if t is not threading.current_thread()]
         for thread in others:
             thread.join(STOP_TIMEOUT)

@@ -1,7 +1,7 @@
-"""`ScriptedServer`: a real SMTP server on a loopback port, which can be told to misbehave.
+"""Runs a real SMTP server on a loopback port, which tests can tell to misbehave.
 
 Every connection has a thread of its own, in which `ServerProtocol` answers. `stop` ends all threads
-and closes all sockets. Tests wait for what happens with `ScriptedServer.wait_for`; nothing here
+and closes all sockets. Tests wait for events with `ScriptedServer.wait_for`; the server never
 sleeps.
 """
 
@@ -30,32 +30,32 @@ class ScriptedServer:
     """A scripted SMTP server: ``with ScriptedServer() as server: ...``.
 
     `extensions`
-        Lines of the EHLO reply. ``CHUNKING`` in it turns BDAT on; ``STARTTLS`` and ``AUTH`` come by
-        themselves with the options below. Without ``PIPELINING`` a client that does not wait for
-        replies is thrown out.
+        Lines of the EHLO reply. ``CHUNKING`` turns BDAT on. The options below add ``STARTTLS`` and
+        ``AUTH``. Without ``PIPELINING`` the server closes the connection of a client that does not
+        wait for replies.
     `hostname`
         The name in greeting and EHLO reply.
     `host`, `port`
-        Where it listens; port 0 is a free one, kept over restarts.
+        The address to listen on. Port 0 takes a free port, and keeps it over restarts.
     `tls_context`
-        An `ssl.SSLContext` for servers; offers STARTTLS.
+        An `ssl.SSLContext` for servers. The server offers STARTTLS.
     `implicit_tls`
         TLS from the first octet, with `tls_context`, instead of STARTTLS.
     `credentials`
-        User names and passwords; offers AUTH (under TLS only, if there is a `tls_context`).
+        User names and passwords. The server offers AUTH (with a `tls_context`, under TLS only).
     `mechanisms`
-        The names of the mechanisms that AUTH offers, in their order: by default all that there are,
+        The names of the mechanisms that AUTH offers, in their order. The default is all of them:
         ``SCRAM-SHA-256-PLUS`` (with ``tls-unique``, under TLS 1.2 only), ``SCRAM-SHA-256``,
         ``CRAM-MD5``, ``PLAIN``, ``LOGIN``, and ``XOAUTH2``, whose passwords are tokens.
     `login_required`
-        Answer MAIL with 530 5.7.0 until a user is known.
+        Answer MAIL with 530 5.7.0 until the client has logged in.
     `max_recipients`
-        Any more recipients of a message are answered with 452 4.5.3.
+        Answer more recipients of a message with 452 4.5.3.
     `ehlo`
-        False: EHLO is answered with 502.
+        False answers EHLO with 502.
     `exim_like`
-        A refused message leaves its mail transaction open, as Exim does: the next MAIL is answered
-        with 503, and the next DATA goes out under the old sender unless RSET was sent.
+        Keep the mail transaction of a refused message open, as Exim does: until RSET, the next MAIL
+        gets 503, and the next DATA has the old sender.
 
     Rules and records outlive `stop` and `restart`.
     """
@@ -103,7 +103,7 @@ class ScriptedServer:
     # Starting and stopping
 
     def start(self) -> Self:
-        """Listen; nothing happens if it does already. Returns the server itself."""
+        """Listen, unless the server listens already. Returns the server itself."""
         with self._condition:
             if self._listening is None:
                 self._listening = run = Listening(self._host, self._port)
@@ -112,21 +112,21 @@ class ScriptedServer:
         return self
 
     def stop(self) -> None:
-        """End all connections and threads; nothing happens if it is not listening.
+        """End all connections and threads, if the server listens.
 
         Raises RuntimeError if a `Callback` does not return within ten seconds.
         """
         self._end(reset=False)
 
     def kill(self) -> None:
-        """Die in mid-session: reset all connections and listen no more.
+        """Die in mid-session: reset all connections, and listen no more.
 
-        As a `Callback` it acts in the middle of a command, which then is not carried out.
+        Called by a `Callback`, it acts in the middle of a command, which is not carried out then.
         """
         self._end(reset=True)
 
     def restart(self) -> None:
-        """Stop, if need be, and listen again on the same port."""
+        """Stop, and listen again on the same port."""
         self.stop()
         self.start()
 
@@ -146,7 +146,7 @@ class ScriptedServer:
         if late:
             raise RuntimeError(f"a callback has not returned: {', '.join(late)}")
 
-    # Where it is
+    # The address
 
     @property
     def port(self) -> int:
@@ -160,7 +160,7 @@ class ScriptedServer:
 
     @property
     def url(self) -> str:
-        """As in ``smtp://127.0.0.1:2525``; ``smtps://`` with `implicit_tls`."""
+        """The URL, such as ``smtp://127.0.0.1:2525``; ``smtps://`` with `implicit_tls`."""
         scheme = "smtps" if self._settings.implicit_tls else "smtp"
         return f"{scheme}://{self._host}:{self._port}"
 
@@ -180,27 +180,27 @@ class ScriptedServer:
 
         `verb`
             ``connect`` (the greeting), ``EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP
-            VRFY QUIT``, or ``.``: the final reply to a message, however it was transferred.
+            VRFY QUIT``, or ``.``: the final reply to a message, after DATA or BDAT.
         `action`
             A reply, as in ``"550 5.1.1 no such user"``, with ``\n`` between lines; octets, sent as
             they are; ``CLOSE``, ``RESET``, ``HANG``, ``NO_REPLY``; a `Callback`; or a sequence of
             them made by `then`. Whether the command is carried out follows from the first
             character of the reply: 2 or 3.
         `matching`
-            A part of the command's argument, in upper or lower case; for the final reply of the
-            sender's address or, exactly, of the content.
+            A part of the command's argument, in upper or lower case. For the final reply: a part of
+            the sender's address or, exactly, of the content.
         `after`
-            How many matches to let pass first.
+            The number of matches to let pass first.
         `times`
-            How often to do it; None is for ever.
+            The number of times to do it; None is for ever.
         `connection`
-            The number of the only connection to do it on; the first is 1.
+            The number of the connection to do it on; the first is 1, None is every connection.
 
-        Of several rules the first that is due is used, so that two calls for the same verb are
-        answered one after the other. Every rule counts every match. A command that is out of
-        sequence is answered with 503 and not counted.
+        Of several rules the server uses the first that is due, so that two calls for the same verb
+        answer one after the other. Every rule counts every match. A command that is out of
+        sequence gets 503 and is not counted.
 
-        Raises ValueError or TypeError for a verb or an action that is none.
+        Raises ValueError or TypeError for an unknown verb or action.
         """
         verb = verb if verb in ("connect", ".") else ascii_upper(verb)
         rule = Rule(verb, steps_of(action), matching, after, times, connection)
@@ -220,12 +220,12 @@ class ScriptedServer:
 
     @property
     def messages(self) -> list[Received]:
-        """The messages accepted so far; a copy."""
+        """The messages that the server has accepted so far: a copy."""
         return self._records.messages
 
     @property
     def connections(self) -> list[Connection]:
-        """The connections so far; a copy, of records that go on growing."""
+        """The connections so far: a copy of the list; the records in it still grow."""
         return self._records.connections
 
     @property
@@ -234,9 +234,9 @@ class ScriptedServer:
         return [line for connection in self.connections for line in connection.commands]
 
     def wait_for(self, predicate: Callable[[], T], timeout: float = 10.0) -> T:
-        """Wait until `predicate` is true of the records; return what it returned.
+        """Wait until `predicate`, which looks at the records, is true; its result.
 
-        It is called whenever a record changes. Raises TimeoutError after `timeout` seconds.
+        The server calls it whenever a record changes. Raises TimeoutError after `timeout` seconds.
         """
         with self._condition:
             result = self._condition.wait_for(predicate, timeout)
@@ -251,7 +251,7 @@ class ScriptedServer:
     def _serve(
         self, run: Listening, connected: socket.socket, wake: socket.socket
     ) -> Callable[[], None]:
-        """Begin a connection; what is returned holds it, in a thread of its own."""
+        """Begin a connection. Returns a function that serves it, for a thread of its own."""
         conversation = Conversation(
             self._settings,
             self._tls_context,
