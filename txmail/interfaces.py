@@ -348,7 +348,7 @@ class IMailDataManager(ISavepointDataManager):
 
 
 class ITransport(Interface):
-    """Carries envelopes out now. Shared by threads."""
+    """Carries envelopes out now. Threads share it."""
 
     name = Attribute("Printable name, such as ``smtp://mx.example.com:25``; without secrets.")
     asks_server = Attribute(
@@ -358,29 +358,29 @@ class ITransport(Interface):
     def open(
         *, timeout: float | None = None, wait: bool = True, fresh: bool = False, verify: bool = True
     ) -> ISession:
-        """Return an `ISession`, verified or new.
+        """Return an `ISession`, new or kept.
 
-        `timeout` bounds opening it, in seconds. If all connections are in use, `wait` allows
-        waiting for one; otherwise one is opened beyond the limit. `fresh` never reuses one: the
-        caller has just seen a kept one fail. `verify` has a kept one that was idle for long answer
-        first; without it the caller's own first question does that, and the caller knows what to
-        do if there is no answer.
+        `timeout` limits the call, in seconds. If all connections are in use, the call waits for
+        one; without `wait` it opens one beyond the limit. With `fresh` it uses no kept connection:
+        the caller has just seen one fail. With `verify` the server has to answer first on a
+        connection that was idle for long. Without it the caller's first command does that, and the
+        caller knows what to do if no answer comes.
 
         Raises `TransportError`.
         """
 
     def close() -> None:
-        """End all idle connections."""
+        """Close all idle connections."""
 
 
 class ISession(Interface):
     """One open connection of a transport. Used by one thread at a time."""
 
-    host = Attribute("Printable name of who is at the other end.")
+    host = Attribute("Printable name of the server, program or folder.")
     fresh = Attribute("True until the session is closed for the first time.")
     restartable = Attribute(
-        "True if the last `send` lost the connection before any content had been sent: on another "
-        "session the same envelopes can be sent without anything arriving twice."
+        "True if the last `send` lost the connection before any content was sent: another session "
+        "can send the same envelopes, and nothing arrives twice."
     )
 
     def preflight(
@@ -392,14 +392,14 @@ class ISession(Interface):
     ) -> list[Outcome]:
         """Ask the server about sender and recipients of `envelopes`, before anything irrevocable.
 
-        Returns the `Outcome` s of what it would not take, in the order of the envelopes, each with
-        the `position` of its own; empty if it would take all. With `keep_open`, the mail
-        transaction of the first envelope stays open, so that sending it needs one round trip less.
-        What passed is remembered until the connection ends.
+        Returns an `Outcome` for each recipient that the server does not take, in the order of the
+        envelopes, with the `position` of its envelope; empty if the server takes all. With
+        `keep_open`, the mail transaction of the first envelope stays open, so that sending it needs
+        one round trip less. The session remembers what passed until the connection ends.
 
-        How many questions a server may be asked without a message is limited; past it envelopes
-        go unasked (`Outcome.preflighted` is False) or, with `always`, are refused with a reason
-        that names the limit. `timeout` is in seconds, for all of it.
+        The number of questions without a message is limited. Envelopes beyond it are not asked
+        about (`Outcome.preflighted` is False) or, with `always`, refused with a reason that names
+        the limit. `timeout` is in seconds, for the whole call.
 
         Raises `TransportError` if the connection fails or the server turns us away.
         """
@@ -415,36 +415,36 @@ class ISession(Interface):
     ) -> Iterator[Outcome]:
         """Send `envelopes`; an iterator of one `Outcome` per recipient, as they are known.
 
-        `Outcome.position` says which of the envelopes it is about: they come in order unless there
-        are several connections, or a server takes a message in parts.
+        `Outcome.position` says which of the envelopes it is about. The outcomes come in order
+        unless there are several connections, or a server takes a message in parts.
 
-        Network failures end in outcomes, not in errors. `strict` is for all or nothing: one
-        refused recipient means that its message is not sent to the others either, and the first
-        outcome that is not `accepted` ends sending.
+        Network failures end in outcomes, not in errors. `strict` is for all or nothing: if a
+        recipient is refused, its message is not sent to the others either, and the first outcome
+        that is not `accepted` ends sending.
 
-        `window` is how many messages may be on their way without an answer, on one connection, and
-        so how many can be in doubt if it breaks. By default 1 with `strict` and 16 without; a
-        transport that was set up with a window uses that.
+        `window` is the number of messages that may be on their way without an answer on one
+        connection, and so be in doubt if it breaks. The default is 1 with `strict` and 16 without;
+        a transport that was set up with a window uses that.
 
-        `guard` is called immediately before anything leaves, and so before each final dot; what it
-        raises ends sending at once. If it has a method ``rest``, that is called several times a
-        second while nothing comes and no content is on its way, and may do so, too.
+        `guard` is called immediately before anything leaves, and so before each final dot. An error
+        that it raises ends sending at once. If it has a method ``rest``, that is called several
+        times a second while nothing comes and no content is on its way; it may raise, too.
 
-        With `keep_untaken`, envelopes that were not taken from the iterator when sending ended
-        stay there, without an outcome; otherwise all are taken, and reported as unsent.
+        With `keep_untaken`, envelopes that were not taken from the iterator when sending ends stay
+        there, without an outcome; otherwise all are taken, and reported as unsent.
 
         If the iterator is closed or raises (KeyboardInterrupt), the connection is closed at once,
-        never with a final dot, and `unsettled` tells what became of the rest.
+        never with a final dot, and `unsettled` has the outcomes of the rest.
         """
 
     def unsettled() -> list[Outcome]:
         """Outcomes of the last `send` that it did not hand out.
 
-        Some may repeat what was said of a recipient before: then the first was right.
+        A recipient may have a second outcome here: the first one is right.
         """
 
     def close(*, dirty: bool = False) -> None:
         """Give the connection back to its transport. Never blocks, never raises.
 
-        `dirty`: there may be an open mail transaction on it; the next user resets it first.
+        `dirty` is True if a mail transaction may be open on it: the next user resets it first.
         """
