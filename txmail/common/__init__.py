@@ -1,1 +1,1 @@
-"""What every part may use: text of protocols, locks, logs, forks, folders. It knows no mail."""
+"""Helpers for every package: protocol text, locks, logs, forks and folders. No mail."""

@@ -1,8 +1,7 @@
-"""Locks that no exception leaves behind, however untimely it is.
+"""Hold a lock so that no exception leaves it locked.
 
-The handler of a signal raises wherever the main thread happens to be: also between the moment in
-which `threading.Condition` has its lock and the one in which a ``with`` statement knows, and then
-nobody ever gives it back.
+A signal handler raises wherever the main thread is. That may be after `threading.Condition` has
+taken its lock and before the ``with`` statement notices. Then nothing would release the lock.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ _T = TypeVar("_T")
 
 
 def hold(condition: threading.Condition, do: Callable[[], _T]) -> _T:
-    """Call `do` while this thread has the lock of `condition`. Not within itself.
+    """Call `do` while this thread holds the lock of `condition`. Do not nest calls.
 
-    The lock has to be an RLock, which `threading.Condition` makes by itself: it knows its owner.
+    The lock has to be an RLock, which is what `threading.Condition` makes: it knows its owner.
     """
     lock: Any = condition._lock  # type: ignore[attr-defined]
     try:
-        # The lock itself: the method of the condition is Python, and can be interrupted.
+        # Not the condition's own method: that is Python code, which a signal can interrupt.
         with lock:
             return do()
     finally:

@@ -1,7 +1,7 @@
-"""Loggers that never raise: what is told of a mail must not decide about it.
+"""Loggers that never raise, so that a log line cannot decide about mail.
 
-A filter that raises comes out of `logging` where the line was written, and so do some handlers:
-a commit would fail after its mail was accepted, or its real error would be hidden.
+If a filter or some handlers raise, the exception leaves `logging` at the line that logs. A commit
+would fail after the server has accepted its mail, or the exception would hide the real error.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 
 class QuietLogger(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose filters and handlers may raise: that is printed as `logging` does it."""
+    """A logger that prints exceptions of filters and handlers, as `logging` itself does."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """See `logging.Logger.log`."""
         try:
-            # Not this line, but that of who calls.
+            # The record names the caller's line, not this one.
             kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
             self.logger.log(level, msg, *args, **kwargs)
         except Exception:
@@ -29,5 +29,5 @@ class QuietLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 def quiet_logger(name: str) -> QuietLogger:
-    """The logger called `name`, for lines that must not fail what they tell of."""
+    """The logger `name`, for code that a failing log line must not stop."""
     return QuietLogger(logging.getLogger(name), {})

@@ -1,4 +1,4 @@
-"""What somebody may have meant: the nearest of the names that there are."""
+"""Guess which known name a user meant by an unknown one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from .ascii_text import ascii_lower
 
-#: How alike they have to be, of 1: a letter more, fewer or exchanged in a short name.
+#: How alike two names have to be, of 1: a short name may differ by one letter.
 _ALIKE = 0.66
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that is most like `name`, whatever its case; None if none is."""
+    """The one of `names` that is most like `name`, in any case; None if none is alike."""
     by_word = {ascii_lower(known).replace("-", "_"): known for known in names}
     word = ascii_lower(name[:60]).replace("-", "_").replace(" ", "")
     found = difflib.get_close_matches(word, by_word, n=1, cutoff=_ALIKE)
@@ -20,6 +20,6 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
-    """What to add to an error about `name`: a question with the nearest name, or nothing."""
+    """A question with the nearest name, to add to an error about `name`; empty if none is."""
     found = nearest(name, names)
     return f"; did you mean {prefix}{found}?" if found else ""

@@ -1,4 +1,4 @@
-"""Folders that nobody else may read or exchange (CWE-732): those of a queue and of kept mail."""
+"""Folders for a queue or for mail that other users can neither read nor replace (CWE-732)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import stat
 
 
 class WritableByAll(PermissionError):
-    """Anybody could put something else in the place of what we write; `filename` is where."""
+    """Any user can replace files in a folder; `filename` names the folder."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(errno.EACCES, "anybody may write to this folder", folder)
 
 
 def make_private_folder(folder: str) -> None:
-    """Make `folder` and its parents if they are missing, mode 0700 whatever the umask.
+    """Make `folder` and its missing parents, with mode 0700 under any umask.
 
-    `folder` is an absolute path of which no part but the last is a link. Its names outlive a power
-    failure. Raises `WritableByAll` if it, or a folder above it, belongs to everybody (a folder with
-    the sticky bit, such as /tmp, does not), and other OSErrors.
+    `folder` is an absolute path; only its last part may be a link. The new names survive a power
+    failure. Raises `WritableByAll` if all users may write to it or to a folder above it, unless
+    that folder has the sticky bit, as /tmp does. Raises other OSErrors.
     """
     here, missing = folder, []
     while not os.path.lexists(here):
@@ -28,9 +28,9 @@ def make_private_folder(folder: str) -> None:
     for name in reversed(missing):
         try:
             os.mkdir(name, 0o700)
-        except FileExistsError:  # by another process, which does the same
+        except FileExistsError:  # another process has just made it
             continue
-        os.chmod(name, 0o700)  # the umask may have taken some of it
+        os.chmod(name, 0o700)  # the umask may have removed some bits
         sync_folder(os.path.dirname(name))
     _check(folder)
 
@@ -47,7 +47,7 @@ def _check(folder: str) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Have a new name in `folder` outlive a power failure. Raises OSError."""
+    """Make new names in `folder` survive a power failure. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

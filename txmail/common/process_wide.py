@@ -1,8 +1,8 @@
-"""What a process has once, however often it is loaded.
+"""Objects that a process shares, although it loads them from a database several times.
 
-A mailer on a persistent object is loaded by each connection of its database, and again after each
-change by others. What it holds (connections to a mail server, a queue) is found here by its
-settings, so that all of them use one.
+Each connection of a database loads the mailer of a persistent object, and loads it again after
+another process changes it. All these mailers find their connections to the mail server and their
+queue here, by their settings, and so share them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .per_process import PerProcess
 T = TypeVar("T")
 
 _PROTOCOL = 3
-#: How many are kept that nobody may be using any more, such as those of settings that have changed.
+#: The most objects that are kept; those of old settings may be out of use.
 MOST = 64
 
 _known: dict[Hashable, Any] = {}
@@ -27,15 +27,15 @@ _lock = PerProcess(threading.Lock)
 
 
 def is_of_a_database(protocol: SupportsIndex) -> bool:
-    """Whether a pickle of this protocol is ZODB's, which has all load the same object.
+    """Whether a pickle of this protocol is for ZODB, where all loads mean the same object.
 
-    ZODB says 3, and nobody else does by default; another pickle is a copy.
+    ZODB uses protocol 3, which no other program uses by default. Any other pickle is a copy.
     """
     return operator.index(protocol) == _PROTOCOL
 
 
 def the_one(key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` has returned for `key` the first time."""
+    """The object for `key`, which the first call makes by `make`."""
     with _lock.get():
         if key not in _known:
             _known[key] = make()
@@ -45,16 +45,16 @@ def the_one(key: Hashable, make: Callable[[], T]) -> T:
 
 
 def the_one_like(thing: T) -> T:
-    """The first one that was stored or loaded with the pickle of `thing`; perhaps `thing`.
+    """The first object of this process with the same pickle as `thing`; perhaps `thing` itself.
 
-    Its pickle has its settings, and of a password the source only. One whose password has no
-    source is none of them: whoever loads it has no password.
+    A pickle contains the settings, but only the source of a password. An object whose password has
+    no source is not shared: an object that is loaded from its pickle has no password.
     """
     octets = io.BytesIO()
     pickler = _Pickler(octets)
     try:
         pickler.dump(thing)
-    except Exception:  # it says so itself, where that matters
+    except Exception:  # pickling it where it matters raises again
         return thing
     if pickler.loses_something:
         return thing
@@ -62,12 +62,12 @@ def the_one_like(thing: T) -> T:
 
 
 class _Pickler(pickle.Pickler):
-    """Finds out whether something stays behind."""
+    """Finds out whether the pickle leaves something out."""
 
     loses_something = False
 
     def persistent_id(self, thing: Any) -> None:
-        """Nothing is stored elsewhere."""
-        # Asked of the class first: `Secret` has it, and others may answer anything to any name.
+        """Always None: this only looks at each object."""
+        # Look at the class first: other objects may have a `__getattr__` that answers any name.
         if hasattr(type(thing), "is_lost_in_pickles") and thing.is_lost_in_pickles:
             self.loses_something = True

@@ -1,7 +1,7 @@
-"""What the data managers of zope.sqlalchemy tell of themselves; the one file of core that reads it.
+"""Read the state of zope.sqlalchemy's data managers. No other file of core does.
 
-Core does not import zope.sqlalchemy. It knows its managers by their sort key, and how far they are
-by their attribute `state`. A test compares both with the installed version.
+Core does not import zope.sqlalchemy. It knows the managers by their sort key, and reads how far
+they are from their attribute `state`. A test compares both with the installed version.
 """
 
 from __future__ import annotations

@@ -1,24 +1,24 @@
-"""Text of users, servers and programs as it stands in errors, logs and on terminals.
+"""Prepare text of users, servers and programs for errors, logs and terminals.
 
-What is shown is printable and short, whatever was handed in: no control character, escape sequence,
-bidi control or lone surrogate stays as it is. No method of a value is called for it, because a
-`repr` may lie, fail, take long, or tell a secret.
+The result is always printable and short: control characters, escape sequences, bidi controls and
+lone surrogates are escaped. These functions call no method of a value, because its `repr` may lie,
+fail, take long, or tell a secret.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-#: How much of a bad value an error repeats, in characters.
+#: The most characters of a bad value that an error repeats.
 ECHO_LIMIT = 60
-#: How long the text of an error is at most: a path, a reply and what to do fit into it.
+#: The most characters of an error: enough for a path, a reply and advice.
 TEXT_LIMIT = 4000
-#: Stands where the middle of a text was left out.
+#: Replaces the middle of a long text.
 _GAP = " ... "
 
 
 def printable(text: str) -> str:
-    """`text` with everything that could steer a terminal or a page escaped."""
+    """`text` with every character escaped that could steer a terminal or a page."""
     if text.isprintable():
         return text
     return "".join(
@@ -27,19 +27,19 @@ def printable(text: str) -> str:
 
 
 def shown(text: object, limit: int = TEXT_LIMIT) -> str:
-    """`text` as an error has it: printable, and of a long one both ends, `limit` characters.
+    """`text` for an error: printable, at most `limit` characters, without its middle if needed.
 
-    The end stays, because errors say last what to do.
+    The end stays, because errors say at their end what to do.
     """
     if not issubclass(type(text), str):
         return echo(text)
     text = str.__str__(text)
-    # Escapes make it longer: so it is cut before, for the work, and once more behind.
+    # Cut before escaping, to limit the work, and after it, because escapes lengthen the text.
     return _cut(printable(_cut(text, limit)), limit)
 
 
 def one_line(text: str, limit: int = TEXT_LIMIT) -> str:
-    """What others say in several lines, as one, `shown`. Any white space is a blank."""
+    """`text` on one line, `shown`. Any white space becomes a blank."""
     return shown(" ".join(text[: 2 * limit].split()), limit)
 
 
@@ -57,7 +57,7 @@ def echo(value: object) -> str:
 
 
 def name_of(kind: type) -> str:
-    """The name of a type, `shown`; a metaclass has no say in it."""
+    """The name of a type, `shown`, without asking its metaclass."""
     return shown(type.__dict__["__name__"].__get__(kind), ECHO_LIMIT)
 
 

@@ -1,7 +1,7 @@
-"""What an operating system may lack. Importing txmail needs none of it; using a part may.
+"""Functions that an operating system may lack. Importing txmail needs none; using a part may.
 
 ====================================  =======================================================
-without                               refused when used
+a system without                      refuses
 ====================================  =======================================================
 ``poll`` (Windows)                    ``smtp://``, ``smtps://``, ``sendmail:``
 ``killpg`` (Windows)                  ``sendmail:``
@@ -9,8 +9,8 @@ without                               refused when used
 ``dir_fd`` (Windows)
 ``O_DIRECTORY``, ``geteuid``          a queue in an SQLite file of its own
 (Windows)
-``fork`` (Windows)                    nothing: there are no forked children to mind
-``/proc`` (macOS, FreeBSD, Windows)   nothing: a process that is gone is known by its heartbeat
+``fork`` (Windows)                    nothing: there are no forked children
+``/proc`` (macOS, FreeBSD, Windows)   nothing: heartbeats show which processes are gone
 ====================================  =======================================================
 """
 
@@ -27,7 +27,7 @@ def at_fork(
     in_parent: Callable[[], object] | None = None,
     in_child: Callable[[], object] | None = None,
 ) -> None:
-    """What `os.register_at_fork` does, where there are forks."""
+    """Call `os.register_at_fork` if the system has forks."""
     register = getattr(os, "register_at_fork", None)
     if register is None:
         return
@@ -36,9 +36,10 @@ def at_fork(
 
 
 def lacks(*names: str) -> str:
-    """Say that this system has not all of `names`; empty if it has.
+    """Say which of `names` this system lacks; empty if it has all of them.
 
-    They are those of `os`; ``poll``, of `select`; and ``dir_fd``, for functions that take one.
+    The names are those of `os`; ``poll`` is that of `select`, and ``dir_fd`` stands for functions
+    that take one.
     """
     missing = ", ".join(name for name in names if not _has(name))
     return missing and f"it does not work on this operating system, which has no {missing}"
@@ -46,6 +47,6 @@ def lacks(*names: str) -> str:
 
 def _has(name: str) -> bool:
     if name == "dir_fd":
-        # By their names: what a tool has put in the place of a function is not in the set.
+        # Compare names: a tool may have replaced a function, and the set has the original.
         return {"open", "unlink"} <= {function.__name__ for function in os.supports_dir_fd}
     return hasattr(select if name == "poll" else os, name)

@@ -1,4 +1,4 @@
-"""What the `transaction` package has no public name for; the one file that reads it.
+"""Read private attributes of the `transaction` package. No other file does.
 
 A test compares each of these with the installed version, and the project bounds the version from
 above.
@@ -28,9 +28,9 @@ def resources(transaction: Any) -> Sequence[Any]:
 
 
 def has_voted(transaction: Any, manager: object) -> bool:
-    """True if `transaction` has noted that `manager` said yes in its vote.
+    """True if `transaction` has noted that `manager` voted yes.
 
-    It has not if an exception came between the end of the vote and that note.
+    An exception between the end of the vote and the note leaves the note out.
     """
     return id(manager) in (transaction._voted or ())
 
@@ -38,8 +38,8 @@ def has_voted(transaction: Any, manager: object) -> bool:
 def in_two_phase_commit() -> bool:
     """True if this thread is between the `tpc_begin` and the end of any transaction's commit.
 
-    It must not wait then for what other threads have, such as a connection: databases hold locks,
-    and who has the connection may need them.
+    Then this thread must not wait for a connection that another thread has: this thread's databases
+    hold locks, and the other thread may need them.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -50,7 +50,7 @@ def in_two_phase_commit() -> bool:
 
 
 def begin_level() -> int:
-    """If the present abort is that of a `begin()`: the stack level of its caller; 0 if not.
+    """The stack level of the caller of `begin()`, if that causes the present abort; 0 if not.
 
     Level 1 is the caller of this function.
     """
@@ -60,7 +60,7 @@ def begin_level() -> int:
     above = frame.f_back
     if above is None or above.f_code is not _BEGIN:
         return 0
-    # Over a thread's manager, and a `with` statement, too.
+    # A thread's manager and a `with` statement add levels.
     level += 2
     while above.f_back is not None and above.f_back.f_globals.get("__name__") == _MANAGER:
         above, level = above.f_back, level + 1

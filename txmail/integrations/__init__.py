@@ -1,1 +1,1 @@
-"""Glue to other packages, one file each; none of them is imported before it is asked for."""
+"""Glue to other packages, one file for each; txmail imports a file when somebody needs it."""

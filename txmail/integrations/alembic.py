@@ -1,4 +1,4 @@
-"""For the `env.py` of an application's Alembic: leave our tables alone.
+"""For the `env.py` of an application's Alembic: leave txmail's tables alone.
 
 An application whose queue is in its own database has tables that its own metadata does not know.
 ``alembic revision --autogenerate`` would propose to drop them::
@@ -14,17 +14,17 @@ from __future__ import annotations
 
 from typing import Any
 
-#: What the names of all our tables begin with, a witness's too.
+#: The names of all tables of txmail begin with this, also that of a witness.
 PREFIX = "txmail_"
 
 
 def include_object(
     object_: Any, name: str | None, type_: str, reflected: bool, compare_to: Any
 ) -> bool:
-    """False for our tables, and for what belongs to them, as they are found in the database.
+    """False for txmail's tables in the database, and for their indexes and columns.
 
-    Tables that the application's own metadata has are compared as all others are. To use it beside
-    a function of your own: ``include_object(*args) and mine(*args)``. See Alembic's
+    Alembic still compares tables of the application's own metadata. To combine it with a function
+    of your own, write ``include_object(*args) and mine(*args)``. See Alembic's
     ``EnvironmentContext.configure``.
     """
     if not reflected or compare_to is not None:

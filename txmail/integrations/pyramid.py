@@ -1,14 +1,13 @@
 """Pyramid: ``config.include("txmail")``, then ``request.mailer``.
 
-The mailer is made from the deployment settings under ``mail.``, or under the prefix that the
-setting ``pyramid_mailer.prefix`` names, and registered as the `IMailer` utility. ``request.mailer``
-is bound to ``request.tm`` where there is one (pyramid_tm), so that mail leaves with the
-transaction of the request, whichever transaction manager that has. With ``mail.queue_url =
-session:`` the queue is in the application's database and written through ``request.dbsession``, as
-Pyramid's own template for SQLAlchemy calls the session of a request.
+The mailer has the deployment settings under ``mail.``, or under the prefix that the setting
+``pyramid_mailer.prefix`` names. It is registered as the `IMailer` utility. With pyramid_tm
+``request.mailer`` is bound to ``request.tm``, so that mail leaves with the transaction of the
+request. With ``mail.queue_url = session:`` the queue is in the application's database, and the
+mailer writes it through ``request.dbsession``, the name of the session in Pyramid's template.
 
-When the application is made, a line in the log says so if its requests have no transaction manager:
-nobody would commit their mail then, and it would not leave.
+If requests have no transaction manager, nobody would commit their mail, and it would not leave. A
+line in the log says so when the application is made.
 """
 
 from __future__ import annotations
@@ -35,20 +34,20 @@ def includeme(config: Any) -> None:
 
 
 def _look_for_manager(event: Any) -> None:
-    """Say so if nothing that Pyramid knows of commits the transactions of requests."""
+    """Log a warning if requests have no ``request.tm``."""
     registry = event.app.registry
     extensions = registry.queryUtility(IRequestExtensions)
     if extensions is not None and "tm" in {*extensions.descriptors, *extensions.methods}:
         return
     log.warning(
-        "requests have no transaction manager (request.tm): mail that is handed to request.mailer "
-        'waits for a commit that nobody makes; add config.include("pyramid_tm"), or call '
+        "requests have no transaction manager (request.tm): mail of request.mailer waits for a "
+        'commit that nobody makes; add config.include("pyramid_tm"), or call '
         "transaction.commit() at the end of each request"
     )
 
 
 def set_mailer(config: Any, mailer: Mailer) -> None:
-    """Make `mailer` that of the application."""
+    """Make `mailer` the mailer of the application."""
     config.registry.registerUtility(mailer, IMailer)
     config.add_request_method(get_mailer, "mailer", reify=True)
 

@@ -3,7 +3,7 @@
 ``Mailer(transport, queue=session_queue(DBSession))``, or with a session for each request
 ``mailer.bind(transaction_manager=request.tm, session=request.dbsession)``. The tables are those of
 `txmail.queue.schema.metadata`. The session is joined to the transaction of the mailer's transaction
-manager, with changes: without that, zope.sqlalchemy would roll back what looks like reading only.
+manager, with changes: otherwise zope.sqlalchemy would take the session for read-only and roll back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def session_queue(
     limit: int | None = None,
     clock: Callable[[], float] | None = None,
 ) -> SessionQueue:
-    """A `SessionQueue`, with its arguments. Raises `ConfigurationError`."""
+    """A `SessionQueue` with these arguments. Raises `ConfigurationError`."""
     return SessionQueue(
         session,
         mark_changed,
@@ -47,10 +47,10 @@ def session_queue(
 
 
 def mark_changed(session: Session, transaction_manager: Any, keep_session: bool) -> None:
-    """Have `session` take part in the current transaction, with changes.
+    """Make `session` take part in the current transaction, with changes.
 
-    Raises `ConfigurationError` for a session that may only read, or that takes part in a
-    transaction of another transaction manager: that one may end in another way.
+    Raises `ConfigurationError` for a read-only session, and for a session that takes part in a
+    transaction of another transaction manager: that transaction may end in another way.
     """
     if is_read_only(session):
         raise ConfigurationError("it was registered as read-only", field="session")

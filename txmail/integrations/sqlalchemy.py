@@ -1,18 +1,18 @@
 """An SQL database as a witness, by SQLAlchemy and zope.sqlalchemy.
 
 A transaction with mail writes one row, with the id of the mail, into the table ``txmail_witness``
-of the application's database, through the application's own session. The row is there if the
-transaction commits, and not if it does not.
+of the application's database, through the application's own session. The row is there if and only
+if the transaction commits.
 
-Whoever asks later first writes a row of that id himself, which says ``aborted``. Two rows of one id
-cannot be: if the transaction has committed, its row is there, and the answer is yes. If it has not,
-the new row is, and the answer is no for good: should the transaction be alive after all, its own
-row is refused, and it cannot commit any more. While it is undecided (a process that is stopped in
-the middle, a two-phase transaction that is prepared), PostgreSQL has the question wait, and SQLite
-is locked: then the answer is unknown, and is to be asked for again.
+A later question first tries to write a row with the same id that says ``aborted``. There cannot be
+two rows with one id. If the transaction has committed, its row is there, and the answer is yes. If
+not, the new row is there, and the answer is no for good: if the transaction is still alive, the
+database refuses its row, and it can no longer commit. While the transaction is undecided (its
+process is stopped, or a two-phase transaction is prepared), PostgreSQL makes the question wait, and
+SQLite is locked. Then the answer is unknown: ask again later.
 
-The table has to be made in the application's database: `witness_metadata` goes into its
-migrations, or ``witness_metadata.create_all(engine)`` makes it.
+The application's database needs the table: add `witness_metadata` to its migrations, or call
+``witness_metadata.create_all(engine)``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..queue.database.backends import questions_for
 from ..witness_answer import Answer, WitnessAnswer
 from .zope_sqlalchemy_internals import is_read_only, takes_part
 
-#: Milliseconds that a question waits for a transaction that is undecided.
+#: Milliseconds for which a question waits for an undecided transaction.
 LOCK_TIMEOUT_MS = 2000
 
 #: Has one table, ``txmail_witness``.
@@ -43,7 +43,7 @@ witness_metadata = sa.MetaData()
 _table = sa.Table(
     "txmail_witness",
     witness_metadata,
-    # Of the mail of one transaction: random, and the same in the queue.
+    # the id of the mail of one transaction: random, and the same in the queue
     sa.Column("batch", sa.BigInteger, primary_key=True, autoincrement=False),
     # committed or aborted; never changed
     sa.Column("state", sa.String(9), nullable=False),
@@ -59,13 +59,13 @@ class SqlWitness:
     """See `IWitness`.
 
     `session` is a `Session`, a `scoped_session` or a callable that returns the session of the
-    current transaction. It is joined to the transaction by `zope.sqlalchemy` if it is not yet, with
-    `keep_session` as there; unless `always`, only sessions that have joined by themselves are used:
-    then a transaction that does nothing in this database costs nothing there, but it is none of
-    those who know how that transaction ended.
+    current transaction. The witness joins the session to the transaction by `zope.sqlalchemy`, with
+    `keep_session`, if the session has not joined itself. With `always` false it only uses sessions
+    that have joined: then a transaction without work in this database costs nothing there, but this
+    witness does not know how the transaction ends.
 
-    `engine` is the database, where a session cannot tell because it has several. `name` is what
-    batches remember the witness by. Applications with several databases give each another.
+    `engine` names the database of a session that has several. Batches remember the witness by
+    `name`: give each database of an application another name.
     """
 
     def __init__(
@@ -85,20 +85,20 @@ class SqlWitness:
         self._several = engine is not None
 
     def begin(self, transaction: Any, batch: int) -> None:
-        """See `IWitness`. Nothing to do yet."""
+        """See `IWitness`. Does nothing."""
 
     def note(
         self, transaction: Any, transaction_manager: Any, batch: int
     ) -> Mapping[str, Any] | None:
         """See `IWitness`.
 
-        Raises `ConfigurationError` for a session that may not write, that belongs to another
-        transaction or whose database has no table for us, `QueueUnavailable` if this transaction
-        was taken for dead, so that it may not commit any more, and SQLAlchemy's errors as they are:
-        `zope.sqlalchemy` knows which of them another try may mend.
+        Raises `ConfigurationError` for a session that is read-only, belongs to another transaction,
+        or whose database lacks the table. Raises `QueueUnavailable` if a question has taken this
+        transaction for dead, so that it can no longer commit. Raises SQLAlchemy's errors unchanged:
+        `zope.sqlalchemy` knows for which of them another try helps.
         """
         session = self._session if isinstance(self._session, Session) else self._session()
-        # Nobody can join once the commit has begun, and who had nothing to write is gone by then.
+        # A session can no longer join once the commit has begun.
         free = self._always and transaction.status == "Active"
         if not takes_part(session, transaction) and not free:
             return None
@@ -116,7 +116,7 @@ class SqlWitness:
             connection.execute(_commit_row(batch))
         except sa.exc.IntegrityError:
             raise QueueUnavailable(
-                f"{self.name}: this transaction was taken for dead, and cannot commit any more"
+                f"{self.name}: this transaction was taken for dead, and can no longer commit"
             ) from None
         except sa.exc.DBAPIError as error:
             if questions_for(connection.engine).is_missing(_cause(error)):
@@ -125,11 +125,11 @@ class SqlWitness:
         return {"dialect": connection.dialect.name, "twophase": bool(session.twophase)}
 
     def _bind_arguments(self) -> dict[str, Any]:
-        # Of a session that reads and writes with different engines, the one that writes.
+        # A session may read and write with different engines: take the engine that writes.
         return {"bind": self._engine} if self._several else {"clause": _WRITING}
 
     def _join(self, session: Session, transaction: Any, transaction_manager: Any) -> None:
-        # By now the session has joined, if it is registered with zope.sqlalchemy.
+        # A session that is registered with zope.sqlalchemy has joined by now.
         if is_read_only(session):
             problem = "its session is joined as read-only, and cannot be a witness"
             raise ConfigurationError(problem, field=self.name)
@@ -154,10 +154,10 @@ class SqlWitness:
         return answers.get(state or "", strange)
 
     def forget(self, before_ms: int) -> int:
-        """Delete the rows from before `before_ms`, milliseconds since 1970; how many there were.
+        """Delete rows older than `before_ms`, milliseconds since 1970; returns their number.
 
-        What is forgotten cannot be asked about: it has to be older than every batch that is still
-        undecided. Raises SQLAlchemy's errors.
+        The witness cannot answer for deleted rows: every undecided batch has to be newer. Raises
+        SQLAlchemy's errors.
         """
         with self._connect() as connection, connection.begin():
             return connection.execute(
@@ -165,7 +165,7 @@ class SqlWitness:
             ).rowcount
 
     def _decide(self, batch: int) -> str | None:
-        """What the row of `batch` says; written here if there was none."""
+        """What the row of `batch` says; this writes the row if it is missing."""
         state: sa.Select[Any] = sa.select(_table.c.state).where(_table.c.batch == batch)
         with self._connect() as connection:
             with connection.begin():
@@ -177,7 +177,7 @@ class SqlWitness:
                     questions_for(connection.engine).bound_waiting(connection, LOCK_TIMEOUT_MS)
                     connection.execute(sa.insert(_table), _row(batch, "aborted"))
             except sa.exc.IntegrityError:
-                pass  # it has committed meanwhile, or somebody else asks
+                pass  # the transaction has just committed, or another process asks
             with connection.begin():
                 found = connection.scalar(state)
         return found
@@ -200,7 +200,7 @@ class SqlWitness:
                 return _MISSING
             if undecided := questions.undecided(cause):
                 return undecided
-        # The first line only: the others have the statement and its parameters.
+        # The first line only: the other lines have the statement and its parameters.
         first = ascii_strip(str(cause)).partition("\n")[0]
         return f"{name_of(type(cause))}: {one_line(first, 200)}"
 
@@ -210,9 +210,9 @@ def _row(batch: int, state: str) -> dict[str, Any]:
 
 
 def _commit_row(batch: int) -> sa.Insert:
-    """Write the row, unless it is there: but not past one that says ``aborted``.
+    """Writes the row unless it is there. A row that says ``aborted`` makes this fail.
 
-    It may have been written before and be gone, with a savepoint that was rolled back.
+    The transaction may have written the row before, and a savepoint may have rolled it back.
     """
     row = _row(batch, "committed")
     columns = _table.c

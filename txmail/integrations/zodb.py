@@ -1,26 +1,27 @@
-"""ZODB as a witness: whether a transaction is in the database, and so has committed.
+"""ZODB as a witness: the database shows whether a transaction has committed.
 
-A database that takes part in a transaction writes the extended information of that transaction
-beside its own changes. The ids of the transaction's mail stand there, as text, under ``txmail``;
-after a crash they are looked for in all that was committed since.
+A database that takes part in a transaction writes the extended information of the transaction
+beside its own changes. The ids of the transaction's mail stand there, as text, under ``txmail``.
+After a crash the witness looks for an id in all transactions since.
 
-Found is yes. That nothing was found is a no only if the database would have had to write something:
+If it finds the id, the answer is yes. If not, the answer is no only if the database must have
+written something:
 
-- It had joined the transaction with changes. Of a transaction in which it had nothing to store a
-  storage may write nothing, committed or not; and a database of which objects were only read,
-  `readCurrent` included, takes no part at all.
-- It keeps history: a `FileStorage`, alone, under a `DemoStorage` or behind ZEO, or a
-  history-preserving RelStorage. Of others (`MappingStorage`, history-free RelStorage) a yes can be
-  had at most.
-- It was not packed since. The transaction that was the last one when the mail was handed in is
-  still there, and neither it nor a later one bears the mark that packing leaves.
-- It could be read up to its end.
+- The database had joined the transaction with changes. If a transaction has nothing to store, a
+  storage may write nothing, committed or not. If a transaction only reads objects, even by
+  `readCurrent`, the database takes no part at all.
+- The database keeps history: a `FileStorage`, alone, under a `DemoStorage` or behind ZEO, or a
+  history-preserving RelStorage. For other storages (`MappingStorage`, history-free RelStorage) the
+  answer is yes or unknown.
+- The database was not packed since. The last transaction before the mail is still there, and
+  neither it nor a later one has the mark of packing.
+- The witness could read the database to its end.
 
-Otherwise nobody knows, and the reason is given in words. A record that a process has voted for but
-not finished is no commit: whoever opens that database next cuts it off.
+Otherwise the answer is unknown, with the reason in words. A record that a process has voted for but
+not finished is no commit: the next process that opens the database cuts it off.
 
-The database has to be opened where the question is asked. For a `FileStorage` that another process
-has open, ``FileStorage(path, read_only=True)`` does: the question reads the file as it is then.
+The asking process has to open the database. If another process has the `FileStorage` open, use
+``FileStorage(path, read_only=True)``: the question reads the file as it is then.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ from ..common.transaction_internals import resources
 from ..interfaces import IWitness
 from ..witness_answer import Answer, WitnessAnswer
 
-#: Under which the ids stand in the extended information of a transaction, parted by spaces.
+#: The key of the ids in the extended information of a transaction; spaces separate the ids.
 KEY = "txmail"
 
 
 @implementer(IWitness)
 class ZodbWitness:
-    """See `IWitness`. `db` is the one that the application's connections are opened from.
+    """See `IWitness`. `db` opens the application's connections.
 
-    `name` is by default made of the database's own, as in ``zodb:unnamed``. In a multi-database
-    each database that transactions change wants a witness, and a database name, of its own.
+    The default `name` contains the name of the database: ``zodb:unnamed``. In a multi-database
+    each database that transactions change needs a witness and a database name of its own.
     """
 
     def __init__(self, db: ZODB.DB, name: str | None = None) -> None:
@@ -60,7 +61,7 @@ class ZodbWitness:
         self._db = db
 
     def begin(self, transaction: Any, batch: int) -> None:
-        """See `IWitness`. Once the database has begun to commit, it is too late."""
+        """See `IWitness`. Does nothing if the database has begun to commit: that is too late."""
         ids = _ids(transaction.extension)
         if str(batch) in ids or any(_begun(transaction, r) for r in self._joined(transaction)):
             return
@@ -75,7 +76,7 @@ class ZodbWitness:
             return None
         self.begin(transaction, batch)
         return {
-            # Nothing that was committed up to here is the transaction.
+            # The transaction is none of those up to this one.
             "tid": _last(self._db, joined).hex(),
             "marked": str(batch) in _ids(transaction.extension),
             "changed": any(_changed(transaction, resource) for resource in joined),
@@ -83,7 +84,7 @@ class ZodbWitness:
         }
 
     def ask(self, batch: int, noted: Mapping[str, Any]) -> WitnessAnswer:
-        """See `IWitness`. Reads the headers of all transactions since, which may take a while."""
+        """See `IWitness`. Reads the headers of all transactions since; this may take a while."""
         try:
             start = bytes.fromhex(noted["tid"])
             end = self._db.lastTransaction()
@@ -92,8 +93,8 @@ class ZodbWitness:
                 return WitnessAnswer(Answer.YES, "the database has it")
             doubt = self._doubt(noted, start, end, seen)
         except Exception as error:
-            # An unknown waits for a person, an error would keep all other batches from being asked
-            # about, too.
+            # An unknown answer waits for a person. An error would also stop the questions about all
+            # other batches.
             problem = one_line(str(error), 200)
             doubt = f"cannot be read: {name_of(type(error))}: {problem}"
         if doubt:
@@ -101,7 +102,7 @@ class ZodbWitness:
         return WitnessAnswer(Answer.NO, "the database does not have it")
 
     def _doubt(self, noted: Mapping[str, Any], start: bytes, end: bytes, seen: _Seen) -> str:
-        """Why a transaction that was not found may have committed all the same; or nothing."""
+        """Why a transaction that was not found may still have committed; empty if it cannot."""
         if not noted["marked"]:
             return "had begun to commit before the mail was handed in"
         if not noted["changed"]:
@@ -112,19 +113,19 @@ class ZodbWitness:
             return "was empty"
         if seen.packed or not seen.anchored:
             return "has been packed since, or is damaged"
-        # The last one there is said to be may never have been finished, or was it not reached?
+        # Either the last transaction was never finished, or the search did not reach it.
         if seen.last < end and _seen(self._db.storage, None, end).anchored:
             return "is damaged"
         return ""
 
     def _joined(self, transaction: Any) -> list[Any]:
-        """Those who take part in `transaction` for this database."""
+        """The resources of `transaction` that belong to this database."""
         kinds = (Connection, TransactionalUndo)
         return [r for r in resources(transaction) if isinstance(r, kinds) and r._db is self._db]
 
 
 def find_witnesses(resources: Sequence[Any], known: Sequence[IWitness]) -> list[IWitness]:
-    """Witnesses of the databases whose connections are among `resources`, but for `known` ones."""
+    """Witnesses of the databases with connections among `resources`, without `known` ones."""
     seen = [witness._db for witness in known if isinstance(witness, ZodbWitness)]
     found: list[IWitness] = []
     for resource in resources:
@@ -138,25 +139,25 @@ def find_witnesses(resources: Sequence[Any], known: Sequence[IWitness]) -> list[
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What there was from a certain transaction on."""
+    """What a search has seen from a certain transaction on."""
 
-    #: the transaction that was looked for
+    #: whether it saw the transaction that it looked for
     found: bool = False
-    #: the one from which on
+    #: whether it saw the transaction at which it starts
     anchored: bool = False
-    #: any that has been through a pack
+    #: whether it saw a packed transaction
     packed: bool = False
-    #: id of the last one
+    #: the id of the last transaction
     last: bytes = z64
 
 
 def _seen(storage: Any, batch: str | None, start: bytes) -> _Seen:
-    """What there is from `start` on, while looking for `batch`."""
+    """Search from `start` on for `batch`."""
     try:
         return _search(lambda: storage.iterator(start), batch, start)
     except (AttributeError, ValueError):
-        # FileStorage looks for the place from both ends, and fails (by an AttributeError in small
-        # files) where the end is the half-written record of a process that was killed.
+        # FileStorage looks for the place from both ends. It fails, in small files by an
+        # AttributeError, if a killed process has left half a record at the end.
         if not hasattr(storage, "iterator"):
             raise
     return _search(storage.iterator, batch, start)
@@ -181,7 +182,7 @@ def _search(iterate: Callable[[], Iterable[Any]], batch: str | None, start: byte
 
 
 def _has(record: Any, batch: str) -> bool:
-    # The information is a pickle, of anybody's objects: not read unless it has to be.
+    # The information is a pickle, which may have any objects: load it only if needed.
     raw = getattr(record, "extension_bytes", None)
     if raw is not None and batch.encode() not in raw:
         return False
@@ -195,14 +196,14 @@ def _ids(extension: Mapping[Any, Any] | None) -> list[str]:
 def _last(db: ZODB.DB, joined: list[Any]) -> bytes:
     for resource in joined:
         if isinstance(resource, Connection):
-            # What it sees. With RelStorage the database itself may be far behind.
+            # What the connection sees. With RelStorage the database object may be far behind.
             last: bytes = resource._normal_storage.lastTransaction()
             return last
     return bytes(db.lastTransaction())
 
 
 def _begun(transaction: Any, resource: Any) -> bool:
-    """Whether `tpc_begin` of a resource of ZODB was called: it has taken the information along."""
+    """Whether `tpc_begin` of a resource of ZODB was called, which copies the information."""
     try:
         transaction.data(resource)
     except KeyError:
@@ -211,7 +212,7 @@ def _begun(transaction: Any, resource: Any) -> bool:
 
 
 def _changed(transaction: Any, resource: Any) -> bool:
-    """Whether a resource of ZODB has, or had before its `commit`, anything to store for certain."""
+    """Whether a resource of ZODB certainly has, or had before its `commit`, something to store."""
     if isinstance(resource, TransactionalUndo):
         return bool(resource._tids)
     if _begun(transaction, resource) and (resource._modified or resource._creating):
@@ -223,7 +224,7 @@ def _changed(transaction: Any, resource: Any) -> bool:
 
 
 def _stored(connection: Any, object_: Any) -> bool:
-    """Whether committing would store an object that is registered as changed."""
+    """Whether a commit stores an object that is registered as changed."""
     if isinstance(object_, Blob):
         return object_._p_blob_uncommitted is not None
     return object_._p_oid in connection._added or bool(object_._p_changed)

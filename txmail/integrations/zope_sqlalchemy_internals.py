@@ -1,4 +1,4 @@
-"""What zope.sqlalchemy has no public name for; the one file that reads it.
+"""Read private attributes of zope.sqlalchemy. No other file does.
 
 A test compares each of these with the installed version, and the project bounds the version from
 above. (`txmail.common.session_managers` reads what core needs, without importing it.)

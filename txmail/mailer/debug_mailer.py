@@ -16,11 +16,11 @@ from .mailer import Mailer
 
 
 class DebugMailer(Mailer):
-    """A mailer whose mail ends as ``.eml`` files in `top_level_directory`, when the commit does.
+    """A mailer that writes mail to ``.eml`` files in `top_level_directory` at the commit.
 
-    What is enqueued is written there, too: no worker is needed to look at it. It is a `Mailer` over
-    the file transport in everything else: messages are checked and rendered, and what is rolled
-    back is not there.
+    It writes enqueued mail there, too, so that you need no worker to look at it. In all else it is
+    a `Mailer` with the file transport: it checks and renders messages, and mail of a transaction
+    that rolls back is not written.
     """
 
     needs_worker = False
@@ -36,9 +36,9 @@ class DebugMailer(Mailer):
         events: Events | None = None,
         html_to_text: Callable[[str], str] | None = None,
     ) -> None:
-        """The folder is made, mode 0700, if it is missing. Options are those of `Mailer`.
+        """Make the folder, with mode 0700, if it is missing. For the options see `Mailer`.
 
-        Raises `ConfigurationError` if it cannot be made or written to.
+        Raises `ConfigurationError` if the folder cannot be made or written.
         """
         transport = FileTransport(top_level_directory)
         try:
@@ -59,9 +59,7 @@ class DebugMailer(Mailer):
     @classmethod
     def _from_settings(cls, settings: Settings) -> Self:
         if settings.top_level_directory is None:
-            raise ConfigurationError(
-                "the folder that mail is written to is needed", field="top_level_directory"
-            )
+            raise ConfigurationError("a folder for the mail is needed", field="top_level_directory")
         return cls(
             settings.top_level_directory,
             default_sender=settings.default_sender,

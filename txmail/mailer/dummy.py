@@ -1,4 +1,4 @@
-"""`DummyMailer`: for tests of applications. Takes part in the transaction, sends nothing."""
+"""`DummyMailer`, for tests of applications: takes part in the transaction, sends nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .mailer import Mailer
 
 
 class Outbox(list[Any]):
-    """A list of messages; an empty one says in its `repr` what still waits for a commit."""
+    """A list of messages. If it is empty, its `repr` shows messages that wait for a commit."""
 
     def __init__(self, pending: Callable[[], list[Any]]) -> None:
         super().__init__()
@@ -44,16 +44,16 @@ class Outbox(list[Any]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Posted(Envelope):
-    """An envelope that remembers the message it was rendered from."""
+    """An envelope with the message from which it was rendered."""
 
     message: Any = None
 
 
 class Boxes:
-    """Where the mail of a dummy mailer ends, and who may have some that waits."""
+    """The mail of a dummy mailer, and the data managers that may hold more."""
 
     def __init__(self) -> None:
-        #: who may have mail in a transaction that has not ended
+        #: the managers of transactions with mail; some may not have ended
         self.managers: weakref.WeakSet[MailDataManager] = weakref.WeakSet()
         self.direct = DummyDelivery(self)
         self.queued = DummyDelivery(self)
@@ -72,7 +72,7 @@ class Boxes:
         ]
 
     def deliver(self, method: DummyDelivery, envelopes: Iterable[Envelope]) -> None:
-        """Put them where a test looks for them."""
+        """Put `envelopes` into the lists of `method`."""
         box = self.outbox if method is self.direct else self.queue
         for envelope in envelopes:
             if method is self.direct:
@@ -85,7 +85,7 @@ class DummyDelivery(DirectDelivery):
     """Delivers into lists. See `IDeliveryMethod`."""
 
     transport: MemoryTransport
-    #: a test that aborts nothing is no accident
+    #: a test may leave its transaction open on purpose
     is_missed_unsent = False
 
     def __init__(self, boxes: Boxes) -> None:
@@ -104,7 +104,7 @@ class DummyDelivery(DirectDelivery):
 
 @implementer(IDeliveryRun)
 class DummyRun:
-    """Delivers when the transaction is over, where a real one has sent in the vote."""
+    """Delivers at the end of the transaction; a real delivery sends in the vote."""
 
     sends = True
 
@@ -147,25 +147,25 @@ class DummyRun:
 
 
 class DummyMailer(Mailer):
-    """A mailer for tests that takes part in the transaction and keeps what would be sent.
+    """A mailer for tests: takes part in the transaction, and keeps mail instead of sending it.
 
     `outbox`
         Copies of the messages whose transaction has committed. A type checker takes them for
-        `Message` s; what was sent as something else is a copy of that.
+        `Message` s; other kinds of messages are copied as they are.
     `pending`
-        Copies of those that wait for the commit of theirs.
+        Copies of the messages that wait for a commit.
     `envelopes`
-        What would have gone over the wire, for the messages of `outbox`.
+        What a real mailer would have sent for the messages of `outbox`.
     `queue`
-        As `outbox`, for messages that were enqueued.
+        Like `outbox`, for enqueued messages.
 
-    Messages are validated and rendered as by the real mailer, with the same errors. `refuse` makes
-    it fail as a server would. Binds share the lists.
+    It validates and renders messages like the real mailer, with the same errors. `refuse` makes a
+    commit fail as a server's refusal does. Bound mailers share the lists.
 
-    A pickle of it has empty lists and accepts everything.
+    A mailer that is loaded from a pickle has empty lists and accepts everything.
 
-    With ``transactional=False`` messages are in the outbox at once, whatever becomes of the
-    transaction: for tests written for mailers that know no better.
+    With ``transactional=False`` messages are in the outbox at once, even if the transaction aborts.
+    That is for tests written for mailers without transactions.
     """
 
     needs_worker = False
@@ -217,7 +217,7 @@ class DummyMailer(Mailer):
 
     @property
     def queue(self) -> list[Message]:  # type: ignore[override]
-        """As `outbox`, for messages that were enqueued."""
+        """Like `outbox`, for enqueued messages."""
         return self._boxes.queue
 
     @property
@@ -227,11 +227,11 @@ class DummyMailer(Mailer):
 
     @property
     def envelopes(self) -> list[Envelope]:
-        """What would have gone over the wire."""
+        """What a real mailer would have sent."""
         return self._boxes.envelopes
 
     def refuse(self, recipient: str, reply: str = "550 5.1.1 no such user") -> None:
-        """From now on have the server answer `reply` to `recipient` (``"*"``: to everybody).
+        """From now on the server answers `reply` to `recipient`; ``"*"`` means every recipient.
 
         A 5yz makes a commit raise `DeliveryRefused`, a 4yz `DeliveryUnavailable`. Raises
         `ConfigurationError` for a reply that is neither.
@@ -242,7 +242,7 @@ class DummyMailer(Mailer):
         self._boxes.direct.transport.refuse(recipient, Reply(int(code), (text,)))
 
     def accept_all(self) -> None:
-        """Forget what `refuse` was told."""
+        """Accept all recipients again: undo every `refuse`."""
         self._boxes.direct.transport.accept_all()
 
     def _add(

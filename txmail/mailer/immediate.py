@@ -1,4 +1,4 @@
-"""Sending a message now: in a transaction of its own, in which nobody else takes part."""
+"""Send a message now, in a private transaction without databases."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..submission import Listener, Submission
 def send_now(
     method: IDeliveryMethod, submission: Submission, listener: Listener
 ) -> tuple[Outcome, ...]:
-    """Send `submission`; its outcomes. Raises what a commit raises.
+    """Send `submission` and return its outcomes. Raises what a commit raises.
 
-    `listener` gets the outcomes before anybody else is told, also if an error ends it. Neither the
-    current transaction nor its databases have a part in it, wherever this is called.
+    `listener` gets the outcomes first, also if the commit fails. The current transaction and its
+    databases take no part.
     """
     told: list[tuple[Outcome, ...]] = []
 

@@ -59,15 +59,15 @@ _KEPT: Any = object()
 
 
 class _LastOutcomes(threading.local):
-    """The outcomes of this thread's last commit or `send_immediately`; shared by binds."""
+    """The outcomes of this thread's last commit or `send_immediately`; bound mailers share it."""
 
     def __init__(self) -> None:
         self._outcomes: tuple[Outcome, ...] = ()
-        #: those whose commit may have been tried without their knowing it, or has not ended
+        #: managers whose commit has not ended, or may have failed before it reached them
         self._managers: weakref.WeakSet[MailDataManager] = weakref.WeakSet()
 
     def follow(self, manager: MailDataManager) -> None:
-        """Mail of ours was handed to `manager`."""
+        """Note that `manager` has got mail."""
         self._managers.add(manager)
 
     def set(self, outcomes: tuple[Outcome, ...]) -> None:
@@ -83,9 +83,9 @@ class _LastOutcomes(threading.local):
 class Mailer:
     """Sends the mail of a transaction when it commits. See `IMailer`.
 
-    A mailer can be kept on a persistent object. Its pickle has the transport, without connections
-    and password (see `txmail.secret`), and the options, but no subscribers and no outcomes; where
-    it is loaded it uses `transaction.manager`.
+    A persistent object can hold a mailer. A pickle contains the options and the transport, without
+    connections and password (see `txmail.secret`), and no subscribers and no outcomes. A loaded
+    mailer uses `transaction.manager`.
 
     >>> import transaction
     >>> from txmail import Mailer, Message, transport_from_url
@@ -101,9 +101,9 @@ class Mailer:
     html_to_text: Callable[[str], str] | None
     transaction_manager: TransactionManager
     default_sender: str | None
-    #: the ways out for workers, if they are others than `transport`
+    #: the routes for workers; empty if workers use `transport`
     routes: tuple[Route, ...] = ()
-    #: False if what it enqueues is not for a worker
+    #: False if no worker is needed to send enqueued mail
     needs_worker = True
 
     def __init__(
@@ -123,12 +123,12 @@ class Mailer:
         events: Events | None = None,
         html_to_text: Callable[[str], str] | None = None,
     ) -> None:
-        """`transaction_manager` defaults to `transaction.manager`, that of the current thread.
+        """Make a mailer. The default `transaction_manager` is that of the current thread.
 
-        `queue` is the durable queue that `enqueue` puts mail into; with `delivery` ``queue``,
-        `send` does, too. `routes`, each a `txmail.worker.Route`, are for the workers of that
-        queue, instead of `transport`. `html_to_text`, an `IHtmlToText`, makes the text of messages
-        that have HTML only. The other options are explained at `DirectDelivery`.
+        `enqueue` puts mail into `queue`; with `delivery` ``queue``, `send` does, too. The workers
+        of that queue use `routes`, each a `txmail.worker.Route`, instead of `transport`.
+        `html_to_text`, an `IHtmlToText`, makes the text of messages that have HTML only.
+        `DirectDelivery` explains the other options.
 
         Raises `ConfigurationError`.
         """
@@ -174,7 +174,7 @@ class Mailer:
         self.html_to_text = html_to_text
 
     def _find_witnesses(self) -> None:
-        """Have its queue know of the databases that take part in its transactions."""
+        """Let the queue find witnesses among the databases of its transactions."""
         queue: Any = None if self._queued is None else self._queued.queue
         if queue is not None and getattr(queue, "find_witnesses", queue) is None:
             queue.find_witnesses = find_witnesses
@@ -216,7 +216,7 @@ class Mailer:
 
     @property
     def transport(self) -> Transport:
-        """What carries its mail out."""
+        """The transport that sends the mail."""
         return cast("Transport", self._direct.transport)
 
     @property
@@ -353,7 +353,7 @@ class Mailer:
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         if not is_of_a_database(protocol):
             return super().__reduce_ex__(protocol)
-        self._share_routes()  # whoever loads it in this process uses them, too
+        self._share_routes()  # mailers that this process loads use the same routes
         return _loaded, (type(self), self.__getstate__())
 
     def _share_routes(self) -> None:
@@ -362,15 +362,15 @@ class Mailer:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle: outcomes, subscribers, connections and passwords stay behind.
+        """For pickle: leaves out outcomes, subscribers, connections and passwords.
 
-        Raises `ConfigurationError` for a mailer that is bound to a transaction manager of its own:
-        wherever the pickle is read, it would join the transactions of another.
+        Raises `ConfigurationError` for a mailer with a transaction manager of its own: a loaded
+        mailer would join the transactions of another manager.
         """
         if self.transaction_manager is not transaction.manager:
             raise ConfigurationError(
                 "a mailer with a transaction manager of its own cannot be pickled; "
-                "pickle the one it was bound from",
+                "pickle the mailer from which it was bound",
                 field="transaction_manager",
             )
         left_behind = ("_last", "transaction_manager")
@@ -396,7 +396,7 @@ class Mailer:
 
 
 def _loaded(kind: type[Mailer], state: dict[str, Any]) -> Mailer:
-    """A mailer as all who load it from a database have it: with the same routes."""
+    """The mailer that a database loads; all that this process loads share their routes."""
     made = kind.__new__(kind)
     made.__setstate__(state)
     made._share_routes()
