@@ -24,7 +24,7 @@ def protocol():
 
 def written(protocol):
     octets = b"".join(protocol.outgoing())
-    protocol.took(len(octets))
+    protocol.note_written(len(octets))
     return octets
 
 
@@ -73,7 +73,7 @@ def test_a_reply_that_nothing_asked_for_is_malformed_when_it_is_read(protocol):
 def test_a_reply_that_comes_before_its_command_has_left_is_malformed(protocol, octets):
     protocol.issue(Step.NOOP, NOOP)
     protocol.outgoing()
-    protocol.took(octets)
+    protocol.note_written(octets)
     protocol.receive(b"250 Ok\r\n")
     with pytest.raises(MalformedReply):
         protocol.next_reply()
@@ -157,7 +157,7 @@ def test_the_final_dot_has_left_with_the_last_octet_of_its_line(protocol, octets
     protocol.content(CONTENT)
     protocol.issue(Step.RSET, RSET)
     offered = b"".join(protocol.outgoing())
-    protocol.took(octets)
+    protocol.note_written(octets)
     assert protocol.final_dot_left is (octets >= len(ON_WIRE))
     assert b"".join(protocol.outgoing()) == offered[octets:]
 
@@ -168,7 +168,7 @@ def test_while_a_write_is_under_way_the_final_dot_may_have_left(protocol):
     assert not protocol.final_dot_left
     protocol.outgoing()
     assert protocol.final_dot_left
-    protocol.took(0)
+    protocol.note_written(0)
     assert not protocol.final_dot_left
 
 
@@ -177,7 +177,7 @@ def test_an_early_refusal_of_the_content_is_heard(protocol, code):
     in_content(protocol)
     protocol.content(CONTENT)
     protocol.outgoing()
-    protocol.took(5)
+    protocol.note_written(5)
     protocol.receive(b"%d no\r\n" % code)
     assert protocol.next_reply().code == code
     assert not protocol.final_dot_left
@@ -187,7 +187,7 @@ def test_an_early_acceptance_of_the_content_is_malformed(protocol):
     in_content(protocol)
     protocol.content(CONTENT)
     protocol.outgoing()
-    protocol.took(len(ON_WIRE) - 1)
+    protocol.note_written(len(ON_WIRE) - 1)
     protocol.receive(b"250 Ok\r\n")
     with pytest.raises(MalformedReply):
         protocol.next_reply()
@@ -201,7 +201,7 @@ def test_buffers_are_written_in_any_pieces(protocol):
     pieces, size = [], 1
     while protocol.unwritten:
         piece = b"".join(protocol.outgoing())[:size]
-        protocol.took(len(piece))
+        protocol.note_written(len(piece))
         pieces.append(piece)
         size = size % 7 + 1
     assert b"".join(pieces) == ON_WIRE + RSET * 20

@@ -187,7 +187,7 @@ def test_and_behind_the_last_one_it_leaves_nothing_certain(dialogue):
 @pytest.mark.parametrize("reply", [OK, b"354 go\r\n"])
 def test_a_message_whose_last_octet_has_not_left_is_never_accepted(dialogue, reply, octets):
     sending = dialogue.sending(GOOD, LATER, strict=False, window=1)
-    dialogue.protocol.took(len(b"".join(dialogue.protocol.outgoing())) - octets)
+    dialogue.protocol.note_written(len(b"".join(dialogue.protocol.outgoing())) - octets)
     dialogue.feed(OK, OK, OK, reply)
     assert type(dialogue.error) is MalformedReply
     assert statuses(sending.ready) == ["deferred", "unsent"]
@@ -196,7 +196,7 @@ def test_a_message_whose_last_octet_has_not_left_is_never_accepted(dialogue, rep
 def test_nor_is_one_behind_it_in_the_stream(dialogue):
     sending = dialogue.sending(GOOD, LATER, strict=False, window=2)
     waiting = b"".join(dialogue.protocol.outgoing())
-    dialogue.protocol.took(waiting.rindex(b"RSET"))
+    dialogue.protocol.note_written(waiting.rindex(b"RSET"))
     dialogue.feed(*[OK] * 8)
     assert type(dialogue.error) is MalformedReply
     assert statuses(sending.ready) == ["accepted", "unsent"]

@@ -144,7 +144,7 @@ class Dialogue:
         """Let the socket accept that many `octets` of what waits, by default all; return them."""
         waiting = b"".join(self.protocol.outgoing())
         taken = waiting if octets is None else waiting[:octets]
-        self.protocol.took(len(taken))
+        self.protocol.note_written(len(taken))
         return taken
 
     def answer(self, *replies):

@@ -186,6 +186,6 @@ class Driver:
             # Replies to what the server got before may still come: they are read until EOF.
             self._write_failed = True
             taken = 0
-        protocol.took(taken)
+        protocol.note_written(taken)
         if taken:
             self._wait_from(now)

@@ -89,13 +89,13 @@ class Pool:
         request = _Request()
         try:
             stale = hold(
-                self._lock(), lambda: self._kept(deadline if wait else None, fresh, request)
+                self._lock(), lambda: self._take_kept(deadline if wait else None, fresh, request)
             )
             for worn in stale:
                 worn.quit()
             if request.session is None:
-                return self._made(request, deadline)
-            if not verify or self._verified(request.session, deadline):
+                return self._open_new(request, deadline)
+            if not verify or self._verify(request.session, deadline):
                 return request.session
         except BaseException:
             if request.session is not None:
@@ -104,24 +104,24 @@ class Pool:
         self.give(request.session)
         return self.take(deadline - self._clock(), wait=False, fresh=True)
 
-    def _made(self, request: _Request, deadline: float) -> Session:
+    def _open_new(self, request: _Request, deadline: float) -> Session:
         try:
             session = self._connect(deadline - self._clock())
         except BaseException:
-            self._connected(request, None)
+            self._end_request(request, None)
             raise
         request.session = session
         session.pool = self
         session.opened_at = session.used_at = self._clock()
-        self._connected(request, session)
+        self._end_request(request, session)
         return session
 
-    def _kept(self, deadline: float | None, fresh: bool, request: _Request) -> list[Session]:
+    def _take_kept(self, deadline: float | None, fresh: bool, request: _Request) -> list[Session]:
         """Give `request` a kept session, if there is one. Returns the sessions to close."""
         if deadline is not None:
             patience = min(WAIT_LIMIT, deadline - self._clock())
             self._changed.wait_for(self._has_room, patience)
-        stale = [s for s in self._idle if self._worn(s) or not s.reusable]
+        stale = [s for s in self._idle if self._is_worn(s) or not s.reusable]
         for session in stale:
             self._idle.remove(session)
         if self._idle and not fresh:
@@ -131,14 +131,14 @@ class Pool:
             self._requests.add(request)
         return stale
 
-    def _verified(self, session: Session, deadline: float) -> bool:
+    def _verify(self, session: Session, deadline: float) -> bool:
         now = self._clock()
         if now - session.used_at < VERIFY_AFTER:
             return True
         # Half of the time is left for a fresh session.
         return session.connection.verify(min(VERIFY_TIMEOUT, (deadline - now) / 2))
 
-    def _worn(self, session: Session) -> bool:
+    def _is_worn(self, session: Session) -> bool:
         now = self._clock()
         return (
             now - session.opened_at > MAX_AGE
@@ -153,7 +153,7 @@ class Pool:
     def _connecting(self) -> int:
         return len(self._requests)
 
-    def _connected(self, request: _Request, session: Session | None) -> None:
+    def _end_request(self, request: _Request, session: Session | None) -> None:
         def note() -> None:
             self._requests.discard(request)
             if session is not None:
@@ -165,17 +165,17 @@ class Pool:
 
     def give(self, session: Session, *, dirty: bool = False) -> None:
         """Take a session back, once. Never blocks on the network. See `Session.forget`."""
-        if hold(self._lock(), lambda: self._given(session, dirty)):
+        if hold(self._lock(), lambda: self._take_back(session, dirty)):
             session.quit()
 
-    def _given(self, session: Session, dirty: bool) -> bool:
+    def _take_back(self, session: Session, dirty: bool) -> bool:
         """Take `session` back; True if it is not kept, and has to be closed."""
         if session not in self._in_use:
             return False
         self._in_use.remove(session)
         session.forget(dirty=dirty)
         session.used_at = self._clock()
-        keep = len(self._idle) < self._size and not self._worn(session) and session.reusable
+        keep = len(self._idle) < self._size and not self._is_worn(session) and session.reusable
         if keep:
             self._idle.append(session)
         self._changed.notify()

@@ -1,8 +1,8 @@
 """The client's side of one SMTP connection, without I/O: turns commands into octets, and back.
 
 `Protocol` knows no socket, clock or thread. A conversation (`preflight`, `sending`) calls `issue`,
-`content` and `next_reply`. The driver writes `outgoing()`, tells `took()` how much the socket
-accepted, and gives what it received to `receive()` until a reply is `ready`.
+`content` and `next_reply`. The driver writes `outgoing()`, tells `note_written()` how much the
+socket accepted, and gives what it received to `receive()` until a reply is `ready`.
 
 The laws:
 
@@ -146,15 +146,15 @@ class Protocol:
         return bool(self._outgoing)
 
     def outgoing(self) -> list[bytes | memoryview]:
-        """The buffers to write now, in order. The caller then calls `took`.
+        """The buffers to write now, in order. The caller then calls `note_written`.
 
-        An interrupt may come between the system call and `took`: until `took` is called, all of
-        them may have left.
+        An interrupt may come between the system call and `note_written`: until then, all of them
+        may have left.
         """
         self._offered = self._queued
         return self._outgoing
 
-    def took(self, octets: int) -> None:
+    def note_written(self, octets: int) -> None:
         """Note that the socket accepted so many `octets` of `outgoing()`, perhaps none."""
         self._taken = self._offered = self._taken + octets
         if self._taken == self._queued:

@@ -87,34 +87,34 @@ class Resolver:
         if self._process != this_process():
             self._begin()
         try:
-            found = self._found(host, port, timeout)
+            found = self._look_up(host, port, timeout)
         except UnicodeError as error:
             raise TransportError(
                 f"cannot resolve {host}: not a host name", temporary=False
             ) from error
         except OSError as error:
             problem = f"cannot resolve {host}: {error.strerror or error}"
-            self._tell(host, problem)
+            self._log_problem(host, problem)
             raise NameNotResolved(problem) from error
         if len(self._resolved) < 1000:
             self._resolved.add(host)
         return found
 
-    def _found(self, host: str, port: int, timeout: float) -> list[Address]:
+    def _look_up(self, host: str, port: int, timeout: float) -> list[Address]:
         if is_address(host):
             return look_up(host, port)
-        lookup = self._lookup(host, port)
+        lookup = self._lookup_for(host, port)
         if lookup is None:
             return look_up(host, port)
         if not lookup.done.wait(max(0.0, timeout)):
             problem = f"cannot resolve {host}: DNS did not answer within {timeout:.1f} s"
-            self._tell(host, problem)
+            self._log_problem(host, problem)
             raise NameNotResolved(problem)
         if lookup.problem is not None:
             raise lookup.problem
         return lookup.found
 
-    def _lookup(self, host: str, port: int) -> _Lookup | None:
+    def _lookup_for(self, host: str, port: int) -> _Lookup | None:
         """The lookup to wait for; None if this process is ending and starts no thread."""
         key, now = (host, port), time.monotonic()
         with self._lock:
@@ -135,7 +135,7 @@ class Resolver:
             self._lookups.append((key, lookup))
             return lookup
 
-    def _tell(self, host: str, problem: str) -> None:
+    def _log_problem(self, host: str, problem: str) -> None:
         """Log a name that never resolved as an error: it may be a typing error."""
         if host not in self._resolved:
             log.error("%s; it has not resolved since this process began", problem)

@@ -177,9 +177,9 @@ class Session:
         def begin() -> Sending:
             return self.begin(source, strict=strict, window=window, keep_untaken=keep_untaken)
 
-        return self._sent(begin(), begin, deadline, guard)
+        return self._send(begin(), begin, deadline, guard)
 
-    def _sent(
+    def _send(
         self,
         sending: Sending,
         begin: Callable[[], Sending],
@@ -198,7 +198,7 @@ class Session:
             except TransportError as error:
                 sending = begin()
                 self.failed(sending, error)
-                yield from self.handed_out(sending)
+                yield from self.hand_out(sending)
                 return
             sending = begin()
 
@@ -271,7 +271,7 @@ class Session:
                 self.interrupted(sending)
                 raise
         self.ended(sending)
-        yield from self.handed_out(sending)
+        yield from self.hand_out(sending)
 
     def failed(self, sending: Sending, error: TransportError) -> None:
         """End `sending` and the connection because of `error`."""
@@ -291,7 +291,7 @@ class Session:
         """Note that `sending` is over."""
         self.connection.note_sent(sending)
 
-    def handed_out(self, sending: Sending) -> Iterator[Outcome]:
+    def hand_out(self, sending: Sending) -> Iterator[Outcome]:
         """Hand out the outcomes that are known."""
         ready = sending.ready
         while ready:

@@ -106,9 +106,9 @@ class SessionGroup:
             )
         count = len(envelopes) if isinstance(envelopes, Sized) else None
         self._source = SharedSource(envelopes)
-        return self._sent(count, window, timeout, guard)
+        return self._send(count, window, timeout, guard)
 
-    def _sent(
+    def _send(
         self,
         count: int | None,
         window: int | None,
@@ -128,8 +128,8 @@ class SessionGroup:
                     stack.enter_context(session.connection.bounded(left, guard))
                 yield from self._work(window)
             for _ in self._settle_rest():
-                yield from self._handed_out()
-            yield from self._handed_out()
+                yield from self._hand_out()
+            yield from self._hand_out()
         except BaseException:
             self._interrupt()
             raise
@@ -148,13 +148,13 @@ class SessionGroup:
         """Run all sessions until nothing is left to send, or no session is left."""
         poll = SessionPoll()
         self._runs = [self._new_run(session, window) for session in self._sessions]
-        while working := self._working(window):
+        while working := self._runs_at_work(window):
             for run in working:
                 if run.ready:
                     run.advance()
                     self._collect(run)
             # First: a caller who has seen enough must not find that more has left.
-            yield from self._handed_out()
+            yield from self._hand_out()
             for run in working:
                 if run.over:
                     poll.forget(run)
@@ -171,7 +171,7 @@ class SessionGroup:
     def _new_run(self, session: Session, window: int | None) -> SessionRun:
         return SessionRun(session, self._source, window, keep_untaken=self._keep_untaken)
 
-    def _working(self, window: int | None) -> list[SessionRun]:
+    def _runs_at_work(self, window: int | None) -> list[SessionRun]:
         """The runs at work. Restart a finished one if an envelope was put back."""
         if self._source.returned:
             for index, run in enumerate(self._runs):
@@ -205,7 +205,7 @@ class SessionGroup:
         for _ in self._settle_rest():
             pass
 
-    def _handed_out(self) -> Iterator[Outcome]:
+    def _hand_out(self) -> Iterator[Outcome]:
         while self._known:
             yield self._known[0]
             self._known.popleft()

@@ -64,7 +64,7 @@ class TransactionSending:
         A connection that `streams` pipelines nothing here.
         """
         self.current = planned
-        if not (yield from self._opened(planned)):
+        if not (yield from self._open(planned)):
             return None
         # It raises if the server sent more than its 354. Then nothing of the content has left.
         self._protocol.content(planned.progress.envelope.content)
@@ -79,7 +79,7 @@ class TransactionSending:
         if self._refusals.stopped:
             return None
         if following is not None and not reply.positive:
-            following = yield from self._trusted(following)
+            following = yield from self._repeat_mail(following)
         return following
 
     def cut(self, reason: str, reply: Reply | None) -> None:
@@ -102,7 +102,7 @@ class TransactionSending:
             return judge(Step.DATA, reply)
         return failure_policy.UNSENT
 
-    def _opened(self, planned: PlannedTransaction) -> Generator[None, None, bool]:
+    def _open(self, planned: PlannedTransaction) -> Generator[None, None, bool]:
         """Collect the answers to MAIL, RCPT and DATA; True if the content comes next."""
         transaction = planned.transaction
         yield from transaction.answers(self._protocol, self._pipelining)
@@ -175,7 +175,9 @@ class TransactionSending:
         if not complete:
             raise ConnectionEnded("refused before the content was complete", reply=reply)
 
-    def _trusted(self, following: PlannedTransaction) -> Generator[None, None, PlannedTransaction]:
+    def _repeat_mail(
+        self, following: PlannedTransaction
+    ) -> Generator[None, None, PlannedTransaction]:
         """`following`, whose MAIL left together with a final dot that was then refused.
 
         Some servers keep the refused transaction open. For them this MAIL is a second one, and DATA

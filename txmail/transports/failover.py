@@ -263,9 +263,9 @@ class FailoverSession:
             keep_untaken=keep_untaken,
             guard=guard,
         )
-        return self._noticing(sending)
+        return self._note_route_failures(sending)
 
-    def _noticing(self, sending: Iterator[Outcome]) -> Iterator[Outcome]:
+    def _note_route_failures(self, sending: Iterator[Outcome]) -> Iterator[Outcome]:
         """The outcomes of `sending`. After one about the route it is tried last for a while."""
         try:
             for outcome in sending:

@@ -108,7 +108,7 @@ class _Resending:
         fruitless = 0
         while fruitless < FRUITLESS_LIMIT and not self._is_done():
             try:
-                session = self._opened(fresh=fruitless > 0)
+                session = self._open_session(fresh=fruitless > 0)
             except TransportError as error:
                 action = Action.DEFER_ROUTE if error.temporary else Action.STOP_ROUTE
                 self._why = replace(self._why, reply=error.reply, reason=str(error), action=action)
@@ -117,7 +117,7 @@ class _Resending:
                 self._broken, self._ended = error, True
                 break
             try:
-                yield from self._sent(session)
+                yield from self._send(session)
             finally:
                 session.close(dirty=True)
             if self._broken is not None:
@@ -125,7 +125,7 @@ class _Resending:
             fruitless = 0 if self._fruitful else fruitless + 1
         if self._broken is not None:
             self._why = _NOT_BEGUN
-        yield from self._unsent()
+        yield from self._report_unsent()
         problem = self._broken or self._error
         if problem is not None:
             raise problem
@@ -156,18 +156,18 @@ class _Resending:
     def _left(self) -> float | None:
         return None if self._deadline == math.inf else max(0.0, self._deadline - self._clock())
 
-    def _opened(self, *, fresh: bool) -> ISession:
+    def _open_session(self, *, fresh: bool) -> ISession:
         if self._left() == 0.0:
             raise TransportError("the time for it is up")
         return self._transport.open(timeout=self._left(), fresh=fresh)
 
-    def _sent(self, session: ISession) -> Iterator[Outcome]:
+    def _send(self, session: ISession) -> Iterator[Outcome]:
         """Send over one connection. What it has not begun is in `_waiting` at the end."""
         self._open.clear()
         self._fruitful = self._told = False
         unsent: list[tuple[int, Envelope]] = []
         sending = session.send(
-            self._taken(),
+            self._offer(),
             window=self._window,
             keep_untaken=True,
             timeout=self._left(),
@@ -191,7 +191,7 @@ class _Resending:
             close = getattr(sending, "close", None)
             if close is not None:
                 close()
-        yield from self._forgotten()
+        yield from self._report_forgotten()
         unsent.sort(key=lambda pair: pair[0])
         self._waiting.extendleft(reversed(unsent))
 
@@ -207,7 +207,7 @@ class _Resending:
             if found is not None and outcome.recipient not in {o.recipient for o in found[2]}:
                 yield outcome
 
-    def _forgotten(self) -> Iterator[Outcome]:
+    def _report_forgotten(self) -> Iterator[Outcome]:
         """Put in doubt what a transport has taken without an outcome: it may have been sent."""
         for position, envelope, said in self._open.values():
             told = {outcome.recipient for outcome in said}
@@ -232,7 +232,7 @@ class _Resending:
         elif outcome.status not in (Status.IN_DOUBT, Status.UNSENT):
             self._fruitful = True
 
-    def _taken(self) -> Iterator[Envelope]:
+    def _offer(self) -> Iterator[Envelope]:
         """Give the waiting envelopes to the present connection, one after another."""
         for number in itertools.count():
             if self._is_done():
@@ -241,7 +241,7 @@ class _Resending:
             self._open[number] = position, envelope, []
             yield envelope
 
-    def _unsent(self) -> Iterator[Outcome]:
+    def _report_unsent(self) -> Iterator[Outcome]:
         """Report as unsent what is left when no connection can be used."""
         while not self._is_done():
             position, envelope = self._waiting.popleft()

@@ -150,7 +150,7 @@ class SmtpTransport:
 
         begun: list[threading.Thread] = []
         try:
-            begun += self._started(one, count)
+            begun += self._start_threads(one, count)
             for thread in begun:
                 thread.join()
             if problems:
@@ -163,7 +163,7 @@ class SmtpTransport:
             raise
         return opened
 
-    def _started(self, run: Callable[[], None], count: int) -> Iterator[threading.Thread]:
+    def _start_threads(self, run: Callable[[], None], count: int) -> Iterator[threading.Thread]:
         """Start `count` threads that `run`. A process that is ending starts none."""
         for _ in range(count):
             thread = threading.Thread(target=run, name="txmail-connect", daemon=True)
@@ -178,7 +178,7 @@ class SmtpTransport:
         deadline = time.monotonic() + timeout
         given, account = self.options.password, self.options.account
         if given is None:
-            return self._opened(timeout, None)
+            return self._open_session(timeout, None)
         asked: list[Secret] = []
 
         def ask() -> str:
@@ -187,9 +187,9 @@ class SmtpTransport:
             return asked[0].reveal(account)
 
         with self._logins.one(timeout, ask):
-            return self._opened(deadline - time.monotonic(), asked[0])
+            return self._open_session(deadline - time.monotonic(), asked[0])
 
-    def _opened(self, timeout: float, password: Secret | None) -> Session:
+    def _open_session(self, timeout: float, password: Secret | None) -> Session:
         deadline = time.monotonic() + timeout
         tls = self._context()
         bound = min(timeout, self.options.timeout)

@@ -208,7 +208,7 @@ class SendmailSession(LocalSession):
         program.end()
         if program.code is not None and program.code >= 0 and not program.lost:
             # The program ended by itself, perhaps in the moment of `why`.
-            self.result = self._judged(program.code, program, envelope)
+            self.result = self._judge(program.code, program, envelope)
             return
         if program.lost:
             why = "its exit code was taken by another part of this process"
@@ -222,7 +222,7 @@ class SendmailSession(LocalSession):
             reason = self._reason(f"{why}, and had not read the whole message", program)
             self.result = deferred(reason)
 
-    def _judged(self, code: int, program: Program, envelope: Envelope) -> Result:
+    def _judge(self, code: int, program: Program, envelope: Envelope) -> Result:
         reason = self._reason(f"exit {code}", program)
         if code == 0:
             if not program.complete:

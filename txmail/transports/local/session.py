@@ -137,9 +137,9 @@ class LocalSession:
         self._under_way = None
         self._guard = guard
         deadline = None if timeout is None else self._clock() + timeout
-        return self._sent(envelopes, strict, deadline)
+        return self._send(envelopes, strict, deadline)
 
-    def _sent(
+    def _send(
         self, envelopes: list[Envelope], strict: bool, deadline: float | None
     ) -> Iterator[Outcome]:
         stopped = strict and self._refused(envelopes)
