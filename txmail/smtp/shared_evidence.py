@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from ..common.ascii_text import ascii_lower
 from ..common.locks import hold
 from ..common.per_process import PerProcess
 from ..outcome import Action, Outcome, Scope, Status
@@ -21,7 +22,7 @@ from .reply_hints import alike
 
 def domain_of(recipient: str) -> str:
     """The domain of an address, in lower case."""
-    return recipient.rpartition("@")[2].lower()
+    return ascii_lower(recipient.rpartition("@")[2])
 
 
 class SharedEvidence:
