@@ -28,7 +28,7 @@ from many import TIERS
 from queues import queue_factory
 from sweeping import mark_sweeps
 
-from txmail import mailer_from_settings
+from txmail import Mailer, Message, mailer_from_settings, transport_from_url
 from txmail.queue import schema
 from txmail.queue.queue import Queue
 from txmail.testing import ScriptedServer
@@ -178,6 +178,21 @@ def queue(tmp_path):
     queue = Queue(f"sqlite:///{tmp_path}/mail.db")
     yield queue
     queue.close()
+
+
+@pytest.fixture
+def enqueue(queue):
+    """Put a mail for each of some people into `queue`, in one transaction."""
+    manager = transaction.TransactionManager()
+    mailer = Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=manager)
+
+    def put(*recipients, body="what only Ann may read", **options):
+        with manager:
+            for to in recipients:
+                message = Message("News", [to], body, sender="app@example.com")
+                mailer.enqueue(message, **options)
+
+    return put
 
 
 @pytest.fixture(params=["SQLite", "PostgreSQL"])

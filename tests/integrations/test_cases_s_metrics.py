@@ -18,17 +18,14 @@ pytest.importorskip("prometheus_client")
 from txmail.events import Events
 from txmail.integrations.bounded_server import MOST_OCTETS, BoundedServer
 from txmail.integrations.prometheus import Metrics, serve
-from txmail.queue.queue import Queue
 
 #: Requests at once in these tests, and seconds for each that nobody should have to wait for.
 MOST, LONG = 3, 60.0
 
 
 @pytest.fixture
-def metrics(tmp_path):
-    queue = Queue(f"sqlite:///{tmp_path}/mail.db")
-    yield Metrics(queue, Events())
-    queue.close()
+def metrics(queue):
+    return Metrics(queue, Events())
 
 
 @pytest.fixture

@@ -7,35 +7,18 @@ import urllib.error
 import urllib.request
 
 import pytest
-import transaction
 
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("prometheus_client")
 
 from prometheus_client import CollectorRegistry
 
-from txmail import Message, transport_from_url
+from txmail import transport_from_url
 from txmail.events import Events, ResultsRefused
 from txmail.integrations.prometheus import Metrics, serve
-from txmail.mailer import Mailer
 from txmail.worker import run_once
 
 BODY = "what only Ann may read"
-
-
-@pytest.fixture
-def enqueue(queue):
-    """Put mail for some people into the queue."""
-    manager = transaction.TransactionManager()
-    mailer = Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=manager)
-
-    def put(*recipients, **options):
-        with manager:
-            for recipient in recipients:
-                message = Message("News", [recipient], BODY, sender="app@example.com")
-                mailer.enqueue(message, **options)
-
-    return put
 
 
 @pytest.fixture

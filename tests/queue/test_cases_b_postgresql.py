@@ -12,7 +12,7 @@ import transaction
 from commits import note
 from pooler import pgbouncer
 from secrecy import has
-from workers import wait_for
+from workers import commit_many, wait_for
 
 sa = pytest.importorskip("sqlalchemy")
 orm = pytest.importorskip("sqlalchemy.orm")
@@ -45,29 +45,6 @@ def pooled(postgresql_url):
         yield url
 
 
-def commit_many(queue, threads=5, each=8):
-    """Commit in several threads; the errors."""
-    errors = []
-
-    def work(number):
-        tm = transaction.TransactionManager()
-        mailer = Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=tm)
-        for turn in range(each):
-            try:
-                mailer.enqueue(note(f"n{number}x{turn}"), idempotency_key=f"{number} {turn}")
-                tm.commit()
-            except Exception as error:
-                errors.append(error)
-                tm.abort()
-
-    working = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for one in working:
-        one.start()
-    for one in working:
-        one.join()
-    return errors
-
-
 @pytest.mark.parametrize("engine", [False, True], ids=["own", "application"])
 def test_b10_behind_pgbouncer_every_commit_succeeds(pooled, engine):
     """The kind: transactions of one connection meet different servers."""
@@ -76,7 +53,7 @@ def test_b10_behind_pgbouncer_every_commit_succeeds(pooled, engine):
         queue = Queue(Database.of(make=make))
     else:
         queue = Queue(pooled)
-    assert commit_many(queue) == []
+    assert commit_many(queue, "{} {}".format, threads=5, each=8) == []
     assert queue.flush(20)
     run_once(queue, transport_from_url("memory:"), limit=200)
     assert set(queue.counts()) <= {"sent", "cancelled"}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import threading
 
 import pytest
 import transaction
 from commits import note
+from workers import commit_many
 
 sa = pytest.importorskip("sqlalchemy")
 
@@ -76,30 +76,6 @@ def queue_at(url, kind="own"):
     return Queue(Database.of(make=engine_of_url(Secret(url), "queue_engine_url")))
 
 
-def commit_many(queue, threads=4, each=6):
-    errors = []
-
-    def work(number):
-        tm = transaction.TransactionManager()
-        mailer = Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=tm)
-        for turn in range(each):
-            try:
-                mailer.enqueue(note(f"n{number}x{turn}"), idempotency_key=f"\\{turn}'")
-                tm.commit()
-            except Exception as error:
-                errors.append(error)
-                tm.abort()
-
-    working = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for one in working:
-        one.start()
-    while any(one.is_alive() for one in working):
-        run_once(queue, transport_from_url("memory:"))
-    for one in working:
-        one.join()
-    return errors
-
-
 def works(url, kind, *, slowly=False):
     """Mail goes through from the making of the tables to the worker."""
     queue = queue_at(url, kind)
@@ -112,7 +88,11 @@ def works(url, kind, *, slowly=False):
         mailer = Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=tm)
         mailer.enqueue(Envelope("a@example.com", ["\u65e5\u672c@example.net"], note("x").content))
         tm.commit()
-        assert commit_many(queue) == []
+
+        def drain():
+            run_once(queue, transport_from_url("memory:"))
+
+        assert commit_many(queue, "\\{1}'".format, threads=4, each=6, meanwhile=drain) == []
         run_once(queue, transport_from_url("memory:"), limit=500)
         assert queue.counts() == {"sent": 7, "cancelled": 18}
     finally:

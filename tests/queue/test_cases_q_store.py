@@ -51,18 +51,6 @@ def transport():
     return transport_from_url("memory:")
 
 
-@pytest.fixture
-def enqueue(queue, tm, transport):
-    mailer = Mailer(transport, queue=queue, transaction_manager=tm)
-
-    def put(*recipients, body="Hello."):
-        with tm:
-            for to in recipients:
-                mailer.enqueue(Message("News", [to], body, sender="app@example.com"))
-
-    return put
-
-
 def elsewhere(url, *statements):
     """Somebody else writes to the database at `url`."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)

@@ -8,10 +8,27 @@ import socket
 import pytest
 from smtp_helpers import Dialogue, certificates
 
+from txmail import transport_from_url
+from txmail.transports.smtp import SmtpTransport
+
 
 @pytest.fixture
 def dialogue():
     return Dialogue()
+
+
+@pytest.fixture
+def make_timed(clock):
+    """Make transports from URLs; they count failed logins by `clock`."""
+    made = []
+
+    def make(url):
+        made.append(SmtpTransport(transport_from_url(url).options, clock=clock))
+        return made[-1]
+
+    yield make
+    for transport in made:
+        transport.close()
 
 
 @pytest.fixture(scope="session")

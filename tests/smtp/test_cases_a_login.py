@@ -22,7 +22,6 @@ from txmail.smtp.tls import TlsFiles, TlsMode, client_context
 from txmail.testing import CLOSE, ScriptedServer, then
 from txmail.transports.hosts import is_loopback, read_host
 from txmail.transports.login_limit import PERIOD, TRIES, TRIES_OF_A_PROGRAM
-from txmail.transports.smtp import SmtpTransport
 
 USER, PASSWORD = "ann", "pencil & paper"
 ONE = note("one")
@@ -543,18 +542,12 @@ def secret_file(tmp_path):
 
 
 @pytest.fixture
-def transport(clock):
-    made = []
-
+def transport(make_timed):
     def make(server, source, more=""):
         url = f"smtp://{USER}@127.0.0.1:{server.port}?auth_in_clear=yes"
-        options = transport_from_url(f"{url}&password_from={source}{more}").options
-        made.append(SmtpTransport(options, clock=clock))
-        return made[-1]
+        return make_timed(f"{url}&password_from={source}{more}")
 
-    yield make
-    for one in made:
-        one.close()
+    return make
 
 
 def fail(transport, times=1):

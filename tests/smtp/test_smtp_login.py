@@ -11,13 +11,11 @@ from clocks import START
 from commits import commit, note
 from smtp_helpers import RawServer, greeted
 
-from txmail import transport_from_url
 from txmail.exceptions import ConfigurationError, DeliveryUnavailable, TransportError
 from txmail.smtp.auth import MECHANISMS, AuthenticationFailed
 from txmail.smtp.stream import Stream
 from txmail.testing import CLOSE, HANG, RESET, ScriptedServer, then
 from txmail.transports.login_limit import PERIOD, TRIES
-from txmail.transports.smtp import SmtpTransport
 
 USER, PASSWORD = "ann@example.com", "pencil & paper/\u00e9"
 ONE = note("one")
@@ -381,19 +379,14 @@ def test_a_source_that_fails_is_an_error_that_names_us(tm, log_in, contexts):
 
 
 @pytest.fixture
-def transport(clock):
-    """Make transports that log in in clear and count failures by `clock`."""
-    made = []
+def transport(make_timed):
+    """Make transports that log in in clear."""
 
     def make(server, password="wrong"):
         url = f"smtp://{USER.replace('@', '%40')}:{password}@127.0.0.1:{server.port}"
-        options = transport_from_url(f"{url}?auth_in_clear=yes").options
-        made.append(SmtpTransport(options, clock=clock))
-        return made[-1]
+        return make_timed(f"{url}?auth_in_clear=yes")
 
-    yield make
-    for one in made:
-        one.close()
+    return make
 
 
 def test_a_wrong_password_is_tried_a_few_times_an_hour(transport, clock):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
+import transaction
 from claiming import claim_and_load
 from commits import note
 
@@ -166,3 +167,32 @@ class Heard(logging.Handler):
 
     def __exit__(self, *_: object) -> None:
         self._logger.removeHandler(self)
+
+
+def commit_many(queue, key, *, threads, each, meanwhile=None) -> list[Exception]:
+    """Commit so many mails in each of several threads; the errors.
+
+    `key` makes idempotency keys of the numbers of thread and mail. `meanwhile` is called until the
+    threads have ended.
+    """
+    errors = []
+
+    def work(number):
+        tm = transaction.TransactionManager()
+        mailer = Mailer(transport_from_url("memory:"), queue=queue, transaction_manager=tm)
+        for turn in range(each):
+            try:
+                mailer.enqueue(note(f"n{number}x{turn}"), idempotency_key=key(number, turn))
+                tm.commit()
+            except Exception as error:
+                errors.append(error)
+                tm.abort()
+
+    working = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for one in working:
+        one.start()
+    while meanwhile and any(one.is_alive() for one in working):
+        meanwhile()
+    for one in working:
+        one.join()
+    return errors

@@ -10,7 +10,7 @@ from clocks import Clock
 
 sa = pytest.importorskip("sqlalchemy")
 
-from txmail import Message, transport_from_url  # noqa: E402
+from txmail import transport_from_url  # noqa: E402
 from txmail.events import (  # noqa: E402
     DeliverySettled,
     Events,
@@ -38,17 +38,6 @@ def mailer(queue, server):
     )
     yield mailer
     mailer.close()
-
-
-@pytest.fixture
-def enqueue(mailer):
-    def put(*recipients, **options):
-        with mailer.transaction_manager:
-            for recipient in recipients:
-                message = Message("News", [recipient], BODY, sender="app@example.com")
-                mailer.enqueue(message, **options)
-
-    return put
 
 
 @pytest.fixture
