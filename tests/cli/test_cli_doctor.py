@@ -104,7 +104,7 @@ def test_mail_for_later_wakes_nobody(health, database):
 
 
 def test_a_queue_without_a_worker_wakes_somebody_but_where_cron_has_it(health):
-    assert health() == ["of 1 worker(s) none lives"]
+    assert health() == ["0 of 1 workers run: start txmail worker"]
     assert health("--workers", "0") == []
 
 
@@ -113,21 +113,21 @@ def test_a_worker_that_was_killed_does_not_count(health, database):
     if not (other.boot and other.pid_namespace):
         pytest.skip("this system does not tell which processes live")
     beat(database, id="0" * 32, pid=2**22 + 1)
-    assert health() == ["of 1 worker(s) none lives"]
+    assert health() == ["0 of 1 workers run: start txmail worker"]
 
 
 def test_a_worker_of_another_host_counts_by_its_heartbeat(health, database):
     beat(database, host="other.example.com", boot="x")
     assert health() == []
-    assert health("--workers", "2") == ["of 2 worker(s) 1 live"]
+    assert health("--workers", "2") == ["1 of 2 workers run: start txmail worker"]
     beat(database, age=120)
-    assert health() == ["of 1 worker(s) none lives"]
+    assert health() == ["0 of 1 workers run: start txmail worker"]
 
 
 def test_a_process_that_only_writes_mail_is_no_worker(health, database):
     with database.write() as connection:
         Store(database).beat(connection, now())
-    assert health() == ["of 1 worker(s) none lives"]
+    assert health() == ["0 of 1 workers run: start txmail worker"]
 
 
 def test_an_application_with_a_worker_is_one_until_that_ends(health, database):
@@ -139,7 +139,7 @@ def test_an_application_with_a_worker_is_one_until_that_ends(health, database):
     assert health() == []
     with database.write() as connection:
         store.retire(connection)
-    assert health() == ["of 1 worker(s) none lives"]
+    assert health() == ["0 of 1 workers run: start txmail worker"]
 
 
 @pytest.mark.parametrize(

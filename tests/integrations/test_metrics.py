@@ -142,7 +142,7 @@ def test_health_says_what_is_wrong(get, enqueue):
     found = json.loads(text)
     assert code == 503
     assert headers["Content-Type"] == "application/json"
-    assert found["problems"] == ["of 1 worker(s) none lives"]
+    assert found["problems"] == ["0 of 1 workers run: start txmail worker"]
     assert found["deliveries"]["ready"] == 1
 
 

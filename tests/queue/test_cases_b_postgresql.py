@@ -85,7 +85,7 @@ def test_b10_a_server_without_a_pooler_is_listened_to(postgresql_url):
     queue.subscribe(heard.set)
     wait_for(heard.is_set, "it does not listen")
     heard.clear()
-    other._announce()
+    other.host.notifier._announce()
     assert heard.wait(10)
     queue.unsubscribe(heard.set)
     queue.close()

@@ -99,7 +99,9 @@ def read_queue(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         settings, prefix = _from_ini(arguments, QUEUE_SETTINGS)
         found = _of_queue(settings, prefix)
         if not _names_queue(found, prefix):
-            raise ConfigurationError(f"{arguments.config}: there is no {prefix}queue_url")
+            raise ConfigurationError(
+                f"{arguments.config}: there is no {prefix}queue_url: add it, or use --queue-url"
+            )
         return found, prefix
     url = os.environ.get(QUEUE_VARIABLE)
     if url:
@@ -142,7 +144,9 @@ def read_worker(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             found.pop(prefix + name, None)
         found[f"{prefix}queue_url"] = arguments.queue_url
     if not _names_queue(found, prefix):
-        raise ConfigurationError(f"{arguments.config}: there is no {prefix}queue_url")
+        raise ConfigurationError(
+            f"{arguments.config}: there is no {prefix}queue_url: add it, or use --queue-url"
+        )
     return found, prefix
 
 

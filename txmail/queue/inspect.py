@@ -110,8 +110,7 @@ class Health:
         if self.oldest_due > max_age:
             found.append(f"mail has been due for {self.oldest_due:.0f} seconds")
         if self.workers < workers:
-            lives = f"{self.workers} live" if self.workers else "none lives"
-            found.append(f"of {workers} worker(s) {lives}")
+            found.append(f"{self.workers} of {workers} workers run: start txmail worker")
         if self.held_by_dead:
             found.append(
                 f"{self.held_by_dead} delivery(s) are held by a process that has died: "
