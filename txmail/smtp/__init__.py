@@ -4,8 +4,8 @@ The core knows no socket, clock or thread:
 
 - `commands`, `replies`, `extensions`, `auth` and `dot_stuffing` write and read the grammar;
 - `protocol` keeps the rules of one connection;
-- `failure_policy` says what a reply means, `reconnect_policy` which reply another connection is
-  asked about;
+- `failure_policy` says what one reply means, `evidence` whose fault it is, and `reconnect_policy`
+  whether a fresh connection is asked once more;
 - `opening`, `preflight` and `sending` are the three conversations. `transaction_plan` says which
   mail transaction is next; `transaction_sending` sends one at a time, `stream_sending` many.
 

@@ -275,7 +275,7 @@ def _none(available: set[str], configured: str | None, refused: Sequence[str]) -
         return f"the server does not offer {configured}, which auth= names, but {listed}"
     if "XOAUTH2" in available:
         listed += "; for a token in place of a password say auth=XOAUTH2"
-    return f"the server offers no authentication that we know, but {listed}"
+    return f"the server offers no mechanism that txmail knows, but {listed}"
 
 
 def check_mechanisms(names: str, field: str) -> str:
@@ -357,7 +357,7 @@ def _attributes(message: bytes) -> list[tuple[bytes, bytes]]:
     if len(names) < len(found):
         raise AuthenticationFailed("SCRAM: the server's message is not valid")
     if b"m" in names:
-        raise AuthenticationFailed("SCRAM: the server wants an extension that we do not have")
+        raise AuthenticationFailed("SCRAM: the server wants an extension that txmail does not have")
     return read
 
 

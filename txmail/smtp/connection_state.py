@@ -40,7 +40,7 @@ class ConnectionState:
     #: True if the server has answered since the connection was taken; content waits for that
     proven: bool = True
     history: ConnectionHistory = NO_HISTORY
-    #: what the session knows of the server if it can open another connection to it, else None
+    #: the memory of the server if the session can open another connection to it, else None
     memory: ServerMemory | None = None
     #: messages that this connection may still carry; None is any number
     messages_left: int | None = None

@@ -71,7 +71,7 @@ class Opening:
             reply = yield from answer(self._protocol)
             if reply.positive:
                 return
-        raise _refused(f"{self._options.name} refused our EHLO", Step.EHLO, reply)
+        raise _refused(f"{self._options.name} refused EHLO", Step.EHLO, reply)
 
     def starttls(self) -> Conversation:
         """Say STARTTLS (RFC 3207). The caller then does the TLS handshake."""

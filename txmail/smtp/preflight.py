@@ -36,7 +36,7 @@ NO_RESET = "this server knows no RSET, and can be asked about the first message 
 
 _RSET = (Step.RSET, commands.RSET)
 _Answer = tuple[Verdict, Reply]
-#: what envelopes have in common that share a MAIL: reverse-path, SMTPUTF8, 8BITMIME
+#: envelopes of one kind can share a MAIL: reverse-path, SMTPUTF8, 8BITMIME
 _Kind = tuple[bytes, bool, bool]
 
 

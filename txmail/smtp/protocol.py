@@ -40,7 +40,7 @@ class LocalProtocolError(TxmailError):
 
 
 class Protocol:
-    """What was queued, what is unanswered, and what may come next."""
+    """Keeps what is queued and unanswered, and checks that each command and reply may come now."""
 
     def __init__(self, protocol_log: ProtocolLog | None = None) -> None:
         """`protocol_log` logs the dialogue."""
@@ -62,7 +62,7 @@ class Protocol:
         self._streamed = 0
         self._wanted = 1
 
-    # -- what we say
+    # -- what the client says
 
     def issue(self, step: Step, line: bytes) -> None:
         """Queue one command. Raises `MalformedReply` if there is a reply nothing asked for."""

@@ -20,7 +20,7 @@ from ..secret import Censor, bare
 LINE_LIMIT = 4096
 #: Lines of one reply: an EHLO reply has some twenty.
 LINES_LIMIT = 100
-#: Octets of one reply, so that a hostile server cannot fill our memory.
+#: Octets of one reply, so that a hostile server cannot fill the memory.
 REPLY_LIMIT = 64 * 1024
 
 #: A line without its LF.

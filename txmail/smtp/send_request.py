@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from .streaming import WINDOW_OCTETS
 
-#: Messages on their way at once where nobody says how many: few enough to be looked at by a person
-#: when the connection breaks, enough for most of what a longer window brings.
+#: Messages on their way at once by default: few enough for a person to look at when the connection
+#: breaks, and enough for most of the speed of a longer window.
 WINDOW = 16
 
 

@@ -102,7 +102,7 @@ class Session:
 
     @property
     def extensions(self) -> Extensions:
-        """What the server offers."""
+        """The extensions that the server offers."""
         return self.connection.extensions
 
     @property
@@ -314,7 +314,7 @@ class Session:
 
     @property
     def _renewable(self) -> ServerMemory | None:
-        """What is known of the server; None if this session cannot open another connection."""
+        """The memory of the server; None if this session cannot open another connection."""
         return self.memory if self._connect is not None else None
 
     def _renew(self, deadline: float | None) -> None:

@@ -32,7 +32,7 @@ _FORGOTTEN = Outcome(
     Status.IN_DOUBT,
     Scope.MESSAGE,
     action=Action.IN_DOUBT,
-    reason="an error has ended sending, and nobody knows what has left",
+    reason="an error has ended sending: the message may have left",
 )
 
 

@@ -91,7 +91,7 @@ class SmtpTransport:
 
     @property
     def window(self) -> int | None:
-        """Messages on their way at once on one connection; None if whoever sends may say it."""
+        """Messages on their way at once on one connection; None lets the caller choose."""
         return self.options.window
 
     @property

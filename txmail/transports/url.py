@@ -64,7 +64,7 @@ def from_url(
     ``auth_in_clear`` (``yes`` to log in without verified TLS), ``x509_strict`` (``no`` takes
     certificates that are not quite as RFC 5280 wants them), ``timeout`` (seconds for a reply),
     ``pool`` (connections kept), ``messages`` (a connection is retired after so many),
-    ``local_hostname`` (our name in EHLO), ``pipelining`` and ``chunking`` (``no`` turns it off),
+    ``local_hostname`` (the name in EHLO), ``pipelining`` and ``chunking`` (``no`` turns it off),
     ``window`` (messages that may be on their way, and so in doubt, at once on one connection) and
     ``connections`` (used by one `ISession.send`). ``memory:``, ``console:`` and ``file:///folder``
     take no options, ``sendmail:///path/of/program`` takes ``timeout`` (seconds for a call).

@@ -208,7 +208,7 @@ class FileTransport:
         try:
             self._folder.make()
             if not os.access(self.path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, "we may not write to it")
+                raise PermissionError(errno.EACCES, "this user may not write to it")
         except OSError as error:
             raise TransportError(
                 f"{self.name}: {reason_of(error)}", temporary=error.errno in _PASSING
