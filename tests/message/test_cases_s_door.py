@@ -10,8 +10,9 @@ from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 
 import pytest
+from letters import hello
 
-from txmail import Attachment, Envelope, Message
+from txmail import Attachment, Envelope
 from txmail.address import Address, Mailbox
 from txmail.exceptions import FieldError, InvalidMessage, TxmailError
 from txmail.message import to_envelope
@@ -86,11 +87,6 @@ class LiarOctets(bytes):
 
     def startswith(self, *arguments):
         return True
-
-
-def hello(**options):
-    given = {"subject": "hello", "recipients": ["a@b.c"], "body": "text", "sender": "me@x.y"}
-    return Message(**{**given, **options})
 
 
 def attached(**options):

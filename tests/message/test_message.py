@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from letters import hello, parsed
 from zope.interface.verify import verifyObject
 
 from txmail.address import parse_mailbox, shown_name
@@ -22,16 +23,6 @@ from txmail.exceptions import AddressError, BadHeaders, InvalidMessage, MessageT
 from txmail.interfaces import IMessage
 from txmail.message import Attachment, Message, to_envelope
 from txmail.message.mime import gate
-
-
-def hello(**options) -> Message:
-    settings = {"subject": "hello", "recipients": ["a@b.c"], "body": "text", "sender": "me@x.y"}
-    return Message(**{**settings, **options})
-
-
-def parsed(message, **options):
-    content = to_envelope(message, **options).content
-    return email.message_from_bytes(content, policy=email.policy.default)
 
 
 def types(message):

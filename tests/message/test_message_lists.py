@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import transaction
+from letters import hello, parsed
 from zope.interface.verify import verifyObject
 
 from txmail import DummyMailer, Mailer, mailer_from_settings, transport_from_url
@@ -16,22 +17,12 @@ from txmail.exceptions import BadHeaders, ConfigurationError, InvalidMessage
 from txmail.integrations.html_text import HtmlToText
 from txmail.interfaces import IHtmlToText
 from txmail.mailer import DebugMailer
-from txmail.message import Attachment, Message, to_envelope
+from txmail.message import Attachment, to_envelope
 
 INVITATION = (
     "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nMETHOD:REQUEST\r\nBEGIN:VEVENT\r\nUID:1@x.y\r\n"
     "SUMMARY:Grüße\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
 )
-
-
-def hello(**options) -> Message:
-    settings = {"subject": "hello", "recipients": ["a@b.c"], "body": "text", "sender": "me@x.y"}
-    return Message(**{**settings, **options})
-
-
-def parsed(message, **options):
-    content = to_envelope(message, **options).content
-    return email.message_from_bytes(content, policy=email.policy.default)
 
 
 def types(found):

@@ -15,10 +15,11 @@ from email.message import EmailMessage
 from email.mime.multipart import MIMEMultipart
 
 import pytest
+from letters import hello
 
 from txmail.address import parse_address
 from txmail.exceptions import MessageTooLarge, TxmailError
-from txmail.message import Attachment, Message, to_envelope
+from txmail.message import Attachment, to_envelope
 from txmail.message.mime import gate
 from txmail.message.mime.encodings import encode_body, encode_text
 
@@ -41,11 +42,6 @@ def calls(function) -> int:
     finally:
         sys.setprofile(before)
     return count
-
-
-def hello(**options) -> Message:
-    settings = {"subject": "hello", "recipients": ["a@b.c"], "body": "text", "sender": "me@x.y"}
-    return Message(**{**settings, **options})
 
 
 @pytest.mark.representative(every=4)

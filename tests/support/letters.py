@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import email
+import email.policy
+from email.message import EmailMessage
 
 from txmail import Message
+from txmail.message import to_envelope
 
 SENDER = "app@example.com"
 
@@ -14,6 +17,18 @@ def letter(subject: object, *recipients: str) -> Message:
     return Message(
         str(subject), list(recipients) or ["ann@example.com"], body="Hello.", sender=SENDER
     )
+
+
+def hello(**options) -> Message:
+    """A message with `options`, and with the least that it needs besides."""
+    settings = {"subject": "hello", "recipients": ["a@b.c"], "body": "text", "sender": "me@x.y"}
+    return Message(**{**settings, **options})
+
+
+def parsed(message, **options) -> EmailMessage:
+    """`message` as a server gets it, parsed."""
+    content = to_envelope(message, **options).content
+    return email.message_from_bytes(content, policy=email.policy.default)
 
 
 def subjects(server) -> list[str]:
