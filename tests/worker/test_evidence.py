@@ -367,6 +367,16 @@ def test_a_domain_that_puts_its_recipients_off_is_slowed_down_and_they_lose_a_tr
     assert (hear.rulings[-1].slow, hear.rulings[-1].domain) == (True, "a.example")
 
 
+def test_a_reply_that_was_the_routes_of_late_stands_only_the_second_time(hear):
+    pattern(hear)
+    hear(taken("probe"))
+    hear(said("x"))
+    assert hear(taken("y")) == [(ROUTE, ["x"]), (OWN, ["y"])]
+    assert not hear.rulings[-2].pauses
+    assert hear(said("x", before=SPAM)) == [(OWN, ["x"])]
+    assert hear(said("z")) == [(OWN, ["z"])]
+
+
 # -- recipient domains
 
 

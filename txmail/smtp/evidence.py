@@ -94,6 +94,8 @@ class Ruling(Generic[T]):
     times: int = 1
     #: the domain, if it is that
     domain: str = ""
+    #: False if the route is known to work, and only these messages are tried again
+    pauses: bool = True
 
 
 @dataclass(slots=True)
@@ -192,8 +194,23 @@ class Evidence(Generic[T]):
         return self._stand(lambda each: id(each) in late) if late else []
 
     def _stand(self, decided: Callable[[_Open[T]], bool]) -> list[Ruling[T]]:
+        """What `decided` is true of is no pattern: it stands.
+
+        A reply that was found to be the route's fault of late stands only the second time.
+        """
+        some = self._taken(lambda each: decided(each) and each.key in self._suspicions)
+        again: list[Ruling[T]] = [
+            Ruling(
+                Fault.ROUTE,
+                (answer,),
+                slow=_is_temporary(answer),
+                reason=str(answer.outcome.reply),
+                pauses=False,
+            )
+            for answer in some
+        ]
         some = self._taken(decided)
-        return [_own(some)] if some else []
+        return [*again, *([_own(some)] if some else [])]
 
     def _taken(self, decided: Callable[[_Open[T]], bool]) -> list[Answer[T]]:
         """Answers that are undecided no longer."""
@@ -342,6 +359,11 @@ def _own(answers: Iterable[Answer[T]]) -> Ruling[T]:
 
 def _key(answer: Answer[T], said: str) -> str:
     return alike(said, answer.sender, answer.outcome.recipient)
+
+
+def _is_temporary(answer: Answer[Any]) -> bool:
+    reply = answer.outcome.reply
+    return reply is not None and reply.temporary
 
 
 def _was_given_back(answer: Answer[Any], key: str) -> bool:

@@ -19,6 +19,10 @@ log = quiet_logger("txmail.worker")
 _GOES_ON = (State.READY, State.DEFERRED, State.IN_DOUBT)
 
 
+#: Seconds after which a message is tried again that was refused for the route's sake.
+AGAIN = 5.0
+
+
 class Judge:
     """Asks a policy, which users may have written."""
 
@@ -37,6 +41,8 @@ class Judge:
         made = self._settlement(work, place, outcome, now)
         if outcome.scope is Scope.ROUTE and outcome.status is Status.UNSENT:
             left = max(work.lane.circuit.left, work.lane.faults.left(outcome.recipient))
+            if outcome.reply is not None:
+                left = max(left, AGAIN)
             due = now + int(left * 1000)
             made = Settlement(State.READY, due, 0, False, made.code, made.reply)
         return work.ids[place], work.token, made

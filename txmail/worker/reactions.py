@@ -45,7 +45,7 @@ class Reactions:
             log.warning("%s waits for the domain %s: %s", lane.route.name, name, reason)
             self._ledger.domain_failed(lane.route)
             return
-        if not lane.circuit.open:
+        if ruling.pauses and not lane.circuit.open:
             lane.circuit.suspect(ruling.reason, times=ruling.times, stop=ruling.stop)
             self.tell_failure(lane)
         if ruling.slow:
