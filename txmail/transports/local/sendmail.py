@@ -113,6 +113,8 @@ class SendmailTransport:
 
     #: there is no server to ask: a call sends the message
     asks_server = False
+    #: messages on their way at once: the program gets one after the other
+    window = 1
 
     def __init__(self, command: Command | None = None, timeout: float = TIMEOUT) -> None:
         """`timeout` is in seconds, for each call."""
