@@ -211,7 +211,7 @@ def test_b16_in_memory_a_look_at_the_queue_ends_no_transaction(memory, tm, monke
     memory.session.flush()
     assert memory.queue.counts() == {}
     assert memory.queue.database.table_version() is not None
-    open_ = "the application's transaction is open"
+    open_ = "the application has a transaction open"
     with pytest.raises(QueueUnavailable, match=open_), memory.queue.database.write():
         pass
     tm.commit()

@@ -240,7 +240,7 @@ CANNOT = {
 }
 WAYS = {
     "counts": lambda queue: queue.counts(),
-    "write": lambda queue: queue._beat(),
+    "write": lambda queue: queue.host._beat(),
     "commit": lambda queue: _commit(queue),
     "resolve": lambda queue: queue.resolve(),
     "init": lambda queue: upgrade.init(queue.database),

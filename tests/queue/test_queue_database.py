@@ -980,7 +980,7 @@ def test_a_symbolic_link_in_place_of_a_file_is_refused(opened, file, tmp_path, s
 
 def test_what_is_no_file_is_refused(opened, file):
     file.mkdir()
-    with pytest.raises(ConfigurationError, match="no file"):
+    with pytest.raises(ConfigurationError, match="not a regular file"):
         opened(f"sqlite:///{file}").prepare()
 
 
@@ -1004,7 +1004,7 @@ def test_a_file_that_somebody_else_has_put_there_is_refused(opened, tmp_path, su
     planted = folder / f"mail.db{suffix}"
     planted.write_bytes(b"")
     os.chown(planted, 12345, 12345)
-    with pytest.raises(ConfigurationError, match="somebody else"):
+    with pytest.raises(ConfigurationError, match="another user"):
         opened(f"sqlite:///{folder}/mail.db").prepare()
 
 

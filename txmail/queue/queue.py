@@ -225,7 +225,7 @@ class Queue:
         """
         if self._url is None or not self.database.is_file:
             raise ConfigurationError(
-                "a mailer whose queue is not a file of its own cannot be pickled", field="queue"
+                "a mailer can be pickled only if its queue is a file of its own", field="queue"
             )
         options: dict[str, Any] = {
             "on_doubt": self.on_doubt,
@@ -246,16 +246,15 @@ def _check_settings(on_doubt: str, doubt_retries: int, limit: int | None) -> Non
     """Raise `ConfigurationError` for a setting of a queue that has no meaning."""
     if on_doubt not in ON_DOUBT:
         raise ConfigurationError(
-            f"one of {', '.join(ON_DOUBT)} is needed", field="on_doubt", value=on_doubt
+            f"this is not one of {', '.join(ON_DOUBT)}", field="on_doubt", value=on_doubt
         )
     for field, number, least in (("doubt_retries", doubt_retries, 0), ("queue_limit", limit, 1)):
         if number is None and field == "queue_limit":
             continue
         if isinstance(number, bool) or not isinstance(number, int):
-            raise ConfigurationError("a number is needed", field=field)
+            raise ConfigurationError("this is not a whole number", field=field)
         if number < least:
-            above = "0 or a number above it" if least == 0 else "a number above 0"
-            raise ConfigurationError(f"{above} is needed", field=field)
+            raise ConfigurationError(f"the least is {least}", field=field)
 
 
 def _the_one(

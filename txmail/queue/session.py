@@ -133,7 +133,8 @@ def _current(session: Sessions | None) -> Session:
         session = session() if callable(session) else None
     if not isinstance(session, Session):
         raise ConfigurationError(
-            "the queue is in the application's database: mailer.bind(session=...) is needed",
+            "the queue is in the application's database, and this mailer has no session: call "
+            "mailer.bind(session=...)",
             field="session",
         )
     return session

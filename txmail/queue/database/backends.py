@@ -66,17 +66,23 @@ def backend_of_url(given: Unshown) -> Backend:
     if isinstance(url, Secret):
         url = url.reveal(FIELD)
     if not isinstance(url, str):
-        raise ConfigurationError("a URL is needed", field=FIELD)
+        raise ConfigurationError("this is not text: give the URL of a database", field=FIELD)
     try:
         parsed = sa.make_url(url)
     except (exc.ArgumentError, ValueError):
         parsed = None
     if parsed is None:
-        raise ConfigurationError("it is no URL of a database", field=FIELD)
+        raise ConfigurationError(
+            "this is not the URL of a database: write sqlite:////path/of/a/file or postgresql://host/name",
+            field=FIELD,
+        )
     for kind in KINDS:
         if parsed.drivername in kind.schemes:
             return kind.of_url(parsed, FIELD)
-    raise ConfigurationError("it has to begin with sqlite:// or with postgresql://", field=FIELD)
+    raise ConfigurationError(
+        "the queue cannot be in this kind of database: begin with sqlite:// or postgresql://",
+        field=FIELD,
+    )
 
 
 def backend_of_engine(engine: sa.Engine) -> Backend:
@@ -92,7 +98,9 @@ def backend_of_engine(engine: sa.Engine) -> Backend:
             field="engine",
         )
     if kind is None:
-        raise ConfigurationError("a database of SQLite or PostgreSQL is needed", field="engine")
+        raise ConfigurationError(
+            "the queue cannot be in this kind of database: use SQLite or PostgreSQL", field="engine"
+        )
     return kind.of_engine(engine)
 
 

@@ -69,8 +69,8 @@ class Connections:
         if self.known is None:
             if self._make is None:
                 raise ConfigurationError(
-                    "it is that of the first session, and there was none yet; "
-                    "mail.queue_engine_url or sqlalchemy.url names it before that",
+                    "the queue is in the database of the first session, and there was no session "
+                    "yet: name the database by mail.queue_engine_url or sqlalchemy.url",
                     field="engine",
                 )
             # Of two threads that come here at once, one makes an engine that is never used.

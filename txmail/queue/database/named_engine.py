@@ -60,18 +60,18 @@ def _made(url: Unshown, options: Mapping[str, Any], field: str) -> sa.Engine:
     except ImportError as error:
         problem = f"its driver is missing: {error.name}"
     except (exc.ArgumentError, TypeError, ValueError):
-        problem = "no engine can be made with it and what stands beside it"
+        problem = "SQLAlchemy cannot make an engine of it and of the settings beside it"
     raise bare(ConfigurationError(problem, field=field))
 
 
 def _driver_for_threads(given: Unshown, field: str) -> Unshown:
     """The URL `given` as SQLAlchemy's, with a driver that works without an event loop."""
-    problem = "it is no URL of a database"
+    problem = "this is not the URL of a database"
     try:
         url = sa.make_url(given.get())
         kind, _, driver = url.drivername.partition("+")
         if kind not in ("postgresql", "sqlite"):
-            problem = "a database of SQLite or PostgreSQL is needed"
+            problem = "the queue cannot be in this kind of database: use SQLite or PostgreSQL"
         elif not driver:
             return Unshown(url.set(drivername=_ordinary(kind, url.drivername)))
         elif not url.get_dialect().is_async:

@@ -125,14 +125,18 @@ def _options(url: sa.URL, field: str) -> dict[str, Any]:
         if name not in known:
             hint = did_you_mean(name, known)
             raise ConfigurationError(
-                f"PostgreSQL has no option {echo(name)}, which the URL names{hint}", field=field
+                f"the URL has an option {echo(name)}, which PostgreSQL does not know{hint}",
+                field=field,
             )
     dialect: Any = url.set(drivername="postgresql+psycopg").get_dialect()()
     problem = None
     try:
         _, options = dialect.create_connect_args(url.set(drivername="postgresql+psycopg"))
     except (exc.ArgumentError, ValueError):
-        problem = ConfigurationError("the hosts and ports in the URL do not fit", field=field)
+        problem = ConfigurationError(
+            "the hosts and ports in the URL do not fit: give one port for each host, or one for all",
+            field=field,
+        )
     if problem is not None:
         raise bare(problem)
     return {name: _typed(name, value, field) for name, value in options.items()}
@@ -143,7 +147,7 @@ def _typed(name: str, value: Any, field: str) -> Any:
     if name == "host" or (name == "port" and isinstance(value, int)):
         return value
     if not isinstance(value, str):
-        raise ConfigurationError(f"the URL names the option {name} twice", field=field)
+        raise ConfigurationError(f"the URL has the option {name} twice: remove one", field=field)
     if name == "prepare_threshold" and ascii_lower(value) == "none":
         return None
     if name in _NUMBERS or name in _PSYCOPG:

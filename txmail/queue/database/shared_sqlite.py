@@ -83,7 +83,8 @@ class SharedSqlite(Sqlite):
         while driver.in_transaction:
             if time.monotonic() >= deadline:
                 raise QueueUnavailable(
-                    f"{self.name}: the application's transaction is open, on the only connection"
+                    f"{self.name}: the application has a transaction open on the only connection: "
+                    "end it"
                 )
             time.sleep(_PAUSE)
         connection.exec_driver_sql("BEGIN IMMEDIATE")

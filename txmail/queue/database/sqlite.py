@@ -65,11 +65,15 @@ def path_of(url: sa.URL, field: str) -> str:
         )
     path = unquote(url.database or "")
     if url.query or url.host or path.startswith("file:"):
-        raise ConfigurationError("only sqlite:////path/of/a/file is possible", field=field)
+        raise ConfigurationError(
+            "the URL has a host or options: write it as sqlite:////path/of/a/file", field=field
+        )
     if path in ("", ":memory:"):
         raise ConfigurationError("a queue in memory would be lost: name a file", field=field)
     if "\0" in path or path.endswith("/"):
-        raise ConfigurationError("it names no file", field=field)
+        raise ConfigurationError(
+            "the URL names a folder: write it as sqlite:////path/of/a/file", field=field
+        )
     return os.path.abspath(path)
 
 

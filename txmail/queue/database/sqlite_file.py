@@ -104,7 +104,9 @@ class SqliteFile:
                 self._adopt(connection.identity)
                 return connection
             if time.monotonic() > deadline:
-                raise QueueUnavailable(f"{self.name}: the file is being replaced again and again")
+                raise QueueUnavailable(
+                    f"{self.name}: other processes keep replacing the file: stop them"
+                )
             time.sleep(_PAUSE)
 
     def _adopt(self, identity: FileIdentity | None) -> None:
@@ -283,6 +285,7 @@ def _switch_to_wal(connection: OpenedFile) -> None:
             continue
         if mode != "wal":
             raise ConfigurationError(
-                "SQLite cannot have a WAL there, as on file systems of a network", field="queue_url"
+                "SQLite cannot keep its log (WAL) there: put the file on a disk of this machine",
+                field="queue_url",
             )
         return

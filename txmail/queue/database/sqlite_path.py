@@ -131,7 +131,7 @@ def check_place(path: str) -> None:
         here = os.path.dirname(here)
     mode = os.stat(here).st_mode
     if not stat.S_ISDIR(mode):
-        raise _refused(here, "it is no folder")
+        raise _refused(here, "this is a file and not a folder: name another path in mail.queue_url")
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise _refused(here, _OPEN_TO_ALL)
 
@@ -144,11 +144,13 @@ def _check(path: str, *owners: int) -> int:
     """
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
-        raise _refused(path, "it is a symbolic link")
+        raise _refused(path, "this is a symbolic link: name the file itself in mail.queue_url")
     if not stat.S_ISREG(status.st_mode):
-        raise _refused(path, "it is no file")
+        raise _refused(path, "this is not a regular file: name another path in mail.queue_url")
     if status.st_uid not in (os.geteuid(), *owners):
-        raise _refused(path, "it belongs to somebody else")
+        raise _refused(
+            path, "this file belongs to another user: run txmail as its owner, or name another path"
+        )
     return status.st_uid
 
 

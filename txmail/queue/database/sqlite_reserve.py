@@ -41,8 +41,8 @@ class Reserve:
         there = self._is_whole(size)
         if free < (LOW if there else 2 * size):
             raise QueueFull(
-                f"{self._name}: the disk is nearly full: what room is left is for workers, which "
-                "empty the queue"
+                f"{self._name}: the disk is nearly full: the room that is left is for workers, "
+                "which empty the queue"
             )
         if there:
             self.given = False

@@ -71,13 +71,13 @@ def fail(connection: sa.Connection, now_ms: int) -> int:
 
 def _reason(row: Any) -> str:
     if row.state not in list(State):
-        return f"its state is {row.state!r}, which is none"[:200]
+        return f"its state is {row.state!r}, which is not a state"[:200]
     if row.priority not in _PRIORITIES:
-        return f"its priority is {row.priority!r}, which is none"[:200]
+        return f"its priority is {row.priority!r}, which is not a priority"[:200]
     for name in ("due", "changed"):
         value = getattr(row, name)
         if value is not None and not (isinstance(value, int) and 0 <= value <= LAST_MOMENT):
-            return f"the time {name} is {value!r}, which is none"[:200]
+            return f"the time {name} is {value!r}, which is not a time"[:200]
     if row.state != State.SENDING:
         return "it has no time at which it is due"
     return "a worker has it, and nobody can say which or until when"
