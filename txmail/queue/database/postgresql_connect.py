@@ -134,7 +134,7 @@ def _options(url: sa.URL, field: str) -> dict[str, Any]:
         _, options = dialect.create_connect_args(url.set(drivername="postgresql+psycopg"))
     except (exc.ArgumentError, ValueError):
         problem = ConfigurationError(
-            "the hosts and ports in the URL do not fit: give one port for each host, or one for all",
+            "the hosts and ports in the URL do not fit: give one port for each host or for all",
             field=field,
         )
     if problem is not None:
