@@ -94,7 +94,9 @@ def assert_nothing_shows(error, mailer, records, *secrets):
         *(repr(o.reply) + str(o.reply) + str(o) for o in mailer.last_outcomes),
     ]
     for session in transport._pool._idle:
-        shown += [repr(session), repr(attributes(session)), repr(attributes(session._protocol))]
+        connection = session.connection
+        for thing in (session, connection, connection.protocol):
+            shown += [repr(thing), repr(attributes(thing))]
     assert not [text for text in shown if has(text, *secrets)]
     pickled = [pickle.dumps(thing) for thing in (transport, mailer, mailer.last_outcomes)]
     assert not [octets for octets in pickled if has(octets, *secrets)]
