@@ -102,6 +102,11 @@ def domain(address: str) -> str:
     return address.rpartition("@")[2]
 
 
+def after_all(most: int, answer: Answer) -> Rule:
+    """So many, and nothing any more."""
+    return lambda server, now, sender, recipient: answer if len(server.taken) >= most else None
+
+
 def per_session(most: int, answer: Answer) -> Rule:
     return lambda server, now, sender, recipient: answer if server.in_session >= most else None
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from clocks import Clock
 from commits import note
-from queues import OWN_SQLITE, kinds
+from queues import OWN_QUEUES, OWN_SQLITE, kinds
 
 sa = pytest.importorskip("sqlalchemy")
 
@@ -16,6 +16,7 @@ from limited_server import (  # noqa: E402
     Greylisting,
     LimitedServer,
     PerDomain,
+    after_all,
     dead,
     per_day,
     per_session,
@@ -23,7 +24,7 @@ from limited_server import (  # noqa: E402
     shuffled,
     until,
 )
-from workers import put, working  # noqa: E402
+from workers import put, wait_for, working  # noqa: E402
 
 from txmail.events import DeliverySettled, Events, RouteFailed, RouteSlowed, RouteStopped  # noqa: E402
 from txmail.queue import schema  # noqa: E402
@@ -84,6 +85,7 @@ class Played:
         # What a rate allows is a matter of simulated time alone.
         monkeypatch.setattr(rate_limit, "time", SimpleNamespace(monotonic=lambda: -1e9))
         monkeypatch.setattr(dispatcher, "ROUND", 0.0)
+        monkeypatch.setattr(dispatcher, "POLL", 0.05)
 
     def put(self, names):
         """One message of each: sender and recipient are the name's."""
@@ -268,3 +270,100 @@ def test_a1_of_a_stale_list_the_dead_fail_and_nobody_else(played, clock, seed, t
     # It was told once, or asked again after the route had shown that it works.
     assert max(server.asked[recipient] for recipient in fine) == 1
     assert max(server.asked[recipient] for recipient in bad) <= 2
+
+
+# -- one by one
+
+
+def play_one(played, clock, answer, count=40, after=10, hosts=HOSTS):
+    """Mail of which all that comes behind so many gets an `answer`, in one run."""
+    server = LimitedServer(clock, after_all(after, answer), window=1)
+    played.put(good(count, hosts))
+    played.play(server, 4.5)
+    return server
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (DOT, "554 5.7.1 quota exceeded"),
+        (DOT, "550 5.7.0 too many emails per second"),
+        (RCPT, "550 5.7.1 daily relay limit reached"),
+        (DOT, "550 these words say nothing"),
+        (MAIL, "553 5.7.1 nor do these"),
+        (DATA, "554 nor these"),
+    ],
+    ids=said,
+)
+@kinds(*OWN_QUEUES)
+def test_a1_what_repeats_for_different_messages_is_the_routes(played, clock, answer):
+    server = play_one(played, clock, answer)
+    assert played.app.queue.counts() == {"sent": len(server.taken), "ready": 40 - len(server.taken)}
+    assert played.failed() == set()
+    assert {row.attempts for row in played.app.deliveries().values()} == {0, 1}
+    (failed, *_) = played.only(RouteFailed, RouteStopped)
+    assert failed.reason.startswith(answer[1])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"550 {code} no" for code in ("5.1.0", "5.1.1", "5.1.2", "5.1.6", "5.1.10", "5.2.1", "5.2.2")],
+)
+@kinds(*OWN_QUEUES)
+def test_a1_mailboxes_are_never_counted(played, clock, text):
+    play_one(played, clock, (RCPT, text))
+    assert played.app.queue.counts() == {"sent": 10, "failed": 30}
+    assert played.only(RouteFailed, RouteStopped, RouteSlowed) == []
+
+
+@pytest.mark.parametrize("answer", [*CLIENTS[:7]], ids=said)
+@kinds(*OWN_QUEUES)
+def test_a2_who_is_not_let_in_stops_the_route_at_any_step(played, clock, answer):
+    play_one(played, clock, answer)
+    assert played.failed() == set()
+    assert played.app.queue.counts() == {"sent": 10, "ready": 30}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (DOT, "454 Throttling failure: Maximum sending rate exceeded."),
+        (DOT, "451 too many"),
+        (MAIL, "452 4.3.2 too many"),
+        (DATA, "450 later"),
+        (RCPT, "421 4.7.28 later"),
+        (DOT, "421 closing"),
+    ],
+    ids=said,
+)
+@kinds(*OWN_QUEUES)
+def test_a3_what_is_put_off_slows_the_route_and_nobody_loses_a_try(played, clock, answer):
+    server = play_one(played, clock, answer, count=200)
+    assert len(played.only(RouteSlowed)) == 1
+    rows = played.app.deliveries().values()
+    assert {(row.state, row.attempts) for row in rows} == {("sent", 1), ("ready", 0)}
+    # Not every mail was tried.
+    assert sum(server.asked.values()) < 30
+
+
+@kinds(*OWN_QUEUES)
+def test_a1_a_domain_that_waits_holds_up_no_other(played, clock):
+    server = LimitedServer(clock, window=1)
+    played.put([f"n{n}@a.example" for n in range(300)])
+    route = Route.to("default", server)
+    with working(played.app.queue, [route], clock=clock, events=played.events) as worker:
+        wait_for(lambda: played.app.queue.counts() == {"sent": 300}, "it is not sent")
+        server.taken.clear()
+        worker._lanes[0].faults._domains.failed("a.example", "550 no")
+        played.put([f"m{n}@a.example" for n in range(300)])
+        played.put([f"m{n}@b.example" for n in range(5)])
+        wait_for(lambda: len(server.taken) >= 5, "they wait")
+        worker.wait_rounds(8)
+        assert sorted(server.taken) == [f"m{n}@b.example" for n in range(5)]
+
+        def all_taken():
+            clock.advance(10.0)
+            worker.wait_rounds(3)
+            return len(server.taken) == 305
+
+        wait_for(all_taken, "they wait for ever")
