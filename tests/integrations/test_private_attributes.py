@@ -5,6 +5,9 @@ Each package has one file that reads it. A test here fails when a new version ha
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 import transaction
@@ -22,6 +25,7 @@ from zope.sqlalchemy.datamanager import (
     SessionDataManager,
 )
 
+import txmail
 from txmail.common import session_managers, transaction_internals
 from txmail.integrations import zope_sqlalchemy_internals as internals
 
@@ -176,3 +180,25 @@ def test_what_the_witness_reads_of_a_connection_is_there(tm):
     assert Blob()._p_blob_uncommitted is None
     assert TransactionalUndo(database, [b"id"])._tids == [b"id"]
     database.close()
+
+
+# -- and nobody else reads them
+
+#: by file, what only it may have
+READERS = {
+    "common/transaction_internals.py": r"transaction\._\w+|\._resources\b|_commitResources",
+    "common/session_managers.py": r"~sqlalchemy:\"|\"no work\"",
+    "integrations/zope_sqlalchemy_internals.py": r"_SESSION_STATE|STATUS_READONLY",
+    "integrations/zodb.py": r"\b_normal_storage\b|\b_registered_objects\b|\b_savepoint_storage\b",
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_one_file_reads_what_has_no_public_name(reader):
+    package = Path(txmail.__file__).parent
+    found = [
+        path.relative_to(package).as_posix()
+        for path in sorted(package.rglob("*.py"))
+        if re.search(READERS[reader], path.read_text())
+    ]
+    assert found == [reader]
