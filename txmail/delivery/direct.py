@@ -173,10 +173,15 @@ class _Ending:
     """How the run gives its connection back."""
 
     dirty: bool = True
+    #: True from the moment when others may have it
+    given_back: bool = False
 
 
 def _close(session: ISession, ending: _Ending) -> None:
-    session.close(dirty=ending.dirty)
+    """Give the connection back, once: after that, others may have it."""
+    if not ending.given_back:
+        ending.given_back = True
+        session.close(dirty=ending.dirty)
 
 
 @implementer(IDeliveryRun)
@@ -293,6 +298,7 @@ class DirectRun:
         # The connection that we would wait for may be that of this thread, or of one that waits for
         # a lock of this transaction, or of one around it.
         wait = wait and not (_holding.any_but(self) or in_two_phase_commit())
+        self._ending = _Ending()
         # Noted at once, so that an exception from here on does not lose it.
         self._session = session = self._method.transport.open(
             timeout=timeout,
@@ -302,7 +308,6 @@ class DirectRun:
         )
         _holding.runs.add(self)
         # A transaction that is dropped without an end gives the connection back, too.
-        self._ending = _Ending()
         self._returned = weakref.finalize(self, _close, session, self._ending)
         self._returned.atexit = False
         if session.fresh:
@@ -418,11 +423,12 @@ class DirectRun:
         self._give_back(dirty=True)
 
     def _give_back(self, dirty: bool) -> None:
-        if self._returned is not None:
+        # An exception may come anywhere here, and then this is called again.
+        if self._session is not None:
             self._ending.dirty = dirty
-            self._returned()  # once: after that, others may have it
-        elif self._session is not None:
-            self._session.close(dirty=dirty)
+            _close(self._session, self._ending)
+        if self._returned is not None:
+            self._returned.detach()
         self._session = self._returned = None
 
 
