@@ -81,7 +81,7 @@ class RetryPolicy:
     def settle(
         self,
         outcome: Outcome,
-        now: int,
+        now_ms: int,
         *,
         attempts: int = 0,
         created: int | None = None,
@@ -89,23 +89,23 @@ class RetryPolicy:
     ) -> Settlement:
         """The new values of a delivery with `outcome`, after `attempts` earlier tries.
 
-        `now`, `created` and `expires` are milliseconds since 1970.
+        `now_ms`, `created` and `expires` are milliseconds since 1970.
         """
         state = _STATES[outcome.status]
         route = outcome.scope is Scope.ROUTE
         doubt = outcome.status is Status.IN_DOUBT
         tried = doubt or (outcome.status is not Status.UNSENT and not route)
         code, reply = said(outcome)
-        due: int | None = now
+        due: int | None = now_ms
         if state is State.DEFERRED and route:
-            state, due = State.READY, now + ROUTE_DELAY_MS
+            state, due = State.READY, now_ms + ROUTE_DELAY_MS
         elif state is State.DEFERRED and outcome.action is Action.SPLIT:
             state, tried = State.READY, False
         elif state is State.DEFERRED:
-            due = now + self.delay(attempts)
+            due = now_ms + self.delay(attempts)
         elif state is State.IN_DOUBT:
-            due = None if self.hold_doubt else now + max(DOUBT_DELAY_MS, self.delay(attempts))
-        born = now if created is None else created
+            due = None if self.hold_doubt else now_ms + max(DOUBT_DELAY_MS, self.delay(attempts))
+        born = now_ms if created is None else created
         end = expires if expires is not None else born + self.lifetime
         if _is_full(outcome):
             end = min(end, born + FULL_LIFETIME_MS)
