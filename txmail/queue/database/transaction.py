@@ -209,7 +209,7 @@ class Block(AbstractContextManager["sa.Connection"]):
         self._connection = self._driver = None
 
     def __del__(self) -> None:
-        if getattr(self, "_process", None) is not None:
+        if getattr(self, "_state", None) is not None:
             self.abandon()
 
 
