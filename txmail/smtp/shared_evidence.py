@@ -69,10 +69,15 @@ class JudgedOutcomes:
         """`senders` are those of the messages, by position.
 
         If it `holds` refusals, they come last, for a later one may show that the route is at fault.
+        As long as nothing is accepted, all of them count as one message: the transaction can still
+        fail as a whole.
         """
         self._evidence = evidence
         self._senders = senders
         self._holds = holds
+        #: the Message-ID for which all count
+        self._one = ""
+        self._accepted = False
         #: refusals that are known and were not handed out
         self.held: list[Outcome] = []
 
@@ -80,7 +85,7 @@ class JudgedOutcomes:
         """`outcomes`, judged."""
         try:
             for outcome in outcomes:
-                judged = self._evidence.judge(self._senders[outcome.position], outcome)
+                judged = self._judge(outcome)
                 if outcome.status is not Status.FAILED or not self._holds:
                     yield judged
                     continue
@@ -95,6 +100,12 @@ class JudgedOutcomes:
         while self.held:
             yield self.held[0]
             self.held.pop(0)
+
+    def _judge(self, outcome: Outcome) -> Outcome:
+        self._accepted = self._accepted or outcome.status is Status.ACCEPTED
+        self._one = self._one or outcome.message_id
+        message = "" if self._accepted else self._one
+        return self._evidence.judge(self._senders[outcome.position], outcome, message)
 
     def _give_back(self, judged: Outcome) -> None:
         """What got the same reply before, and was held back since, is the route's fault as well."""
