@@ -99,7 +99,8 @@ class Played:
         """Work for so much simulated time, or until `stops` is true of the states."""
         end = self.clock() + seconds
         route = Route.to("default", server)
-        with working(self.app.queue, [route], clock=self.clock, events=self.events) as worker:
+        options = {"clock": self.clock, "events": self.events, "lease": 10 * DAY}
+        with working(self.app.queue, [route], **options) as worker:
             while self.clock() < end:
                 self.rest(worker)
                 states = self.app.states()

@@ -41,7 +41,7 @@ class Judge:
         made = self._settlement(work, place, outcome, now)
         if outcome.scope is Scope.ROUTE and outcome.status is Status.UNSENT:
             left = max(work.lane.circuit.left, work.lane.faults.left(outcome.recipient))
-            if outcome.reply is not None:
+            if outcome.reply is not None and not work.lane.circuit.failures:
                 left = max(left, AGAIN)
             due = now + int(left * 1000)
             made = Settlement(State.READY, due, 0, False, made.code, made.reply)
