@@ -240,7 +240,8 @@ def test_a1_a_limit_of_one_domain_holds_up_no_other(played, clock, seed, answer)
     fine = good(60)
     played.put(shuffled(seed, fine))
     played.play(server, DAY)
-    played.check(server, fine)
+    # Who is put off for minutes while others pass may be put off for its own sake.
+    played.check(server, fine, greylisted=answer[1].startswith("4"))
 
 
 @pytest.mark.representative(every=20)
