@@ -177,6 +177,11 @@ def said(pair):
 
 #: Ten seeds; all but the first take many minutes together.
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 10))]
+#: For a simulation that takes half a minute for some of them: one in four by `.ci/run`.
+SOME_RATES = [
+    pytest.param(answer, id=said(answer), marks=[pytest.mark.long] if number % 4 else [])
+    for number, answer in enumerate([*RATES, CLIENTS[0]])
+]
 
 
 @pytest.mark.representative(every=65)
@@ -233,7 +238,7 @@ def test_a3_a_limit_by_session_costs_no_mail(played, clock, seed, answer):
 
 @pytest.mark.representative(every=70)
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("answer", [*RATES, CLIENTS[0]], ids=said)
+@pytest.mark.parametrize("answer", SOME_RATES)
 @kinds(OWN_SQLITE)
 def test_a1_a_limit_of_one_domain_holds_up_no_other(played, clock, seed, answer):
     limit = PerDomain("a.example", 3 + seed, 60.0 * (1 + seed), answer)
@@ -273,7 +278,7 @@ def test_a1_of_a_stale_list_the_dead_fail_and_nobody_else(played, clock, seed, t
     # It was told once, or asked again after the route had shown that it works.
     assert max(server.asked[recipient] for recipient in fine) == 1
     # One domain that seems to refuse all may be tried for longer, a message at a time.
-    assert one or max(server.asked[recipient] for recipient in bad) <= 2
+    assert one or max(server.asked[recipient] for recipient in bad) <= 3
 
 
 # -- one by one

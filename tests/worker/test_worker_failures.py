@@ -69,7 +69,7 @@ class Case:
 CASES = {
     "greylisted": Case("RCPT", "451 4.2.0 come back later", "deferred", code=451),
     "a busy mailbox": Case("RCPT", "450 4.2.1 busy", "deferred", code=450),
-    "421 at RCPT": Case("RCPT", then("421 4.3.2 down", CLOSE), "deferred", code=421),
+    "421 at RCPT": Case("RCPT", then("421 4.3.2 down", CLOSE), "ready", 0, 421, goes_on=False),
     "a full mailbox, for a while": Case("RCPT", "452 4.2.2 full", "deferred", code=452),
     "a full mailbox, for good": Case("RCPT", "552 5.2.2 full", "deferred", code=552),
     "no such user": Case("RCPT", "550 5.1.1 no such user", "failed", code=550),
