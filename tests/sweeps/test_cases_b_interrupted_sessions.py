@@ -279,7 +279,7 @@ def alarms(shop, count, seed):
     )
 
 
-# Not mended: in one run of several, a commit that an alarm ends has no outcomes at all. The lines of
+# Not mended: in one run of several, a commit that an alarm ends has no outcomes at all. Lines of
 # ours, and many of SQLAlchemy's, are tried one by one above.
 @pytest.mark.long
 @pytest.mark.parametrize("way", ["queued, SQLite", "written ahead, SQLite"])
